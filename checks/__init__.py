@@ -1,0 +1,1 @@
+"""What the doctor knows: one file a subject."""

@@ -1,0 +1,21 @@
+"""fp8doctor: why is FP8 slow, missing or broken on this box, and what to use instead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fp8doctor.api import Report, diagnose, examine
+
+__all__ = ["Report", "__version__", "diagnose", "examine"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: the child imports this package where only the standard library can be counted on.
+    if name in __all__:
+        from fp8doctor import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'fp8doctor' has no attribute {name!r}")

@@ -1,0 +1,133 @@
+"""What does each rule say of these facts?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fp8doctor.model import (
+    Action,
+    Evidence,
+    Facts,
+    Finding,
+    Messages,
+    NotApplicable,
+    NotObservedError,
+    ProbeRun,
+    RuleResult,
+    Severity,
+    Unknown,
+)
+from fp8doctor.registry import Maker, Need, Registry, Rule
+
+Runs = Mapping[str, ProbeRun[Facts]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one rule: its name, the findings, and whether the judged items disagreed."""
+
+    rule: Rule
+    name: str
+    reason: str | None = None
+    findings: tuple[Finding, ...] = ()
+    # Some items (GPUs, say) passed and others did not.
+    mixed: bool = False
+
+
+class MissingFactsError(Exception):
+    """A function needs facts that are not there; the text says why."""
+
+
+def judge_rules(registry: Registry, runs: Runs) -> list[Outcome]:
+    """Run every rule on the facts in `runs`; a rule that raises is "crashed" and costs itself alone."""
+    return [_with_messages(registry, _judge(rule, runs), runs) for rule in registry.rules.values()]
+
+
+def arguments(needs: Mapping[str, Need], runs: Runs) -> dict[str, Any]:
+    """The keyword arguments that `needs` describe.
+
+    Raises:
+        MissingFactsError: if required facts are missing.
+    """
+    found: dict[str, Any] = {}
+    for name, need in needs.items():
+        run = runs.get(need.key) or ProbeRun("not-observed")
+        if need.kind == "run":
+            found[name] = run
+        elif need.kind == "required" and run.facts is None:
+            raise MissingFactsError(_why_missing(need.key, run))
+        else:
+            found[name] = run.facts
+    return found
+
+
+def make(maker: Maker, runs: Runs) -> Any:
+    """Call a candidates or exhibit function; None if facts it needs are missing or were not observed."""
+    try:
+        return maker.function(**arguments(maker.needs, runs))
+    except (MissingFactsError, NotObservedError):
+        return None
+
+
+def _why_missing(key: str, run: ProbeRun[Facts]) -> str:
+    if run.outcome == "not-observed":
+        return f"{key} was not observed"
+    if run.outcome == "skipped":
+        return f"{key} was not examined: {run.detail}"
+    return f"the probe of {key} ended by {run.outcome}" + (f" ({run.detail})" if run.detail else "")
+
+
+def _judge(rule: Rule, runs: Runs) -> Outcome:
+    try:
+        result = rule.function(**arguments(rule.needs, runs))
+        return _outcome(rule, result)
+    except MissingFactsError as missing:
+        return Outcome(rule, "unknown", str(missing))
+    except Exception as error:  # a rule's own fault must not take the report down
+        return Outcome(rule, "crashed", f"{type(error).__name__}: {error}")
+
+
+def _outcome(rule: Rule, result: RuleResult) -> Outcome:
+    verdicts = result if isinstance(result, list) else [result]
+    findings = tuple(v for v in verdicts if isinstance(v, Finding))
+    unknowns = [v for v in verdicts if isinstance(v, Unknown)]
+    passes = [v for v in verdicts if v is None]
+    not_applicable = [v for v in verdicts if isinstance(v, NotApplicable)]
+    strangers = [v for v in verdicts if not isinstance(v, (Finding, Unknown, NotApplicable, type(None)))]
+    if strangers:
+        raise TypeError(f"the rule returned a {type(strangers[0]).__name__}")
+    if findings:
+        return Outcome(rule, "finding", None, findings, mixed=bool(passes or unknowns))
+    if unknowns:
+        return Outcome(rule, "unknown", "; ".join(dict.fromkeys(u.reason for u in unknowns)))
+    if not_applicable and not passes:
+        return Outcome(rule, "not-applicable", "; ".join(dict.fromkeys(v.reason for v in not_applicable)))
+    return Outcome(rule, "pass")
+
+
+def _with_messages(registry: Registry, outcome: Outcome, runs: Runs) -> Outcome:
+    """A literal message settles its rule even where the rule's facts are missing."""
+    run = runs.get(Messages.key)
+    if outcome.name == "finding" or run is None or not isinstance(run.facts, Messages):
+        return outcome
+    seen = [m for m in run.facts.messages if m.rule == outcome.rule.id]
+    if not seen:
+        return outcome
+    texts = [t for t in registry.error_texts if t.rule == outcome.rule.id]
+    fixes = [t for t in texts if any(re.search(t.pattern, m.text) for m in seen)]
+    finding = Finding(
+        title=outcome.rule.title,
+        evidence=tuple(Evidence(f"{m.source} printed: {m.text}", fact="messages") for m in seen[:3]),
+        actions=tuple(Action(t.fix, t.command) for t in fixes[:2]),
+    )
+    return Outcome(outcome.rule, "finding", None, (finding,))
+
+
+def effective_severity(rule: Rule, finding: Finding) -> Severity:
+    """A finding may lower its rule's severity, never raise it."""
+    if finding.severity is None:
+        return rule.severity
+    return max(rule.severity, finding.severity, key=lambda severity: severity.rank)

@@ -1,0 +1,133 @@
+"""What a report is: the shape that people's scripts rely on (version 1.0 of the JSON)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fp8doctor.model import Action, Basis, Clock, Evidence, Exhibit, Gain, ProbeOutcome, Scope, Severity
+
+SCHEMA_VERSION = "1.0"
+Status = Literal["ready", "slow", "unavailable", "broken", "unknown"]
+OutcomeName = Literal["pass", "finding", "not-applicable", "unknown", "crashed"]
+Source = Literal["live", "facts", "text", "trace", "model", "demo", "fleet"]
+
+
+@dataclass(frozen=True)
+class VerdictRecord:
+    """The answer: a status, one sentence, and the three questions apart."""
+
+    status: Status
+    headline: str
+    fp8_hardware: bool | None
+    fp8_software: bool | None
+    fp8_runs: bool | None
+
+
+@dataclass(frozen=True)
+class When:
+    """Where a piece of advice holds: a range of tokens M at a layer's K and N; None is "any" or "not said"."""
+
+    text: str
+    workload: str | None = None
+    k: int | None = None
+    n: int | None = None
+    m_min: int | None = None
+    m_max: int | None = None
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """The range of measured factors, and the clock that counts there."""
+
+    low: float
+    high: float
+    clock: Clock
+
+
+@dataclass(frozen=True)
+class Use:
+    """What to use, where, what it gives over `versus`, and the code that gets it."""
+
+    when: When
+    config: str
+    label: str
+    speedup: Speedup | None
+    versus: str | None
+    basis: Basis
+    how: str
+
+
+@dataclass(frozen=True)
+class FindingRecord:
+    """A finding with the identity of its rule; `explains` holds the ids of findings that are its symptoms."""
+
+    id: str
+    name: str
+    severity: Severity
+    scope: Scope
+    title: str
+    evidence: tuple[Evidence, ...] = ()
+    explains: tuple[str, ...] = ()
+    actions: tuple[Action, ...] = ()
+    gain: Gain | None = None
+    about: str | None = None
+
+
+@dataclass(frozen=True)
+class OutcomeRecord:
+    """What became of one rule."""
+
+    id: str
+    outcome: OutcomeName
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class ProbeRecord:
+    """How one probe ended."""
+
+    outcome: ProbeOutcome
+    detail: str | None = None
+    stderr_tail: str | None = None
+    elapsed_ms: float | None = None
+    interpreter: str | None = None
+
+
+@dataclass(frozen=True)
+class Tool:
+    """Which fp8doctor wrote this."""
+
+    version: str
+    name: str = "fp8doctor"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole report. `facts` are plain JSON values by key."""
+
+    tool: Tool
+    created: str
+    source: Source
+    verdict: VerdictRecord
+    elapsed_s: float | None = None
+    use: tuple[Use, ...] = ()
+    findings: tuple[FindingRecord, ...] = ()
+    outcomes: tuple[OutcomeRecord, ...] = ()
+    exhibits: tuple[Exhibit, ...] = ()
+    probes: dict[str, ProbeRecord] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    # The header line's pieces; derived, and not part of the JSON contract.
+    captions: tuple[str, ...] = ()
+
+    def to_json(self, *, redact: bool = True) -> str:
+        """The report as JSON text (`fp8doctor schema` describes it)."""
+        from fp8doctor import api
+
+        return api.report_to_json(self, redact=redact)
+
+    def to_markdown(self, *, redact: bool = True) -> str:
+        """The report as Markdown for an issue."""
+        from fp8doctor import api
+
+        return api.report_to_markdown(self, redact=redact)

@@ -1,0 +1,309 @@
+"""The vocabulary: what probes observe, what rules say, and what advice is made of.
+
+Only the standard library is imported here: this module also runs inside the examined environment.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, TypeVar, Union
+
+T = TypeVar("T")
+FactsT = TypeVar("FactsT", bound="Facts")
+
+
+class Severity(str, enum.Enum):
+    """How much a finding matters: an error stops FP8 or makes it useless, a warning costs, info teaches."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+    @property
+    def rank(self) -> int:
+        """0 for the gravest, growing as it matters less."""
+        return list(Severity).index(self)
+
+
+Scope = Literal["box", "usage"]
+Settles = Literal["hardware", "software", "runs"]
+Basis = Literal["measured", "estimated", "known"]
+Clock = Literal["device", "call"]
+Mode = Literal["quick", "default", "thorough"]
+ProbeOutcome = Literal["ok", "exception", "timeout", "signal", "exit", "garbage", "skipped", "not-observed"]
+ExhibitKind = Literal["bars", "table", "heatmap", "lines", "roofline"]
+
+
+class Facts:
+    """Plain data that one probe observed, known in the report under its `key`.
+
+    Subclasses are frozen dataclasses of str, int, float, bool, tuple, dict with str keys and nested dataclasses.
+    Every field defaults to None, which means "not observed"; where "there is none" was itself observed, a value says
+    so (an empty tuple, for example).
+    """
+
+    key: ClassVar[str]
+
+    def __init_subclass__(cls, key: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if key is not None:
+            cls.key = key
+
+    def caption(self) -> Caption | None:
+        """The words of these facts in the report's header line, if they have any."""
+        return None
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A piece of the header line; pieces are shown in ascending `place`."""
+
+    place: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One linear layer's GEMM: (M x K) activations times (K x N) weights; M counts tokens."""
+
+    m: int
+    k: int
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.m}x{self.k}x{self.n}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the person asked for, as every probe receives it."""
+
+    mode: Mode = "default"
+    gpu: int = 0
+    shapes: tuple[Shape, ...] = ()
+    workload: str | None = None
+    # Until the run's budget is spent, counted from the start of this child.
+    seconds_left: float = 60.0
+    # time.monotonic() when the run began; sensors and timed cases count their seconds from it.
+    epoch_s: float = 0.0
+    # Where compiled kernels are kept; None: nowhere that lasts.
+    cache_dir: str | None = None
+    # Cache variables as the user had them, before the doctor pointed them at its own folder.
+    replaced_environment: dict[str, str | None] = field(default_factory=dict)
+    # The record that an earlier child of this probe left behind, and what ended that child.
+    so_far: dict[str, Any] | None = None
+    so_far_ended: str | None = None
+
+
+@dataclass(frozen=True)
+class ProbeRun(Generic[FactsT]):
+    """How a probe ended: its facts as far as they came, and what stopped it if something did."""
+
+    outcome: ProbeOutcome
+    facts: FactsT | None = None
+    detail: str | None = None
+    stderr_tail: str | None = None
+    elapsed_ms: float | None = None
+    interpreter: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """True if the examined subject itself ended the probe (and not the mode, the budget or the source)."""
+        return self.outcome in ("exception", "timeout", "signal", "exit", "garbage")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One observation behind a finding; `fact` is the path of the fact it was read from."""
+
+    text: str
+    value: float | int | str | bool | None = None
+    unit: str | None = None
+    fact: str | None = None
+
+
+@dataclass(frozen=True)
+class Action:
+    """What to do; `command` can be pasted, `safe` says that it changes nothing but this user's environment."""
+
+    text: str
+    command: str | None = None
+    safe: bool = True
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What an action gives: a factor over the configuration `versus`, and how that factor is known."""
+
+    speedup: float
+    versus: str
+    basis: Basis
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a rule found. The rule's decorator adds id, name and the highest severity; a finding may lower it."""
+
+    title: str
+    evidence: tuple[Evidence, ...] = ()
+    actions: tuple[Action, ...] = ()
+    gain: Gain | None = None
+    about: str | None = None
+    severity: Severity | None = None
+    scope: Scope | None = None
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A rule could not tell, and why: what was not measured never reads as passed."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class NotApplicable:
+    """The question of a rule does not arise here, and why."""
+
+    reason: str
+
+
+Verdict = Union[Finding, Unknown, NotApplicable, None]
+RuleResult = Union[Verdict, list[Verdict]]
+
+
+class NotObservedError(Exception):
+    """A rule needed a value that nobody observed; judging turns this into `Unknown`."""
+
+
+def observed(value: T | None, what: str) -> T:
+    """Return `value`, or end the rule with `Unknown` if it was not observed.
+
+    Args:
+        value: a field of some facts.
+        what: the field in words ("the GPU's power limit"), for the reason.
+
+    Raises:
+        NotObservedError: if `value` is None.
+    """
+    if value is None:
+        raise NotObservedError(f"{what} was not observed")
+    return value
+
+
+def per_item(items: Iterable[T], judge: Callable[[T], Verdict]) -> RuleResult:
+    """Judge each GPU, layer or package by itself, so that one unknown does not hide what the others show.
+
+    Returns a list with the verdict of each item, or `NotApplicable` if there was no item.
+    """
+    verdicts: list[Verdict] = []
+    for item in items:
+        try:
+            verdicts.append(judge(item))
+        except NotObservedError as error:
+            verdicts.append(Unknown(str(error)))
+    return verdicts or NotApplicable("there is none")
+
+
+@dataclass(frozen=True)
+class ErrorText:
+    """A literal message that settles a rule: matched in what children print and in pasted text.
+
+    `pattern` is a regular expression searched line by line; `fix` says what to do in one sentence.
+    """
+
+    pattern: str
+    rule: str
+    fix: str
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How a GPU kernel is recognised in a trace: by the operator above it first, by its own name second."""
+
+    pattern: str
+    kind: str
+    operator: str | None = None
+
+
+@dataclass(frozen=True)
+class Message:
+    """A line that matched an `ErrorText`, and where it was read."""
+
+    rule: str
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Messages(Facts, key="messages"):
+    """Literal messages seen while probing or reading: the engine's own record."""
+
+    messages: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A median with its 95 % bootstrap interval over `n` samples, and the interquartile range, all in one unit."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+    iqr: float | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to do a task, with what it costs here.
+
+    Candidates with equal `task` and `shape` compete; `sweep` (the token count M) is what a range of advice runs over.
+    `device_us` and `call_us` are microseconds, None where nothing was timed; `error` is the relative Frobenius error
+    against FP32, and `error_limit` the most that its format explains. `baseline` marks the 16-bit twin that speed-ups
+    refer to.
+    """
+
+    task: str
+    config: str
+    label: str
+    format: str
+    how: str
+    basis: Basis = "measured"
+    shape: dict[str, int] = field(default_factory=dict)
+    sweep: int | None = None
+    device_us: Estimate | None = None
+    call_us: Estimate | None = None
+    error: float | None = None
+    error_limit: float | None = None
+    requires: tuple[str, ...] = ()
+    baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """Something worth looking at; `rows` follow the schema of `kind` (see `EXHIBIT_ROWS`)."""
+
+    id: str
+    kind: ExhibitKind
+    title: str
+    unit: str
+    rows: tuple[dict[str, Any], ...]
+
+
+# The columns of each kind of exhibit: name -> types allowed. A table's cells are free, but each row has the same ones.
+EXHIBIT_ROWS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
+    # `start` lets a bar begin where an earlier one ended; `ratio` stands beside the bar ("1.83x").
+    "bars": {"label": (str,), "value": (float, int), "start": (float, int), "ratio": (float, int, type(None))},
+    "table": {"cells": (dict,)},
+    "heatmap": {"x": (str,), "y": (str,), "value": (float, int, type(None)), "note": (str, type(None))},
+    "lines": {
+        "series": (str,),
+        "x": (float, int),
+        "y": (float, int),
+        "low": (float, int, type(None)),
+        "high": (float, int, type(None)),
+    },
+    "roofline": {"label": (str,), "flop_per_byte": (float, int), "tflops": (float, int), "ceiling": (bool,)},
+}

@@ -1,0 +1,72 @@
+"""Which Python is examined, and is it one?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+MINIMUM = (3, 10)
+_ASK = "import sys; print('%d.%d' % sys.version_info[:2])"
+
+
+class NoInterpreterError(ValueError):
+    """The path given is no Python that can be examined."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The examined interpreter, and how it was chosen."""
+
+    path: str
+    chosen: str
+
+
+def choose(python: str | None) -> Target:
+    """Choose the interpreter to examine.
+
+    Args:
+        python: what the person named with --python, a file or an environment's folder; None to choose: the active
+            virtual or conda environment when fp8doctor itself lives elsewhere, else fp8doctor's own.
+
+    Raises:
+        NoInterpreterError: if what was named is no Python, or one older than 3.10.
+    """
+    if python is not None:
+        return Target(_checked(_file_of(python)), "--python")
+    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        folder = os.environ.get(variable)
+        if folder and Path(folder).resolve() != Path(sys.prefix).resolve():
+            candidate = Path(folder) / "bin" / "python"
+            if candidate.exists():
+                return Target(_checked(str(candidate)), variable)
+    return Target(sys.executable or "python3", "own")
+
+
+def _file_of(python: str) -> str:
+    path = Path(python).expanduser()
+    if path.is_dir():
+        path = path / "bin" / "python"
+    # Not resolved: a virtual environment is told by the name under which its interpreter is started.
+    return str(path.absolute())
+
+
+def _checked(python: str) -> str:
+    try:
+        answer = subprocess.run(
+            [python, "-I", "-S", "-c", _ASK], capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL
+        )
+        major, minor = answer.stdout.strip().split(".")
+        version = (int(major), int(minor))
+    except FileNotFoundError:
+        raise NoInterpreterError(f"{python}: no such file") from None
+    except subprocess.TimeoutExpired:
+        raise NoInterpreterError(f"{python}: did not answer within 20 s") from None
+    except (OSError, ValueError):
+        raise NoInterpreterError(f"{python}: not a Python interpreter") from None
+    if version < MINIMUM:
+        wanted = ".".join(map(str, MINIMUM))
+        raise NoInterpreterError(f"{python}: is Python {major}.{minor}; {wanted} or newer can be examined")
+    return python

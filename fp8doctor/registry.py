@@ -1,0 +1,381 @@
+"""Which probes, rules, candidates and exhibits are there? Decorators mark them; a registry collects the marked.
+
+Only the standard library is imported here: this module also runs inside the examined environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import wraps
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from fp8doctor.model import (
+    Candidate,
+    ErrorText,
+    Exhibit,
+    Facts,
+    Kernel,
+    Messages,
+    NotObservedError,
+    ProbeRun,
+    Request,
+    RuleResult,
+    Scope,
+    Settles,
+    Severity,
+    Unknown,
+)
+from fp8doctor.plain import plain_problem, split_optional
+
+F = TypeVar("F", bound=Callable[..., Any])
+ENTRY_POINT_GROUP = "fp8doctor.checks"
+_MARK = "__fp8doctor__"
+
+# "tool": fp8doctor's own interpreter. "target": the examined one.
+RunsIn = Literal["tool", "target"]
+# How a parameter wants its facts: the value (or the rule cannot tell), the value or None, how the probe ended.
+NeedKind = Literal["required", "optional", "run"]
+
+
+class RegistrationError(TypeError):
+    """A probe or rule is declared in a way that the doctor cannot use."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """One parameter of a probe or rule: which facts it wants, and how."""
+
+    facts_type: type[Facts]
+    kind: NeedKind
+
+    @property
+    def key(self) -> str:
+        """The facts' key."""
+        return self.facts_type.key
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A function that looks at the machine. One key has one probe."""
+
+    function: Callable[..., Any]
+    facts_type: type[Facts]
+    needs: dict[str, Need]
+    runs_in: RunsIn
+    timeout_s: float
+    # Times the GPU: runs while no other probe does. Its place among those that do is `order`.
+    times_gpu: bool
+    order: int
+    # Runs as long as the timing probes do, beside them (sensors).
+    watches: bool
+    # The modes in which it runs.
+    modes: tuple[str, ...]
+    title: str
+
+    @property
+    def key(self) -> str:
+        """The key of its facts."""
+        return self.facts_type.key
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A pure function from facts to a verdict, and the page that explains it."""
+
+    id: str
+    name: str
+    severity: Severity
+    scope: Scope
+    settles: Settles | None
+    explains: tuple[str, ...]
+    function: Callable[..., RuleResult]
+    needs: dict[str, Need]
+    title: str
+    page: str
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A pure function from facts to candidates or to an exhibit."""
+
+    function: Callable[..., Any]
+    needs: dict[str, Need]
+    makes: Literal["candidates", "exhibit"]
+
+
+def probe(
+    *,
+    runs_in: RunsIn,
+    timeout_s: float,
+    times_gpu: bool = False,
+    order: int = 0,
+    watches: bool = False,
+    modes: Iterable[str] = ("quick", "default", "thorough"),
+) -> Callable[[F], F]:
+    """Mark a function as the probe of the Facts type that it returns.
+
+    The function takes a `Request` and any Facts as parameters: they are its needs, and probes run after what they
+    need. It returns its facts, or yields the growing record, of which the last counts whatever ends the child.
+
+    Args:
+        runs_in: "tool" for fp8doctor's own interpreter, "target" for the examined one.
+        timeout_s: seconds after which the child is killed.
+        times_gpu: whether it times the GPU, so that nothing else may run meanwhile.
+        order: its place among the probes that time the GPU; what tells most per second comes first.
+        watches: whether it samples sensors until the timing probes have ended.
+        modes: the modes that it runs in.
+    """
+
+    def mark(function: F) -> F:
+        hints = typing.get_type_hints(function)
+        returned = hints.get("return")
+        if get_origin(returned) is not None and len(get_args(returned)) >= 1:  # Iterator[X]
+            returned = get_args(returned)[0]
+        if not (isinstance(returned, type) and issubclass(returned, Facts) and hasattr(returned, "key")):
+            raise RegistrationError(f"{function.__name__}: a probe returns Facts with a key, not {returned}")
+        if problem := plain_problem(returned):
+            raise RegistrationError(f"{function.__name__}: {problem}")
+        spec = Probe(
+            function=function,
+            facts_type=returned,
+            needs=_needs(function, hints, allow_request=True),
+            runs_in=runs_in,
+            timeout_s=timeout_s,
+            times_gpu=times_gpu,
+            order=order,
+            watches=watches,
+            modes=tuple(modes),
+            title=_title(function),
+        )
+        setattr(function, _MARK, spec)
+        return function
+
+    return mark
+
+
+def rule(
+    id: str,
+    name: str,
+    severity: Severity,
+    *,
+    scope: Scope,
+    settles: Settles | None = None,
+    explains: Iterable[str] = (),
+) -> Callable[[F], F]:
+    """Mark a pure function of facts as a rule; its docstring is its page.
+
+    Args:
+        id: three capital letters and three digits, unique ("GPU001").
+        name: kebab-case name of the problem, from the list of causes where the cause is there.
+        severity: the highest severity of its findings.
+        scope: "box" for what is wrong with the machine, "usage" for how FP8 is used.
+        settles: which of the three answers (hardware, software, runs) it decides.
+        explains: names of the rules whose findings are symptoms of this one.
+
+    Raises:
+        RegistrationError: if id, name, docstring or parameters are not as described.
+    """
+
+    def mark(function: F) -> F:
+        where = f"rule {id} ({function.__name__})"
+        if not re.fullmatch(r"[A-Z]{3}\d{3}", id):
+            raise RegistrationError(f"{where}: an id is three capital letters and three digits")
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+            raise RegistrationError(f"{where}: {name!r} is not kebab-case")
+        if inspect.isgeneratorfunction(function):
+            raise RegistrationError(f"{where}: a rule returns its verdict; it is no generator")
+
+        @wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> RuleResult:
+            try:
+                return typing.cast("RuleResult", function(*args, **kwargs))
+            except NotObservedError as error:
+                return Unknown(str(error))
+
+        spec = Rule(
+            id=id,
+            name=name,
+            severity=Severity(severity),
+            scope=scope,
+            settles=settles,
+            explains=tuple(explains),
+            function=guarded,
+            needs=_needs(function, typing.get_type_hints(function), allow_request=False),
+            title=_title(function),
+            page=inspect.cleandoc(function.__doc__ or ""),
+        )
+        setattr(guarded, _MARK, spec)
+        return typing.cast("F", guarded)
+
+    return mark
+
+
+def candidates(function: F) -> F:
+    """Mark a pure function that turns timed facts into candidates, `(...) -> list[Candidate]`."""
+    return _mark_maker(function, "candidates")
+
+
+def exhibit(function: F) -> F:
+    """Mark a pure function that turns facts into something worth looking at, `(...) -> Exhibit | None`."""
+    return _mark_maker(function, "exhibit")
+
+
+def _mark_maker(function: F, makes: Literal["candidates", "exhibit"]) -> F:
+    hints = typing.get_type_hints(function)
+    setattr(function, _MARK, Maker(function, _needs(function, hints, allow_request=False), makes))
+    return function
+
+
+def _title(function: Callable[..., Any]) -> str:
+    if not (function.__doc__ or "").strip():
+        raise RegistrationError(f"{function.__name__} has no docstring")
+    return inspect.cleandoc(function.__doc__ or "").split("\n", 1)[0].rstrip(".")
+
+
+def _needs(function: Callable[..., Any], hints: dict[str, Any], *, allow_request: bool) -> dict[str, Need]:
+    needs = {}
+    for name in inspect.signature(function).parameters:
+        hint = hints.get(name)
+        if allow_request and hint is Request:
+            continue
+        kind: NeedKind = "required"
+        if get_origin(hint) is ProbeRun:
+            kind, hint = "run", get_args(hint)[0]
+        else:
+            hint, optional = split_optional(hint)
+            kind = "optional" if optional else "required"
+        if not (isinstance(hint, type) and issubclass(hint, Facts)):
+            raise RegistrationError(f"{function.__name__}: parameter {name} is {hint}; it must be Facts")
+        needs[name] = Need(hint, kind)
+    return needs
+
+
+@dataclass
+class Registry:
+    """All that the doctor knows, collected from modules."""
+
+    probes: dict[str, Probe] = field(default_factory=dict)
+    rules: dict[str, Rule] = field(default_factory=dict)
+    makers: list[Maker] = field(default_factory=list)
+    error_texts: list[ErrorText] = field(default_factory=list)
+    kernels: list[Kernel] = field(default_factory=list)
+    # Environment variables that name a folder for compiled code; children get the doctor's own folder there.
+    cache_variables: list[str] = field(default_factory=list)
+    # Plug-ins that could not be loaded, with the reason.
+    broken: dict[str, str] = field(default_factory=dict)
+    # Top-level modules of plug-ins, to be made importable in children: name -> file or folder.
+    plugin_paths: dict[str, str] = field(default_factory=dict)
+
+    def collect(self, module: types.ModuleType) -> None:
+        """Take up what `module`, and its submodules if it is a package, declares.
+
+        Raises:
+            RegistrationError: for a repeated id or key.
+        """
+        for value in list(vars(module).values()):
+            spec = getattr(value, _MARK, None) if callable(value) else None
+            if spec is not None and value.__module__ == module.__name__:
+                self._add(spec, module.__name__)
+        self.error_texts += _declared(module, "ERROR_TEXTS", ErrorText)
+        self.kernels += _declared(module, "KERNELS", Kernel)
+        self.cache_variables += _declared(module, "CACHE_VARIABLES", str)
+        for info in pkgutil.iter_modules(getattr(module, "__path__", ())):
+            self.collect(importlib.import_module(f"{module.__name__}.{info.name}"))
+
+    def _add(self, spec: Probe | Rule | Maker, where: str) -> None:
+        if isinstance(spec, Maker):
+            self.makers.append(spec)
+        elif isinstance(spec, Rule):
+            if spec.id in self.rules:
+                raise RegistrationError(f"{where}: rule id {spec.id} is taken")
+            self.rules[spec.id] = spec
+        else:
+            if spec.key in self.probes or spec.key == Messages.key:
+                raise RegistrationError(f"{where}: facts key {spec.key!r} is taken")
+            self.probes[spec.key] = spec
+
+    @property
+    def facts_types(self) -> dict[str, type[Facts]]:
+        """The type of facts behind each key."""
+        return {Messages.key: Messages, **{key: p.facts_type for key, p in self.probes.items()}}
+
+    def find_rule(self, id_or_name: str) -> list[Rule]:
+        """Return the rules with this id or name (several rules may share a name)."""
+        wanted = id_or_name.strip()
+        return [r for r in self.rules.values() if r.id == wanted.upper() or r.name == wanted.lower()]
+
+
+def _declared(module: types.ModuleType, name: str, kind: type[Any]) -> list[Any]:
+    declared = list(vars(module).get(name, ()))
+    for item in declared:
+        if not isinstance(item, kind):
+            raise RegistrationError(f"{module.__name__}.{name} holds a {type(item).__name__}")
+        if isinstance(item, (ErrorText, Kernel)):
+            re.compile(item.pattern)
+    return declared
+
+
+def load(plugins: Iterable[EntryPoint] | None = None) -> Registry:
+    """Collect the built-in subjects and the plug-ins of the entry point group `fp8doctor.checks`.
+
+    A plug-in that cannot be loaded is kept in `Registry.broken` and costs nothing else.
+    """
+    import fp8doctor.checks
+
+    registry = Registry()
+    registry.collect(fp8doctor.checks)
+    for entry in entry_points(group=ENTRY_POINT_GROUP) if plugins is None else plugins:
+        trial = Registry()
+        try:
+            module = entry.load()
+            trial.collect(module)
+            _merge(registry, trial, entry.name)
+            registry.plugin_paths.update(_path_of(module))
+        except BaseException as error:  # a plug-in may raise anything, SystemExit included
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            registry.broken[entry.name] = f"{type(error).__name__}: {error}"
+    return registry
+
+
+def _merge(registry: Registry, trial: Registry, name: str) -> None:
+    taken = (registry.rules.keys() & trial.rules.keys()) | (registry.facts_types.keys() & trial.probes.keys())
+    if taken:
+        raise RegistrationError(f"plug-in {name}: already taken: {', '.join(sorted(taken))}")
+    registry.probes.update(trial.probes)
+    registry.rules.update(trial.rules)
+    registry.makers += trial.makers
+    registry.error_texts += trial.error_texts
+    registry.kernels += trial.kernels
+    registry.cache_variables += trial.cache_variables
+
+
+def _path_of(module: types.ModuleType) -> Iterator[tuple[str, str]]:
+    top = importlib.import_module(module.__name__.partition(".")[0])
+    if top.__file__:
+        yield top.__name__, top.__file__
+
+
+__all__ = [
+    "Candidate",
+    "Exhibit",
+    "Maker",
+    "Need",
+    "Probe",
+    "RegistrationError",
+    "Registry",
+    "Rule",
+    "candidates",
+    "exhibit",
+    "load",
+    "probe",
+    "rule",
+]
