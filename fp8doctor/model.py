@@ -279,6 +279,8 @@ class Candidate:
     error_limit: float | None = None
     requires: tuple[str, ...] = ()
     baseline: bool = False
+    # Where advice without times holds, in words ("from about 2,000 tokens"); measured advice says it with numbers.
+    when: str | None = None
 
 
 @dataclass(frozen=True)

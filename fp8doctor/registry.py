@@ -173,7 +173,7 @@ def rule(
     """Mark a pure function of facts as a rule; its docstring is its page.
 
     Args:
-        id: three capital letters and three digits, unique ("GPU001").
+        id: two to four capital letters for the subject and three digits, unique ("GPU001").
         name: kebab-case name of the problem, from the list of causes where the cause is there.
         severity: the highest severity of its findings.
         scope: "box" for what is wrong with the machine, "usage" for how FP8 is used.
@@ -186,8 +186,8 @@ def rule(
 
     def mark(function: F) -> F:
         where = f"rule {id} ({function.__name__})"
-        if not re.fullmatch(r"[A-Z]{3}\d{3}", id):
-            raise RegistrationError(f"{where}: an id is three capital letters and three digits")
+        if not re.fullmatch(r"[A-Z]{2,4}\d{3}", id):
+            raise RegistrationError(f"{where}: an id is two to four capital letters and three digits")
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
             raise RegistrationError(f"{where}: {name!r} is not kebab-case")
         if inspect.isgeneratorfunction(function):

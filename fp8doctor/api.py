@@ -1,0 +1,221 @@
+"""The public API: examine this box, diagnose saved facts. The one place where the rooms are put together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import fp8doctor
+from fp8doctor import registry as _registry
+from fp8doctor import store
+from fp8doctor.judging.judge import judge
+from fp8doctor.judging.report import ProbeRecord, Report, Source, Tool
+from fp8doctor.model import Facts, Message, Messages, Mode, ProbeRun, Request, Shape
+from fp8doctor.plain import to_plain
+from fp8doctor.probing import interpreters
+from fp8doctor.probing.schedule import Event, Plan, Schedule, child_environment
+from fp8doctor.registry import Registry
+
+# The longest a default run takes; --thorough has minutes (design: "a time budget rules the whole run").
+BUDGET_S: dict[str, float] = {"quick": 20.0, "default": 60.0, "thorough": 600.0}
+# What part of the budget is kept for starting, judging and printing.
+RESERVE_S = 3.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person can ask of an examination."""
+
+    mode: Mode = "default"
+    budget_s: float | None = None
+    python: str | None = None
+    gpu: int = 0
+    shapes: tuple[Shape, ...] = ()
+    workload: str | None = None
+    keep_cache: bool = True
+
+
+class InterruptedExaminationError(Exception):
+    """Ctrl-C ended an examination; `report` says what was learnt until then."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__("interrupted")
+        self.report = report
+
+
+@lru_cache(maxsize=1)
+def knowledge() -> Registry:
+    """All probes and rules, built in and plugged in."""
+    return _registry.load()
+
+
+def examine(options: Options | None = None, observe: Callable[[Event], None] = lambda event: None) -> Report:
+    """Examine this box and judge it: the same as the command `fp8doctor`.
+
+    Args:
+        options: what to examine, and for how long.
+        observe: called when a probe starts or ends, possibly from another thread.
+
+    Raises:
+        fp8doctor.probing.interpreters.NoInterpreterError: if the Python named is none.
+        InterruptedExaminationError: after Ctrl-C, with the report of what was learnt.
+    """
+    options = options or Options()
+    registry = knowledge()
+    target = interpreters.choose(options.python)
+    started = time.monotonic()
+    with _cache_folder(options.keep_cache) as cache_dir:
+        environment, replaced = child_environment(registry.cache_variables, cache_dir)
+        request = Request(
+            mode=options.mode,
+            gpu=options.gpu,
+            shapes=options.shapes,
+            workload=options.workload,
+            epoch_s=started,
+            cache_dir=cache_dir,
+            replaced_environment=replaced,
+        )
+        budget_s = (options.budget_s or BUDGET_S[options.mode]) - RESERVE_S
+        schedule = Schedule(
+            Plan(registry, request, target.path, budget_s, environment, store.decode_facts, observe)
+        )
+        try:
+            runs = schedule.run()
+        except KeyboardInterrupt:
+            report = _live_report(registry, schedule.runs, time.monotonic() - started)
+            raise InterruptedExaminationError(report) from None
+    return _live_report(registry, runs, time.monotonic() - started)
+
+
+def diagnose(facts: str | bytes | Path | dict[str, Any], *, source: Source = "facts") -> Report:
+    """Judge saved facts, or a saved report, anywhere. Pure but for reading the file.
+
+    Args:
+        facts: a path, the JSON text or bytes of a facts file or report, or the decoded document.
+        source: what the report says it came from.
+
+    Raises:
+        fp8doctor.store.NotAFactsFileError: if this is nothing that can be judged.
+    """
+    registry = knowledge()
+    if isinstance(facts, dict):
+        facts = store.encode(facts, indent=0)
+    if isinstance(facts, Path):
+        saved = store.read_file(facts, registry)
+    else:
+        saved = store.decode(facts.encode() if isinstance(facts, str) else facts, registry)
+    return _report(registry, saved.runs, source, saved.created or store.now(), saved.elapsed_s, saved.raw_facts)
+
+
+def _live_report(registry: Registry, runs: dict[str, ProbeRun[Facts]], elapsed_s: float) -> Report:
+    runs = {**runs, Messages.key: ProbeRun("ok", _messages(registry, runs))}
+    return _report(registry, runs, "live", store.now(), round(elapsed_s, 1), None)
+
+
+def _report(
+    registry: Registry,
+    runs: dict[str, ProbeRun[Facts]],
+    source: Source,
+    created: str,
+    elapsed_s: float | None,
+    raw_facts: dict[str, Any] | None,
+) -> Report:
+    judged = judge(registry, runs)
+    own = {key: None if run.facts is None else to_plain(run.facts) for key, run in runs.items()}
+    return Report(
+        tool=Tool(fp8doctor.__version__),
+        created=created,
+        source=source,
+        elapsed_s=elapsed_s,
+        verdict=judged.verdict,
+        use=judged.use,
+        findings=judged.findings,
+        outcomes=judged.outcomes,
+        exhibits=judged.exhibits,
+        captions=judged.captions,
+        probes={
+            key: ProbeRecord(run.outcome, run.detail, run.stderr_tail, run.elapsed_ms, run.interpreter)
+            for key, run in runs.items()
+            if key != Messages.key
+        },
+        facts=raw_facts if raw_facts is not None else own,
+    )
+
+
+def _messages(registry: Registry, runs: dict[str, ProbeRun[Facts]]) -> Messages:
+    """The lines that children printed, or ended by, which some subject knows as settling a rule."""
+    found: dict[Message, None] = {}
+    for key, run in runs.items():
+        for line in f"{run.detail or ''}\n{run.stderr_tail or ''}".splitlines():
+            for text in registry.error_texts:
+                if len(line) < 4000 and re.search(text.pattern, line):
+                    found[Message(text.rule, line.strip()[:400], key)] = None
+    return Messages(tuple(found))
+
+
+@contextlib.contextmanager
+def _cache_folder(keep: bool) -> Iterator[str | None]:
+    """The doctor's own cache folder, or one that is gone afterwards; None if neither can be had."""
+    folder = _own_cache() if keep else None
+    if folder is not None:
+        yield str(folder)
+        return
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="fp8doctor-", ignore_cleanup_errors=True)
+    except OSError:
+        yield None
+        return
+    with temporary as name:
+        yield name
+
+
+def _own_cache() -> Path | None:
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fp8doctor" / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def report_to_json(report: Report, *, redact: bool = True) -> str:
+    """The report as indented JSON text."""
+    return store.encode(_document(report, redact))
+
+
+def report_to_markdown(report: Report, *, redact: bool = True) -> str:
+    """The report as Markdown for an issue."""
+    from fp8doctor.reporting.markdown import render
+
+    return render(view(report, redact=redact))
+
+
+def facts_to_json(report: Report, *, redact: bool = True) -> str:
+    """The facts of the report alone, for `fp8doctor diagnose`."""
+    document = store.facts_document(report)
+    return store.encode(_redacted(document) if redact else document)
+
+
+def view(report: Report, *, redact: bool = True) -> dict[str, Any]:
+    """What renderers see: the report's document with the header line's pieces, redacted unless asked otherwise."""
+    document = {**store.report_document(report), "captions": list(report.captions)}
+    return _redacted(document) if redact else document
+
+
+def _document(report: Report, redact: bool) -> dict[str, Any]:
+    document = store.report_document(report)
+    return _redacted(document) if redact else document
+
+
+def _redacted(document: dict[str, Any]) -> dict[str, Any]:
+    from fp8doctor.reporting.redaction import redact
+
+    return redact(document)  # type: ignore[no-any-return]

@@ -1,0 +1,184 @@
+"""Which configuration is best where? Ranks candidates without knowing what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fp8doctor.judging.report import Speedup, Use, When
+from fp8doctor.model import Candidate, Clock, Estimate
+
+# Two runs of the default examination agree within 3 % (benchmarks/RESULTS.md), so a smaller gain is no gain.
+LEAST_GAIN = 1.03
+# A configuration keeps its range while it is within this factor of the best: fewer ranges, same result.
+AS_GOOD_AS_BEST = 1.05
+# The host keeps the device's queue full up to here; above it, the time of the call is what a user waits for.
+HOST_BOUND = 1.15
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The choice at one value of the sweep."""
+
+    sweep: int
+    candidate: Candidate
+    baseline: Candidate | None
+    speedup: float | None
+    clock: Clock
+
+
+def advise(candidates: Iterable[Candidate]) -> tuple[Use, ...]:
+    """Turn candidates into advice: measured where anything was timed, else what is known, marked so.
+
+    Ranges that gain come first, largest gain first; then those where the 16-bit baseline stays best.
+    """
+    by_task: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        by_task.setdefault(candidate.task, []).append(candidate)
+    advice: list[Use] = []
+    for members in by_task.values():
+        timed = [c for c in members if effective(c) is not None]
+        if timed:
+            for shape_members in _by_shape(timed).values():
+                advice += _ranges(shape_members)
+        else:
+            advice += [_known(c) for c in members if c.basis != "measured"]
+    return tuple(sorted(advice, key=_gain_first))
+
+
+def effective(candidate: Candidate) -> tuple[Estimate, Clock] | None:
+    """The time that a user of this configuration waits for, in microseconds, and its clock.
+
+    The device's time where the host keeps the queue full, else the time of the call; None if nothing was timed.
+    """
+    device, call = candidate.device_us, candidate.call_us
+    if device is not None and (call is None or call.median <= HOST_BOUND * device.median):
+        return device, "device"
+    return (call, "call") if call is not None else None
+
+
+def ratio(slower: Estimate, faster: Estimate) -> tuple[float, float, float]:
+    """How many times as fast `faster` is: (median, low, high), the bounds from the ends of both intervals."""
+    return slower.median / faster.median, slower.low / faster.high, slower.high / faster.low
+
+
+def is_right(candidate: Candidate) -> bool:
+    """Whether its result was compared and is within what its format explains."""
+    if candidate.baseline:
+        return True
+    return candidate.error is not None and (candidate.error_limit is None or candidate.error <= candidate.error_limit)
+
+
+def _by_shape(candidates: list[Candidate]) -> dict[tuple[tuple[str, int], ...], list[Candidate]]:
+    groups: dict[tuple[tuple[str, int], ...], list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(tuple(candidate.shape.items()), []).append(candidate)
+    return groups
+
+
+def _ranges(members: list[Candidate]) -> list[Use]:
+    """One Use for each run of neighbouring sweep values with the same choice, walked from the largest down."""
+    picks: list[Pick] = []
+    for sweep in sorted({c.sweep for c in members if c.sweep is not None}, reverse=True):
+        here = [c for c in members if c.sweep == sweep and is_right(c)]
+        pick = _pick(sweep, here, picks[-1].candidate.config if picks else None)
+        if pick is not None:
+            picks.append(pick)
+    runs: list[list[Pick]] = []
+    for pick in picks:
+        last = runs[-1][-1] if runs else None
+        if last and last.candidate.config == pick.candidate.config and last.clock == pick.clock:
+            runs[-1].append(pick)
+        else:
+            runs.append([pick])
+    return [_use(run, is_top=run is runs[0]) for run in runs]
+
+
+def _pick(sweep: int, here: list[Candidate], incumbent: str | None) -> Pick | None:
+    baseline = _fastest([c for c in here if c.baseline])
+    winners = [c for c in here if not c.baseline and (baseline is None or _gains(c, baseline))]
+    chosen = _fastest(winners) or baseline
+    if chosen is None:
+        return None
+    for c in winners:
+        if c.config == incumbent and _us(c) <= AS_GOOD_AS_BEST * _us(chosen):
+            chosen = c
+    clock = _time(chosen)[1]
+    speedup = None if chosen.baseline or baseline is None else _us(baseline) / _us(chosen)
+    return Pick(sweep, chosen, baseline, speedup, clock)
+
+
+def _fastest(members: list[Candidate]) -> Candidate | None:
+    """The fastest; an earlier (simpler) one stays unless a later one is faster beyond the noise."""
+    best: Candidate | None = None
+    for candidate in members:
+        if best is None or _gains(candidate, best):
+            best = candidate
+    return best
+
+
+def _gains(candidate: Candidate, over: Candidate) -> bool:
+    median, low, _ = ratio(_time(over)[0], _time(candidate)[0])
+    return low > 1.0 and median >= LEAST_GAIN
+
+
+def _time(candidate: Candidate) -> tuple[Estimate, Clock]:
+    found = effective(candidate)
+    assert found is not None, "only timed candidates are ranked"
+    return found
+
+
+def _us(candidate: Candidate) -> float:
+    return _time(candidate)[0].median
+
+
+def _use(run: list[Pick], *, is_top: bool) -> Use:
+    high, low = run[0], run[-1]
+    chosen = high.candidate
+    speedups = [p.speedup for p in run if p.speedup is not None]
+    baselines = {p.baseline.config for p in run if p.baseline is not None and not p.candidate.baseline}
+    return Use(
+        when=When(
+            text=_range_text(low.sweep, high.sweep, is_top, chosen.shape),
+            workload=None,
+            k=chosen.shape.get("k"),
+            n=chosen.shape.get("n"),
+            m_min=low.sweep,
+            m_max=None if is_top else high.sweep,
+        ),
+        config=chosen.config,
+        label=chosen.label,
+        speedup=Speedup(round(min(speedups), 3), round(max(speedups), 3), high.clock) if speedups else None,
+        versus=" or ".join(sorted(baselines)) or None,
+        basis=chosen.basis,
+        how=chosen.how,
+    )
+
+
+def _range_text(low: int, high: int, is_top: bool, shape: dict[str, int]) -> str:
+    where = " ".join(f"{name.upper()}={value}" for name, value in shape.items())
+    if is_top:
+        tokens = f"from {low:,} tokens (measured up to {high:,})" if low != high else f"at {low:,} tokens and more"
+    else:
+        tokens = f"{low:,} to {high:,} tokens" if low != high else f"at {low:,} tokens"
+    return f"{tokens}, {where}" if where else tokens
+
+
+def _known(candidate: Candidate) -> Use:
+    return Use(
+        when=When(text=candidate.when or "in general; nothing was timed here", **_known_shape(candidate)),
+        config=candidate.config,
+        label=candidate.label,
+        speedup=None,
+        versus=None,
+        basis=candidate.basis,
+        how=candidate.how,
+    )
+
+
+def _known_shape(candidate: Candidate) -> dict[str, int]:
+    return {name: candidate.shape[name] for name in ("k", "n") if name in candidate.shape}
+
+
+def _gain_first(use: Use) -> float:
+    return -(use.speedup.high if use.speedup else 0.0)

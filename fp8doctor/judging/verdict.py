@@ -1,0 +1,98 @@
+"""What is the answer in one sentence, and what are the three answers behind it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fp8doctor.judging.advice import effective
+from fp8doctor.judging.outcomes import Outcome
+from fp8doctor.judging.report import FindingRecord, Status, Use, VerdictRecord
+from fp8doctor.model import Candidate, Settles, Severity
+
+
+def decide(
+    outcomes: list[Outcome],
+    findings: tuple[FindingRecord, ...],
+    use: tuple[Use, ...],
+    candidates: Iterable[Candidate],
+) -> VerdictRecord:
+    """Decide the status from the three answers and from what was timed, and put it in a sentence."""
+    hardware = _answer(outcomes, "hardware")
+    software = _answer(outcomes, "software")
+    runs = _answer(outcomes, "runs")
+    status = _status(hardware, software, runs, use, candidates)
+    return VerdictRecord(status, _headline(status, findings, use, hardware, runs), hardware, software, runs)
+
+
+def _answer(outcomes: list[Outcome], question: Settles) -> bool | None:
+    """True if every rule that settles the question passed, False if one found something, else None.
+
+    Where the judged items (GPUs that are unlike) disagree, the answer is None and the findings name each.
+    """
+    deciding = [o for o in outcomes if o.rule.settles == question and o.name != "not-applicable"]
+    if any(o.name == "finding" and not o.mixed for o in deciding):
+        return False
+    if deciding and all(o.name == "pass" for o in deciding):
+        return True
+    return None
+
+
+def _status(
+    hardware: bool | None,
+    software: bool | None,
+    runs: bool | None,
+    use: tuple[Use, ...],
+    candidates: Iterable[Candidate],
+) -> Status:
+    if hardware is False:
+        return "unavailable"
+    if hardware is None:
+        return "unknown"
+    if software is False or runs is False:
+        return "broken"
+    if runs is None:
+        return "unknown"
+    if any(u.speedup is not None and u.basis == "measured" for u in use):
+        return "ready"
+    timed = any(not c.baseline and effective(c) is not None for c in candidates)
+    return "slow" if timed else "unknown"
+
+
+def _headline(
+    status: Status,
+    findings: tuple[FindingRecord, ...],
+    use: tuple[Use, ...],
+    hardware: bool | None,
+    runs: bool | None,
+) -> str:
+    cause = findings[0].title if findings else None
+    grave = next((f.title for f in findings if f.severity is Severity.ERROR), cause)
+    if status == "ready":
+        best = next(u for u in use if u.speedup is not None)
+        assert best.speedup is not None
+        said = f"FP8 pays on this box: up to {best.speedup.high:.2g}x BF16's speed with {best.label}."
+        return f"{said} {_sentence(cause)}" if cause else said
+    if status == "slow":
+        said = "FP8 runs on this box, and even its best path gains nothing over BF16."
+        return f"{said} {_sentence(grave)}" if grave else said
+    if status == "unavailable":
+        return f"No FP8 compute here: {_clause(grave)}." if grave else "This GPU has no FP8 tensor cores."
+    if status == "broken":
+        said = "The GPU has FP8, and the software here does not get there"
+        return f"{said}: {_clause(grave)}." if grave else f"{said}."
+    if hardware is None:
+        return f"Cannot say: {_clause(grave)}." if grave else "Cannot say: not enough of this box was seen."
+    if runs:
+        return "FP8 runs here and is right; nothing was timed, so whether it pays is not known."
+    return "The GPU has FP8; whether FP8 runs here was not seen."
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
+
+
+def _clause(text: str | None) -> str:
+    """A title as the rest of a sentence: no full stop, and a small letter unless the word is a name."""
+    text = (text or "").rstrip(".")
+    first, _, rest = text.partition(" ")
+    return f"{first.lower()} {rest}" if first.istitle() and first.isalpha() else text

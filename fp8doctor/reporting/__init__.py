@@ -1,0 +1,1 @@
+"""A report, and nothing else, becomes text: terminal, Markdown; secrets become placeholders first."""

@@ -1,0 +1,188 @@
+"""Facts and reports to and from JSON, whatever version wrote them."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fp8doctor.judging.report import SCHEMA_VERSION, Report
+from fp8doctor.model import Facts, ProbeRun
+from fp8doctor.plain import to_plain, unknown_names
+from fp8doctor.registry import Registry
+
+REPORT_SCHEMA = "fp8doctor.report"
+FACTS_SCHEMA = "fp8doctor.facts"
+# A report of a large box is under 2 MB; beyond this a file is something else.
+MAX_FILE_BYTES = 64 << 20
+
+
+class NotAFactsFileError(ValueError):
+    """The file holds nothing that can be judged; the text says why in one line."""
+
+
+@dataclass
+class Saved:
+    """A facts file or a saved report, decoded."""
+
+    source: str
+    created: str
+    tool_version: str
+    runs: dict[str, ProbeRun[Facts]]
+    # The facts as they stood in the file, with what this version does not know.
+    raw_facts: dict[str, Any]
+    # Paths that a newer minor version wrote and this one does not understand.
+    not_understood: list[str] = field(default_factory=list)
+    elapsed_s: float | None = None
+
+
+def decode_facts(facts_type: type[Facts], plain: Any) -> Facts:
+    """Turn a plain record into typed facts; the door that probes, readers and files come through.
+
+    Raises:
+        ValueError: for a wrong type, an unknown field, NaN or infinity.
+    """
+    if unknown := unknown_names(facts_type, plain, facts_type.key):
+        raise ValueError(f"unknown fields: {', '.join(unknown[:5])}")
+    return _convert(facts_type, plain)
+
+
+def _convert(facts_type: type[Facts], plain: Any) -> Facts:
+    if path := _not_finite(plain, facts_type.key):
+        raise ValueError(f"{path} is not a finite number")
+    try:
+        return msgspec.convert(plain, facts_type)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{facts_type.key}: {error}") from None
+
+
+def _not_finite(value: Any, path: str) -> str | None:
+    if isinstance(value, float):
+        return None if math.isfinite(value) else path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return next((found for key, item in items if (found := _not_finite(item, f"{path}.{key}"))), None)
+
+
+def read_file(path: Path, registry: Registry) -> Saved:
+    """Read a facts file or a saved report.
+
+    Raises:
+        NotAFactsFileError: if it cannot be read, is not JSON, of another schema or of a newer major version.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise NotAFactsFileError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB")
+        data = path.read_bytes()
+    except OSError as error:
+        raise NotAFactsFileError(f"{path}: {error.strerror or error}") from None
+    try:
+        return decode(data, registry)
+    except NotAFactsFileError as error:
+        raise NotAFactsFileError(f"{path}: {error}") from None
+
+
+def decode(data: bytes, registry: Registry) -> Saved:
+    """Decode a facts file or a saved report from its bytes.
+
+    Raises:
+        NotAFactsFileError: as `read_file`.
+    """
+    try:
+        document = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotAFactsFileError(f"not JSON, or cut short ({error})") from None
+    if not isinstance(document, dict) or document.get("schema") not in (REPORT_SCHEMA, FACTS_SCHEMA):
+        raise NotAFactsFileError("neither a facts file nor a report of fp8doctor")
+    newer = _is_newer_minor(document.get("schema_version"))
+    facts, probes = document.get("facts"), document.get("probes")
+    if not isinstance(facts, dict) or not isinstance(probes, dict):
+        raise NotAFactsFileError('has no "facts" and "probes"')
+    saved = Saved(
+        source=str(document.get("source", "facts")),
+        created=str(document.get("created", "")),
+        tool_version=str((document.get("tool") or {}).get("version", "")),
+        runs={},
+        raw_facts=facts,
+        elapsed_s=document.get("elapsed_s"),
+    )
+    for key in facts.keys() | probes.keys() | registry.facts_types.keys():
+        _take(key, facts.get(key), probes.get(key), registry, saved, newer)
+    return saved
+
+
+def _is_newer_minor(version: Any) -> bool:
+    try:
+        major, minor = (int(part) for part in str(version).split("."))
+    except ValueError:
+        raise NotAFactsFileError(f"schema version {version!r} is no version") from None
+    own_major, own_minor = (int(part) for part in SCHEMA_VERSION.split("."))
+    if major > own_major:
+        raise NotAFactsFileError(f"schema version {version} is newer than {SCHEMA_VERSION}: update fp8doctor")
+    return (major, minor) > (own_major, own_minor)
+
+
+def _take(key: str, plain: Any, record: Any, registry: Registry, saved: Saved, newer: bool) -> None:
+    facts_type = registry.facts_types.get(key)
+    if facts_type is None:  # a plug-in that is not installed here, or a newer subject: kept, not judged
+        saved.not_understood.append(f"facts.{key}")
+        return
+    facts = None
+    if plain is not None:
+        try:
+            facts = _convert(facts_type, plain)
+        except ValueError as error:
+            raise NotAFactsFileError(f"facts.{error}") from None
+        if unknown := unknown_names(facts_type, plain, f"facts.{key}"):
+            if not newer:
+                raise NotAFactsFileError(f"unknown fields: {', '.join(unknown[:5])}")
+            saved.not_understood += unknown
+    fields = record if isinstance(record, dict) else {"outcome": "ok" if facts is not None else "not-observed"}
+    try:
+        saved.runs[key] = ProbeRun(facts=facts, **_probe_fields(fields))
+    except (TypeError, msgspec.ValidationError) as error:
+        raise NotAFactsFileError(f"probes.{key}: {error}") from None
+
+
+def _probe_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    from fp8doctor.judging.report import ProbeRecord
+
+    return to_plain(msgspec.convert(fields, ProbeRecord))  # type: ignore[no-any-return]
+
+
+def report_document(report: Report) -> dict[str, Any]:
+    """The report as JSON values, in the shape that `fp8doctor schema` describes."""
+    plain = to_plain(report)
+    plain["tool"] = {"version": report.tool.version}
+    del plain["captions"]
+    return {"schema": REPORT_SCHEMA, "schema_version": SCHEMA_VERSION, **plain}
+
+
+def facts_document(report: Report) -> dict[str, Any]:
+    """The facts alone: the same envelope without what was judged."""
+    document = report_document(report)
+    kept = ("schema_version", "tool", "created", "source", "probes", "facts")
+    return {"schema": FACTS_SCHEMA, **{name: document[name] for name in kept}}
+
+
+def compact(value: Any) -> Any:
+    """The same JSON values without nulls and empty lists inside facts: what is left out was not observed."""
+    if isinstance(value, dict):
+        return {key: compact(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [compact(item) for item in value]
+    return value
+
+
+def encode(document: dict[str, Any], *, indent: int = 1) -> str:
+    """JSON text, strict (no NaN), with a final newline when indented."""
+    data = msgspec.json.encode(document)
+    return msgspec.json.format(data, indent=indent).decode() + "\n" if indent else data.decode()
+
+
+def now() -> str:
+    """This moment as ISO 8601 in UTC, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
