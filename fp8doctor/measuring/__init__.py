@@ -1,0 +1,1 @@
+"""How time is measured: two clocks for every case, its spread, and the kernels that ran."""

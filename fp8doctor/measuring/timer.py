@@ -1,0 +1,180 @@
+"""How long does a call take, on the device and at the call?
+
+Torch is imported by the caller's process, not here: every function takes the `torch` module.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Call = Callable[[], Any]
+
+# Raised with every change of method that moves numbers; it stands in each record that holds times.
+METHOD_VERSION = 1
+# Samples a batch: few enough to fit the driver's launch queue, which blocks the host at about 1,000 entries.
+SAMPLES_A_BATCH = 7
+# One event pair costs about 2 us itself; it spans calls of this length in all, so that it costs under 1 %.
+PAIR_US = 300.0
+MOST_CALLS_A_PAIR = 8
+# The loop of the call clock lasts about this long, within these numbers of calls.
+CALL_LOOP_S = 0.002
+CALLS_A_LOOP = (5, 200)
+# The clock is steady when successive tenths of a second agree to 1 %.
+STEADY = 0.01
+WARM_STEP_S = 0.1
+# L2 on parts whose size torch does not tell.
+UNKNOWN_L2_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the numbers of a record were made."""
+
+    version: int | None = None
+    flush_bytes: int | None = None
+    samples: int | None = None
+    statistic: str | None = None
+
+
+@dataclass
+class Timer:
+    """Times calls on one GPU, with L2 flushed before each and launches hidden behind a spinning kernel."""
+
+    torch: Any
+    device: Any
+    flush_bytes: int = 0
+    _flush: Any = field(default=None, repr=False)
+    _flush_us: float = 0.0
+    _cycles_per_s: float = 1.5e9
+
+    def __post_init__(self) -> None:
+        """Allocate the flush buffer, twice the L2 cache, and time the flush itself."""
+        properties = self.torch.cuda.get_device_properties(self.device)
+        self.flush_bytes = 2 * (getattr(properties, "L2_cache_size", 0) or UNKNOWN_L2_BYTES)
+        self._flush = self.torch.empty(self.flush_bytes, dtype=self.torch.int8, device=self.device)
+        self._calibrate_spin()
+        self._flush_us = self._time_flush()
+
+    def method(self, samples: int) -> Method:
+        """The method, for the record."""
+        return Method(METHOD_VERSION, self.flush_bytes, samples, "median")
+
+    def warm(self, call: Call, limit_s: float) -> float:
+        """Repeat `call` until its time is steady or the limit is reached; returns the seconds it took."""
+        began = time.perf_counter()
+        before = math.inf
+        while time.perf_counter() - began < limit_s:
+            step_began, calls = time.perf_counter(), 0
+            while time.perf_counter() - step_began < WARM_STEP_S:
+                for _ in range(4):
+                    call()
+                self.torch.cuda.synchronize(self.device)
+                calls += 4
+            now = (time.perf_counter() - step_began) / calls
+            if abs(now - before) < STEADY * now:
+                break
+            before = now
+        return time.perf_counter() - began
+
+    def device_samples(self, call: Call, samples: int, about_us: float) -> list[float]:
+        """Microseconds of device time per call, one value a sample, L2 cold before every call.
+
+        The samples are queued while a spinning kernel holds the stream, so that no launch shows. Calls shorter than
+        `PAIR_US` share an event pair, and the flushes between them are taken off at their own measured time.
+
+        Args:
+            call: launches the work.
+            samples: how many values.
+            about_us: what a call takes, roughly.
+        """
+        calls = max(1, min(MOST_CALLS_A_PAIR, math.ceil(PAIR_US / max(about_us, 1.0))))
+        found: list[float] = []
+        while len(found) < samples:
+            batch = min(SAMPLES_A_BATCH, samples - len(found))
+            found += self._batch(call, batch, calls)
+        return found
+
+    def call_samples(self, call: Call, samples: int) -> list[float]:
+        """Microseconds per call on the host's clock, as a user's loop has it: not synchronised between calls."""
+        self._loop(call, CALLS_A_LOOP[0])
+        rough_s = self._loop(call, CALLS_A_LOOP[0])
+        calls = max(CALLS_A_LOOP[0], min(CALLS_A_LOOP[1], math.ceil(CALL_LOOP_S / max(rough_s, 1e-6))))
+        return [self._loop(call, calls) * 1e6 for _ in range(samples)]
+
+    def _loop(self, call: Call, calls: int) -> float:
+        """Seconds per call of a loop, from the first call to the end of the last one's work."""
+        self.torch.cuda.synchronize(self.device)
+        began = time.perf_counter()
+        for _ in range(calls):
+            call()
+        self.torch.cuda.synchronize(self.device)
+        return (time.perf_counter() - began) / calls
+
+    def flush(self) -> None:
+        """Put other data into L2: one pass over twice its size."""
+        self._flush.zero_()
+
+    def rough_us(self, call: Call) -> float:
+        """A first idea of a call's device time, for choosing how to time it."""
+        return min(self._batch(call, 2, 1))
+
+    def _batch(self, call: Call, samples: int, calls: int) -> list[float]:
+        """Queue `samples` event pairs of `calls` flushed calls behind a spin, and read them.
+
+        If the device had begun before the host had queued everything, launches may show: spin longer and try again.
+        """
+        spin_s = 0.0005 + 30e-6 * samples * calls
+        for _ in range(4):
+            pairs, began, held = self._queue(call, samples, calls, spin_s)
+            if held:
+                break
+            spin_s = max(2 * spin_s, 1.5 * (time.perf_counter() - began))
+        if calls == 1:
+            return [start.elapsed_time(end) * 1e3 for start, end in pairs]
+        return [max(start.elapsed_time(end) * 1e3 / calls - self._flush_us, 0.0) for start, end in pairs]
+
+    def _queue(self, call: Call, samples: int, calls: int, spin_s: float) -> tuple[list[tuple[Any, Any]], float, bool]:
+        event = self.torch.cuda.Event
+        pairs = [(event(enable_timing=True), event(enable_timing=True)) for _ in range(samples)]
+        spun = event()
+        self.torch.cuda.synchronize(self.device)
+        began = time.perf_counter()
+        self._spin(spin_s)
+        spun.record()
+        for start, end in pairs:
+            if calls == 1:
+                self._flush.zero_()
+            start.record()
+            for _ in range(calls):
+                if calls > 1:
+                    self._flush.zero_()
+                call()
+            end.record()
+        held = not spun.query()
+        self.torch.cuda.synchronize(self.device)
+        return pairs, began, held
+
+    def _spin(self, seconds: float) -> None:
+        # Private, and the only spinning kernel that torch has; CUDA and HIP builds both carry it.
+        self.torch.cuda._sleep(int(seconds * self._cycles_per_s))
+
+    def _calibrate_spin(self) -> None:
+        start, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
+        cycles = 2_000_000
+        for _ in range(2):  # the first launch loads the module
+            start.record()
+            self.torch.cuda._sleep(cycles)
+            end.record()
+            self.torch.cuda.synchronize(self.device)
+        self._cycles_per_s = cycles / (start.elapsed_time(end) * 1e-3)
+
+    def _time_flush(self) -> float:
+        values = []
+        for _ in range(3):
+            pairs, _, _ = self._queue(lambda: None, SAMPLES_A_BATCH, 8, 0.01)
+            values += [start.elapsed_time(end) * 1e3 / 8 for start, end in pairs]
+        return sorted(values)[len(values) // 2]
