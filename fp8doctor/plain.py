@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar, Union
 
 T = TypeVar("T")
@@ -30,11 +30,11 @@ def from_plain(cls: type[T], plain: dict[str, Any]) -> T:
     Raises:
         TypeError: if a value does not fit its field.
     """
-    hints = _hints(cls)
+    hints = _hints(typing.cast("Any", cls))
     return cls(**{name: _build(hints[name], value) for name, value in plain.items() if name in hints})
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hints(cls: type[Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
@@ -42,7 +42,7 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
 
 def _build(hint: Any, value: Any) -> Any:
     hint, optional = split_optional(hint)
-    if value is None and optional or hint is Any:
+    if (value is None and optional) or hint is Any:
         return value
     origin = typing.get_origin(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
@@ -51,7 +51,9 @@ def _build(hint: Any, value: Any) -> Any:
         return tuple(_build(typing.get_args(hint)[0], item) for item in value)
     if origin is dict and isinstance(value, dict):
         return {key: _build(typing.get_args(hint)[1], item) for key, item in value.items()}
-    if origin is typing.Literal or hint in _SCALARS and isinstance(value, (float, int) if hint is float else hint):
+    if origin is typing.Literal and value in typing.get_args(hint):
+        return value
+    if hint in _SCALARS and isinstance(value, (float, int) if hint is float else hint):
         return value
     raise TypeError(f"{value!r} is no {hint}")
 
@@ -75,10 +77,18 @@ def plain_problem(cls: type[Any], where: str | None = None) -> str | None:
         return f"{where} is no dataclass"
     if "__slots__" in vars(cls):
         return f"{where} uses slots, which lose their defaults when they are rebuilt"
+    if not typing.cast("Any", cls).__dataclass_params__.frozen:
+        return f"{where} is not frozen"
     for name, hint in _hints(cls).items():
         if problem := _hint_problem(hint, f"{where}.{name}"):
             return problem
     return None
+
+
+def fields_without_default(cls: type[Any]) -> list[str]:
+    """Name the fields of the dataclass `cls` that must be given."""
+    missing = dataclasses.MISSING
+    return [f.name for f in dataclasses.fields(cls) if f.default is missing and f.default_factory is missing]
 
 
 def _hint_problem(hint: Any, where: str) -> str | None:

@@ -11,19 +11,17 @@ import pkgutil
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import wraps
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from fp8doctor.model import (
-    Candidate,
     ErrorText,
-    Exhibit,
     Facts,
     Kernel,
     Messages,
+    Mode,
     NotObservedError,
     ProbeRun,
     Request,
@@ -33,10 +31,12 @@ from fp8doctor.model import (
     Severity,
     Unknown,
 )
-from fp8doctor.plain import plain_problem, split_optional
+from fp8doctor.plain import fields_without_default, plain_problem, split_optional
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 F = TypeVar("F", bound=Callable[..., Any])
-ENTRY_POINT_GROUP = "fp8doctor.checks"
 _MARK = "__fp8doctor__"
 
 # "tool": fp8doctor's own interpreter. "target": the examined one.
@@ -137,12 +137,17 @@ def probe(
     def mark(function: F) -> F:
         hints = typing.get_type_hints(function)
         returned = hints.get("return")
-        if get_origin(returned) is not None and len(get_args(returned)) >= 1:  # Iterator[X]
+        if get_origin(returned) in (Iterator, Iterable, Generator):
             returned = get_args(returned)[0]
         if not (isinstance(returned, type) and issubclass(returned, Facts) and hasattr(returned, "key")):
             raise RegistrationError(f"{function.__name__}: a probe returns Facts with a key, not {returned}")
         if problem := plain_problem(returned):
             raise RegistrationError(f"{function.__name__}: {problem}")
+        if required := fields_without_default(returned):
+            raise RegistrationError(f"{returned.__name__}.{required[0]} has no default: None means not observed")
+        chosen = (modes,) if isinstance(modes, str) else tuple(modes)
+        if strange := set(chosen) - set(get_args(Mode)):
+            raise RegistrationError(f"{function.__name__}: no such mode: {', '.join(sorted(strange))}")
         spec = Probe(
             function=function,
             facts_type=returned,
@@ -152,7 +157,7 @@ def probe(
             times_gpu=times_gpu,
             order=order,
             watches=watches,
-            modes=tuple(modes),
+            modes=chosen,
             title=_title(function),
         )
         setattr(function, _MARK, spec)
@@ -190,8 +195,11 @@ def rule(
             raise RegistrationError(f"{where}: an id is two to four capital letters and three digits")
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
             raise RegistrationError(f"{where}: {name!r} is not kebab-case")
-        if inspect.isgeneratorfunction(function):
-            raise RegistrationError(f"{where}: a rule returns its verdict; it is no generator")
+        if scope not in get_args(Scope):
+            raise RegistrationError(f"{where}: {scope!r} is no scope")
+        if settles is not None and settles not in get_args(Settles):
+            raise RegistrationError(f"{where}: {settles!r} is none of the three answers")
+        _refuse_generator(function)
 
         @wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> RuleResult:
@@ -229,9 +237,15 @@ def exhibit(function: F) -> F:
 
 
 def _mark_maker(function: F, makes: Literal["candidates", "exhibit"]) -> F:
+    _refuse_generator(function)
     hints = typing.get_type_hints(function)
     setattr(function, _MARK, Maker(function, _needs(function, hints, allow_request=False), makes))
     return function
+
+
+def _refuse_generator(function: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(function):
+        raise RegistrationError(f"{function.__name__} is a generator; only a probe may be one")
 
 
 def _title(function: Callable[..., Any]) -> str:
@@ -242,7 +256,9 @@ def _title(function: Callable[..., Any]) -> str:
 
 def _needs(function: Callable[..., Any], hints: dict[str, Any], *, allow_request: bool) -> dict[str, Need]:
     needs = {}
-    for name in inspect.signature(function).parameters:
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise RegistrationError(f"{function.__name__}: parameter {name} cannot be given by its name")
         hint = hints.get(name)
         if allow_request and hint is Request:
             continue
@@ -252,8 +268,8 @@ def _needs(function: Callable[..., Any], hints: dict[str, Any], *, allow_request
         else:
             hint, optional = split_optional(hint)
             kind = "optional" if optional else "required"
-        if not (isinstance(hint, type) and issubclass(hint, Facts)):
-            raise RegistrationError(f"{function.__name__}: parameter {name} is {hint}; it must be Facts")
+        if not (isinstance(hint, type) and issubclass(hint, Facts) and hasattr(hint, "key")):
+            raise RegistrationError(f"{function.__name__}: parameter {name} is {hint}; it must be Facts with a key")
         needs[name] = Need(hint, kind)
     return needs
 
@@ -271,7 +287,7 @@ class Registry:
     cache_variables: list[str] = field(default_factory=list)
     # Plug-ins that could not be loaded, with the reason.
     broken: dict[str, str] = field(default_factory=dict)
-    # Top-level modules of plug-ins, to be made importable in children: name -> file or folder.
+    # Modules of plug-ins, to be made importable in children: name -> file.
     plugin_paths: dict[str, str] = field(default_factory=dict)
 
     def collect(self, module: types.ModuleType) -> None:
@@ -281,14 +297,31 @@ class Registry:
             RegistrationError: for a repeated id or key.
         """
         for value in list(vars(module).values()):
-            spec = getattr(value, _MARK, None) if callable(value) else None
-            if spec is not None and value.__module__ == module.__name__:
-                self._add(spec, module.__name__)
-        self.error_texts += _declared(module, "ERROR_TEXTS", ErrorText)
-        self.kernels += _declared(module, "KERNELS", Kernel)
-        self.cache_variables += _declared(module, "CACHE_VARIABLES", str)
+            # What a package re-exports is taken up where it was declared, once.
+            if inspect.isfunction(value) and hasattr(value, _MARK) and value.__module__ == module.__name__:
+                self._add(getattr(value, _MARK), module.__name__)
+        _add_new(self.error_texts, _declared(module, "ERROR_TEXTS", ErrorText))
+        _add_new(self.kernels, _declared(module, "KERNELS", Kernel))
+        _add_new(self.cache_variables, _declared(module, "CACHE_VARIABLES", str))
         for info in pkgutil.iter_modules(getattr(module, "__path__", ())):
             self.collect(importlib.import_module(f"{module.__name__}.{info.name}"))
+
+    def take_up(self, other: Registry) -> None:
+        """Take up all that `other` has collected, or nothing of it.
+
+        Raises:
+            RegistrationError: for a repeated id or key.
+        """
+        taken = (self.rules.keys() & other.rules.keys()) | (self.facts_types.keys() & other.probes.keys())
+        if taken:
+            raise RegistrationError(f"already taken: {', '.join(sorted(taken))}")
+        self.probes.update(other.probes)
+        self.rules.update(other.rules)
+        self.makers += other.makers
+        _add_new(self.error_texts, other.error_texts)
+        _add_new(self.kernels, other.kernels)
+        _add_new(self.cache_variables, other.cache_variables)
+        self.plugin_paths.update(other.plugin_paths)
 
     def _add(self, spec: Probe | Rule | Maker, where: str) -> None:
         if isinstance(spec, Maker):
@@ -313,69 +346,33 @@ class Registry:
         return [r for r in self.rules.values() if r.id == wanted.upper() or r.name == wanted.lower()]
 
 
+def _add_new(known: list[Any], declared: Iterable[Any]) -> None:
+    known += [item for item in dict.fromkeys(declared) if item not in known]
+
+
 def _declared(module: types.ModuleType, name: str, kind: type[Any]) -> list[Any]:
-    declared = list(vars(module).get(name, ()))
+    value = vars(module).get(name, ())
+    declared = [value] if isinstance(value, str) else list(value)
     for item in declared:
         if not isinstance(item, kind):
             raise RegistrationError(f"{module.__name__}.{name} holds a {type(item).__name__}")
         if isinstance(item, (ErrorText, Kernel)):
-            re.compile(item.pattern)
+            try:
+                re.compile(item.pattern)
+            except re.error as error:
+                raise RegistrationError(f"{module.__name__}.{name}: {item.pattern!r}: {error}") from None
     return declared
 
 
 def load(plugins: Iterable[EntryPoint] | None = None) -> Registry:
-    """Collect the built-in subjects and the plug-ins of the entry point group `fp8doctor.checks`.
+    """Collect the built-in subjects and the plug-ins, by default those that are installed.
 
     A plug-in that cannot be loaded is kept in `Registry.broken` and costs nothing else.
     """
     import fp8doctor.checks
+    from fp8doctor.plugins import plug_in
 
     registry = Registry()
     registry.collect(fp8doctor.checks)
-    for entry in entry_points(group=ENTRY_POINT_GROUP) if plugins is None else plugins:
-        trial = Registry()
-        try:
-            module = entry.load()
-            trial.collect(module)
-            _merge(registry, trial, entry.name)
-            registry.plugin_paths.update(_path_of(module))
-        except BaseException as error:  # a plug-in may raise anything, SystemExit included
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            registry.broken[entry.name] = f"{type(error).__name__}: {error}"
+    plug_in(registry, plugins)
     return registry
-
-
-def _merge(registry: Registry, trial: Registry, name: str) -> None:
-    taken = (registry.rules.keys() & trial.rules.keys()) | (registry.facts_types.keys() & trial.probes.keys())
-    if taken:
-        raise RegistrationError(f"plug-in {name}: already taken: {', '.join(sorted(taken))}")
-    registry.probes.update(trial.probes)
-    registry.rules.update(trial.rules)
-    registry.makers += trial.makers
-    registry.error_texts += trial.error_texts
-    registry.kernels += trial.kernels
-    registry.cache_variables += trial.cache_variables
-
-
-def _path_of(module: types.ModuleType) -> Iterator[tuple[str, str]]:
-    top = importlib.import_module(module.__name__.partition(".")[0])
-    if top.__file__:
-        yield top.__name__, top.__file__
-
-
-__all__ = [
-    "Candidate",
-    "Exhibit",
-    "Maker",
-    "Need",
-    "Probe",
-    "RegistrationError",
-    "Registry",
-    "Rule",
-    "candidates",
-    "exhibit",
-    "load",
-    "probe",
-    "rule",
-]

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from fp8doctor.judging.report import SCHEMA_VERSION, Report
+from fp8doctor.judging.report import SCHEMA_VERSION, ProbeRecord, Report, Tool
 from fp8doctor.model import Facts, ProbeRun
 from fp8doctor.plain import to_plain, unknown_names
 from fp8doctor.registry import Registry
@@ -19,6 +19,8 @@ REPORT_SCHEMA = "fp8doctor.report"
 FACTS_SCHEMA = "fp8doctor.facts"
 # A report of a large box is under 2 MB; beyond this a file is something else.
 MAX_FILE_BYTES = 64 << 20
+# Facts are at most a handful of levels deep; what is deeper was made to break readers.
+MAX_DEPTH = 40
 
 
 class NotAFactsFileError(ValueError):
@@ -40,6 +42,18 @@ class Saved:
     elapsed_s: float | None = None
 
 
+@dataclass(frozen=True)
+class _Envelope:
+    """What a facts file and a saved report share; a report's judgement is made anew."""
+
+    facts: dict[str, Any]
+    probes: dict[str, ProbeRecord | None]
+    tool: Tool = Tool("")  # noqa: RUF009 (it is frozen)
+    source: str = "facts"
+    created: str = ""
+    elapsed_s: float | None = None
+
+
 def decode_facts(facts_type: type[Facts], plain: Any) -> Facts:
     """Turn a plain record into typed facts; the door that probes, readers and files come through.
 
@@ -52,19 +66,35 @@ def decode_facts(facts_type: type[Facts], plain: Any) -> Facts:
 
 
 def _convert(facts_type: type[Facts], plain: Any) -> Facts:
-    if path := _not_finite(plain, facts_type.key):
-        raise ValueError(f"{path} is not a finite number")
+    if problem := _json_problem(plain, facts_type.key):
+        raise ValueError(problem)
     try:
         return msgspec.convert(plain, facts_type)
     except msgspec.ValidationError as error:
         raise ValueError(f"{facts_type.key}: {error}") from None
 
 
-def _not_finite(value: Any, path: str) -> str | None:
+def _json_problem(value: Any, path: str, depth: int = 0) -> str | None:
+    """Say what in `value` a report could not carry; None if nothing."""
     if isinstance(value, float):
-        return None if math.isfinite(value) else path
+        return None if math.isfinite(value) else f"{path} is not a finite number"
+    if isinstance(value, str):
+        return None if _is_utf8(value) else f"{path} is no text"
+    if depth > MAX_DEPTH:
+        return f"{path[:80]}... is nested deeper than {MAX_DEPTH} levels"
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return next((found for key, item in items if (found := _not_finite(item, f"{path}.{key}"))), None)
+    for key, item in items:
+        if isinstance(item, (dict, list, str, float)) and (found := _json_problem(item, f"{path}.{key}", depth + 1)):
+            return found
+    return None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_file(path: Path, registry: Registry) -> Saved:
@@ -74,11 +104,14 @@ def read_file(path: Path, registry: Registry) -> Saved:
         NotAFactsFileError: if it cannot be read, is not JSON, of another schema or of a newer major version.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise NotAFactsFileError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB")
-        data = path.read_bytes()
+        with path.open("rb") as file:  # not by its size, which a pipe and a device do not tell
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise NotAFactsFileError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:  # a NUL in the name
+        raise NotAFactsFileError(f"{str(path)!r}: {error}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise NotAFactsFileError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB")
     try:
         return decode(data, registry)
     except NotAFactsFileError as error:
@@ -98,19 +131,22 @@ def decode(data: bytes, registry: Registry) -> Saved:
     if not isinstance(document, dict) or document.get("schema") not in (REPORT_SCHEMA, FACTS_SCHEMA):
         raise NotAFactsFileError("neither a facts file nor a report of fp8doctor")
     newer = _is_newer_minor(document.get("schema_version"))
-    facts, probes = document.get("facts"), document.get("probes")
-    if not isinstance(facts, dict) or not isinstance(probes, dict):
-        raise NotAFactsFileError('has no "facts" and "probes"')
+    try:
+        envelope = msgspec.convert(document, _Envelope)
+    except msgspec.ValidationError as error:
+        raise NotAFactsFileError(str(error)) from None
+    if problem := _json_problem(envelope.facts, "facts"):
+        raise NotAFactsFileError(problem)
     saved = Saved(
-        source=str(document.get("source", "facts")),
-        created=str(document.get("created", "")),
-        tool_version=str((document.get("tool") or {}).get("version", "")),
+        source=envelope.source,
+        created=envelope.created,
+        tool_version=envelope.tool.version,
         runs={},
-        raw_facts=facts,
-        elapsed_s=document.get("elapsed_s"),
+        raw_facts=envelope.facts,
+        elapsed_s=envelope.elapsed_s,
     )
-    for key in facts.keys() | probes.keys() | registry.facts_types.keys():
-        _take(key, facts.get(key), probes.get(key), registry, saved, newer)
+    for key in dict.fromkeys([*registry.facts_types, *envelope.probes, *envelope.facts]):
+        _take(key, envelope.facts.get(key), envelope.probes.get(key), registry, saved, newer)
     return saved
 
 
@@ -125,7 +161,7 @@ def _is_newer_minor(version: Any) -> bool:
     return (major, minor) > (own_major, own_minor)
 
 
-def _take(key: str, plain: Any, record: Any, registry: Registry, saved: Saved, newer: bool) -> None:
+def _take(key: str, plain: Any, record: ProbeRecord | None, registry: Registry, saved: Saved, newer: bool) -> None:
     facts_type = registry.facts_types.get(key)
     if facts_type is None:  # a plug-in that is not installed here, or a newer subject: kept, not judged
         saved.not_understood.append(f"facts.{key}")
@@ -140,17 +176,9 @@ def _take(key: str, plain: Any, record: Any, registry: Registry, saved: Saved, n
             if not newer:
                 raise NotAFactsFileError(f"unknown fields: {', '.join(unknown[:5])}")
             saved.not_understood += unknown
-    fields = record if isinstance(record, dict) else {"outcome": "ok" if facts is not None else "not-observed"}
-    try:
-        saved.runs[key] = ProbeRun(facts=facts, **_probe_fields(fields))
-    except (TypeError, msgspec.ValidationError) as error:
-        raise NotAFactsFileError(f"probes.{key}: {error}") from None
-
-
-def _probe_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    from fp8doctor.judging.report import ProbeRecord
-
-    return to_plain(msgspec.convert(fields, ProbeRecord))  # type: ignore[no-any-return]
+    if record is None:
+        record = ProbeRecord("ok" if facts is not None else "not-observed")
+    saved.runs[key] = ProbeRun(facts=facts, **vars(record))
 
 
 def report_document(report: Report) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,7 +21,8 @@ HOST_BOUND = 1.15
 class Pick:
     """The choice at one value of the sweep."""
 
-    sweep: int
+    # None: the task is one size, and nothing was swept.
+    sweep: int | None
     candidate: Candidate
     baseline: Candidate | None
     speedup: float | None
@@ -51,10 +53,17 @@ def effective(candidate: Candidate) -> tuple[Estimate, Clock] | None:
 
     The device's time where the host keeps the queue full, else the time of the call; None if nothing was timed.
     """
-    device, call = candidate.device_us, candidate.call_us
+    device, call = _plausible(candidate.device_us), _plausible(candidate.call_us)
     if device is not None and (call is None or call.median <= HOST_BOUND * device.median):
         return device, "device"
     return (call, "call") if call is not None else None
+
+
+def _plausible(estimate: Estimate | None) -> Estimate | None:
+    """The estimate, if it is a time at all: a broken timer (or a file edited by hand) gives zero, or less."""
+    if estimate is None or not all(0 < us < math.inf for us in (estimate.median, estimate.low, estimate.high)):
+        return None
+    return estimate
 
 
 def ratio(slower: Estimate, faster: Estimate) -> tuple[float, float, float]:
@@ -66,20 +75,21 @@ def is_right(candidate: Candidate) -> bool:
     """Whether its result was compared and is within what its format explains."""
     if candidate.baseline:
         return True
-    return candidate.error is not None and (candidate.error_limit is None or candidate.error <= candidate.error_limit)
+    limit = math.inf if candidate.error_limit is None else candidate.error_limit
+    return candidate.error is not None and math.isfinite(candidate.error) and candidate.error <= limit
 
 
 def _by_shape(candidates: list[Candidate]) -> dict[tuple[tuple[str, int], ...], list[Candidate]]:
     groups: dict[tuple[tuple[str, int], ...], list[Candidate]] = {}
     for candidate in candidates:
-        groups.setdefault(tuple(candidate.shape.items()), []).append(candidate)
+        groups.setdefault(tuple(sorted(candidate.shape.items())), []).append(candidate)
     return groups
 
 
 def _ranges(members: list[Candidate]) -> list[Use]:
     """One Use for each run of neighbouring sweep values with the same choice, walked from the largest down."""
     picks: list[Pick] = []
-    for sweep in sorted({c.sweep for c in members if c.sweep is not None}, reverse=True):
+    for sweep in sorted({c.sweep for c in members}, key=lambda m: -1 if m is None else m, reverse=True):
         here = [c for c in members if c.sweep == sweep and is_right(c)]
         pick = _pick(sweep, here, picks[-1].candidate.config if picks else None)
         if pick is not None:
@@ -87,16 +97,21 @@ def _ranges(members: list[Candidate]) -> list[Use]:
     runs: list[list[Pick]] = []
     for pick in picks:
         last = runs[-1][-1] if runs else None
-        if last and last.candidate.config == pick.candidate.config and last.clock == pick.clock:
+        if (
+            pick.sweep is not None
+            and last
+            and (last.candidate.config, last.clock) == (pick.candidate.config, pick.clock)
+        ):
             runs[-1].append(pick)
         else:
             runs.append([pick])
     return [_use(run, is_top=run is runs[0]) for run in runs]
 
 
-def _pick(sweep: int, here: list[Candidate], incumbent: str | None) -> Pick | None:
-    baseline = _fastest([c for c in here if c.baseline])
-    winners = [c for c in here if not c.baseline and (baseline is None or _gains(c, baseline))]
+def _pick(sweep: int | None, here: list[Candidate], incumbent: str | None) -> Pick | None:
+    baselines = [c for c in here if c.baseline]
+    baseline = _fastest(baselines)
+    winners = [c for c in here if not c.baseline and all(_gains(c, b) for b in baselines)]
     chosen = _fastest(winners) or baseline
     if chosen is None:
         return None
@@ -139,7 +154,7 @@ def _use(run: list[Pick], *, is_top: bool) -> Use:
     baselines = {p.baseline.config for p in run if p.baseline is not None and not p.candidate.baseline}
     return Use(
         when=When(
-            text=_range_text(low.sweep, high.sweep, is_top, chosen.shape),
+            text=_when_text(low.sweep, high.sweep, is_top, chosen.shape),
             workload=None,
             k=chosen.shape.get("k"),
             n=chosen.shape.get("n"),
@@ -155,8 +170,10 @@ def _use(run: list[Pick], *, is_top: bool) -> Use:
     )
 
 
-def _range_text(low: int, high: int, is_top: bool, shape: dict[str, int]) -> str:
+def _when_text(low: int | None, high: int | None, is_top: bool, shape: dict[str, int]) -> str:
     where = " ".join(f"{name.upper()}={value}" for name, value in shape.items())
+    if low is None or high is None:
+        return f"at {where}" if where else "as it was timed here"
     if is_top:
         tokens = f"from {low:,} tokens (measured up to {high:,})" if low != high else f"at {low:,} tokens and more"
     else:
@@ -166,7 +183,11 @@ def _range_text(low: int, high: int, is_top: bool, shape: dict[str, int]) -> str
 
 def _known(candidate: Candidate) -> Use:
     return Use(
-        when=When(text=candidate.when or "in general; nothing was timed here", **_known_shape(candidate)),
+        when=When(
+            text=candidate.when or "in general; nothing was timed here",
+            k=candidate.shape.get("k"),
+            n=candidate.shape.get("n"),
+        ),
         config=candidate.config,
         label=candidate.label,
         speedup=None,
@@ -174,10 +195,6 @@ def _known(candidate: Candidate) -> Use:
         basis=candidate.basis,
         how=candidate.how,
     )
-
-
-def _known_shape(candidate: Candidate) -> dict[str, int]:
-    return {name: candidate.shape[name] for name in ("k", "n") if name in candidate.shape}
 
 
 def _gain_first(use: Use) -> float:

@@ -10,7 +10,7 @@ from fp8doctor.judging.causes import order_findings
 from fp8doctor.judging.outcomes import judge_rules, make
 from fp8doctor.judging.report import FindingRecord, OutcomeRecord, Use, VerdictRecord
 from fp8doctor.judging.verdict import decide
-from fp8doctor.model import Candidate, Exhibit, Facts, ProbeRun
+from fp8doctor.model import Candidate, Caption, Exhibit, Facts, ProbeRun
 from fp8doctor.registry import Registry
 
 
@@ -38,21 +38,37 @@ def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]]) -> Judgement:
         try:
             made = make(maker, runs)
         except Exception as error:  # as with a rule: its own fault costs itself alone
-            where = f"{maker.makes}:{maker.function.__name__}"
-            broken.append(OutcomeRecord(where, "crashed", f"{type(error).__name__}: {error}"))
+            broken.append(_crashed(f"{maker.makes}:{maker.function.__name__}", error))
             continue
         if maker.makes == "candidates":
-            candidates += made or []
-        elif made is not None:
-            exhibits.append(made)
+            candidates += made
+        else:
+            exhibits += made
+    captions = _captions(runs, broken)
     findings = order_findings(outcomes)
     use = advise(candidates)
-    captions = sorted((c for run in runs.values() if run.facts and (c := run.facts.caption())), key=lambda c: c.place)
     return Judgement(
         verdict=decide(outcomes, findings, use, candidates),
         use=use,
         findings=findings,
-        outcomes=tuple(OutcomeRecord(o.rule.id, o.name, o.reason) for o in outcomes) + tuple(broken),  # type: ignore[arg-type]
+        outcomes=tuple(OutcomeRecord(o.rule.id, o.name, o.reason) for o in outcomes) + tuple(broken),
         exhibits=tuple(exhibits),
-        captions=tuple(c.text for c in captions),
+        captions=captions,
     )
+
+
+def _captions(runs: Mapping[str, ProbeRun[Facts]], broken: list[OutcomeRecord]) -> tuple[str, ...]:
+    captions: list[Caption] = []
+    for key, run in runs.items():
+        try:
+            caption = run.facts.caption() if run.facts is not None else None
+        except Exception as error:
+            broken.append(_crashed(f"caption:{key}", error))
+            continue
+        if caption is not None:
+            captions.append(caption)
+    return tuple(caption.text for caption in sorted(captions, key=lambda caption: caption.place))
+
+
+def _crashed(where: str, error: Exception) -> OutcomeRecord:
+    return OutcomeRecord(where, "crashed", f"{type(error).__name__}: {error}")

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fp8doctor.judging.report import OutcomeName
 from fp8doctor.model import (
     Action,
+    Candidate,
     Evidence,
+    Exhibit,
     Facts,
     Finding,
     Messages,
@@ -30,7 +33,7 @@ class Outcome:
     """What became of one rule: its name, the findings, and whether the judged items disagreed."""
 
     rule: Rule
-    name: str
+    name: OutcomeName
     reason: str | None = None
     findings: tuple[Finding, ...] = ()
     # Some items (GPUs, say) passed and others did not.
@@ -64,12 +67,22 @@ def arguments(needs: Mapping[str, Need], runs: Runs) -> dict[str, Any]:
     return found
 
 
-def make(maker: Maker, runs: Runs) -> Any:
-    """Call a candidates or exhibit function; None if facts it needs are missing or were not observed."""
+def make(maker: Maker, runs: Runs) -> list[Any]:
+    """Call a candidates or exhibit function; nothing if facts it needs are missing or were not observed.
+
+    Raises:
+        TypeError: if it made something else than it is marked for.
+    """
     try:
-        return maker.function(**arguments(maker.needs, runs))
+        made = maker.function(**arguments(maker.needs, runs))
     except (MissingFactsError, NotObservedError):
-        return None
+        return []
+    things = list(made or []) if maker.makes == "candidates" else [] if made is None else [made]
+    wanted = Candidate if maker.makes == "candidates" else Exhibit
+    for thing in things:
+        if not isinstance(thing, wanted):
+            raise TypeError(f"it made a {type(thing).__name__}")
+    return things
 
 
 def _why_missing(key: str, run: ProbeRun[Facts]) -> str:

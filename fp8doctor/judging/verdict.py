@@ -9,6 +9,9 @@ from fp8doctor.judging.outcomes import Outcome
 from fp8doctor.judging.report import FindingRecord, Status, Use, VerdictRecord
 from fp8doctor.model import Candidate, Settles, Severity
 
+# Titles that begin with one of these go on in small letters after a colon; "Triton" and "Transformer" do not.
+_NO_NAMES = {"A", "An", "Each", "Every", "It", "No", "None", "Nothing", "One", "Some", "The", "There", "These", "This"}
+
 
 def decide(
     outcomes: list[Outcome],
@@ -52,10 +55,14 @@ def _status(
         return "broken"
     if runs is None:
         return "unknown"
-    if any(u.speedup is not None and u.basis == "measured" for u in use):
+    if any(_pays(u) for u in use):
         return "ready"
-    timed = any(not c.baseline and effective(c) is not None for c in candidates)
+    timed = any(not c.baseline and c.basis == "measured" and effective(c) is not None for c in candidates)
     return "slow" if timed else "unknown"
+
+
+def _pays(use: Use) -> bool:
+    return use.speedup is not None and use.basis == "measured"
 
 
 def _headline(
@@ -66,11 +73,12 @@ def _headline(
     runs: bool | None,
 ) -> str:
     cause = findings[0].title if findings else None
-    grave = next((f.title for f in findings if f.severity is Severity.ERROR), cause)
+    error = next((f.title for f in findings if f.severity is Severity.ERROR), None)
+    grave = error or cause
     if status == "ready":
-        best = next(u for u in use if u.speedup is not None)
+        best = next(u for u in use if _pays(u))
         assert best.speedup is not None
-        said = f"FP8 pays on this box: up to {best.speedup.high:.2g}x BF16's speed with {best.label}."
+        said = f"FP8 pays on this box: up to {best.speedup.high:.2f}x BF16's speed with {best.label}."
         return f"{said} {_sentence(cause)}" if cause else said
     if status == "slow":
         said = "FP8 runs on this box, and even its best path gains nothing over BF16."
@@ -81,7 +89,7 @@ def _headline(
         said = "The GPU has FP8, and the software here does not get there"
         return f"{said}: {_clause(grave)}." if grave else f"{said}."
     if hardware is None:
-        return f"Cannot say: {_clause(grave)}." if grave else "Cannot say: not enough of this box was seen."
+        return f"Cannot say: {_clause(error)}." if error else "Cannot say: not enough of this box was seen."
     if runs:
         return "FP8 runs here and is right; nothing was timed, so whether it pays is not known."
     return "The GPU has FP8; whether FP8 runs here was not seen."
@@ -92,7 +100,7 @@ def _sentence(text: str) -> str:
 
 
 def _clause(text: str | None) -> str:
-    """A title as the rest of a sentence: no full stop, and a small letter unless the word is a name."""
+    """A title as the rest of a sentence: no full stop, and a small letter where the first word is surely no name."""
     text = (text or "").rstrip(".")
-    first, _, rest = text.partition(" ")
-    return f"{first.lower()} {rest}" if first.istitle() and first.isalpha() else text
+    first, space, rest = text.partition(" ")
+    return f"{first.lower()}{space}{rest}" if first in _NO_NAMES else text

@@ -18,25 +18,38 @@ def _clean_path() -> None:
 
 _clean_path()
 
+import contextlib  # noqa: E402
 import importlib  # noqa: E402
 import importlib.util  # noqa: E402
 import json  # noqa: E402
 import math  # noqa: E402
 import os  # noqa: E402
+import signal  # noqa: E402
 import traceback  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from importlib.machinery import ModuleSpec  # noqa: E402
 from typing import Any  # noqa: E402
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-def _make_importable(name: str, file: str) -> None:
-    """Import the package or module `name` from `file`, whatever sys.path says, and nothing beside it."""
-    is_package = os.path.basename(file) == "__init__.py"  # noqa: PTH119
-    folders = [os.path.dirname(file)] if is_package else None  # noqa: PTH120
-    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=folders)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"no module in {file}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+
+class _ByPath:
+    """Finds the modules it was told of in their files, whatever sys.path says, and nothing beside them.
+
+    A plug-in is imported only by the children that run its probes: one that this interpreter cannot import costs
+    itself alone.
+    """
+
+    def __init__(self, files: dict[str, str]) -> None:
+        self._files = files
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> "ModuleSpec | None":
+        file = self._files.get(name)
+        if file is None:
+            return None
+        is_package = os.path.basename(file) == "__init__.py"  # noqa: PTH119
+        folders = [os.path.dirname(file)] if is_package else None  # noqa: PTH120
+        return importlib.util.spec_from_file_location(name, file, submodule_search_locations=folders)
 
 
 class _Channel:
@@ -46,7 +59,9 @@ class _Channel:
         self._descriptor = descriptor
 
     def send(self, kind: str, value: Any) -> None:
-        data = (json.dumps({kind: value}, allow_nan=False) + "\n").encode()
+        # A file name that is no UTF-8 reaches Python as lone surrogates, which no JSON can carry: they become "?".
+        text = json.dumps({kind: value}, allow_nan=False, ensure_ascii=False) + "\n"
+        data = text.encode("utf-8", "replace")
         while data:
             data = data[os.write(self._descriptor, data) :]
 
@@ -83,27 +98,46 @@ def _arguments(spec: Any, task: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+def _records(task: dict[str, Any]) -> Iterator[Any]:
+    """Run the probe; what it returns, or yields, as plain JSON values."""
+    from fp8doctor.plain import to_plain
+
+    module = importlib.import_module(task["module"])
+    spec = getattr(module, task["function"]).__fp8doctor__
+    result = spec.function(**_arguments(spec, task))
+    seen = False
+    for record in result if isinstance(result, Iterator) else (result,):
+        if not isinstance(record, spec.facts_type):
+            raise TypeError(f"the probe gave a {type(record).__name__} where it promised {spec.facts_type.__name__}")
+        seen = True
+        yield _finite(to_plain(record))
+    if not seen:
+        raise TypeError(f"the probe yielded no {spec.facts_type.__name__}")
+
+
+def _die_with_the_doctor() -> None:
+    """Have the kernel end this child when the doctor itself is killed, so that nothing is left on the GPU."""
+    with contextlib.suppress(Exception):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> int:
     """Run the task on standard input; 0 if the probe returned, 3 if it raised."""
+    _die_with_the_doctor()
     task = json.loads(sys.stdin.buffer.read())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     channel = _Channel(task["descriptor"])
-    for name, file in task["importable"]:
-        _make_importable(name, file)
-    from fp8doctor.plain import to_plain
-
+    sys.meta_path.insert(0, _ByPath(dict(task["importable"])))
     try:
-        module = importlib.import_module(task["module"])
-        spec = getattr(module, task["function"]).__fp8doctor__
-        result = spec.function(**_arguments(spec, task))
-        records = iter([result]) if isinstance(result, spec.facts_type) else result
-        for record in records:
-            channel.send("facts", _finite(to_plain(record)))
+        for record in _records(task):
+            channel.send("facts", record)
     except BaseException as error:  # a package may raise SystemExit or anything of its own
-        tail = "".join(traceback.format_exception(type(error), error, error.__traceback__))[-8000:]
-        sys.stderr.write(tail)
-        sys.stderr.flush()
         channel.send("exception", f"{type(error).__name__}: {error}"[:2000])
+        with contextlib.suppress(Exception):  # standard error belongs to the examined package, which may have closed it
+            sys.stderr.write("".join(traceback.format_exception(type(error), error, error.__traceback__))[-8000:])
+            sys.stderr.flush()
         return 3
     channel.send("done", True)
     return 0
@@ -111,6 +145,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     status = main()
-    sys.stdout.flush()
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
     # Not sys.exit: atexit hooks and static destructors of examined packages have been seen to hang and to crash.
     os._exit(status)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
 import os
 import signal
@@ -11,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +30,8 @@ MAX_RECORD_BYTES = 32 << 20
 OUTPUT_TAIL_BYTES = 16 << 10
 # How long a killed child may linger (in the driver, say) before it is left behind.
 KILL_GRACE_S = 3.0
+# How long to read on after the end of a child, where a process that escaped it still holds its pipes.
+DRAIN_S = 2.0
 
 Decode = Callable[[type[Facts], Any], Facts]
 
@@ -41,7 +45,6 @@ class Running:
     exception: str | None = None
     garbage: str | None = None
     output: bytearray = field(default_factory=bytearray)
-    records: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,13 +89,19 @@ def run_probe(
     so_far: dict[str, Any] | None = None
     notes: list[str] = []
     while True:
-        left_s = deadline_s - (time.monotonic() - started)
-        asked = Request(**{**vars(request), "so_far": so_far, "so_far_ended": notes[-1] if notes else None})
-        ended = _run_child(_task(probe, asked, importable, runs), interpreter, environment, left_s, cancel, stop)
+        spent_s = time.monotonic() - started
+        asked = replace(
+            request,
+            seconds_left=max(0.0, request.seconds_left - spent_s),
+            so_far=so_far,
+            so_far_ended=notes[-1] if notes else None,
+        )
+        task = _task(probe, asked, importable, runs)
+        ended = _run_child(task, interpreter, environment, deadline_s - spent_s, cancel, stop)
         crashed = ended.outcome in ("signal", "exit", "exception")
         progressed = ended.said.facts is not None and ended.said.facts != so_far
         so_far = ended.said.facts or so_far
-        if not (crashed and progressed and len(notes) < MAX_RESTARTS and ended.said.records and not cancel.is_set()):
+        if not (crashed and progressed and len(notes) < MAX_RESTARTS and not cancel.is_set()):
             break
         if not _is_growing(probe) or deadline_s - (time.monotonic() - started) < 2:
             break
@@ -106,7 +115,7 @@ def run_probe(
             outcome, detail = "garbage", str(error)
     if outcome == "ok" and notes:
         detail = f"went on in a fresh child after: {'; '.join(notes)}"
-    tail = bytes(ended.said.output).decode("utf-8", "replace").strip()
+    tail = bytes(ended.said.output[-OUTPUT_TAIL_BYTES:]).decode("utf-8", "replace").strip()
     return ProbeRun(
         outcome=outcome,
         facts=facts,
@@ -118,8 +127,6 @@ def run_probe(
 
 
 def _is_growing(probe: Probe) -> bool:
-    import inspect
-
     return inspect.isgeneratorfunction(probe.function)
 
 
@@ -182,7 +189,7 @@ def _run_child(
     why = _wait(child, deadline_s, cancel, stop)
     status = _end(child)
     for listener in listeners:
-        listener.join(timeout=1.0)
+        listener.join(timeout=DRAIN_S)
     return _judge(why, status, said, deadline_s)
 
 
@@ -211,21 +218,15 @@ def _wait(
 def _end(child: subprocess.Popen[bytes]) -> int | None:
     """Kill the child's whole family; return its status, or None if it cannot be killed (stuck in the driver)."""
     family: list[psutil.Process] = []
-    try:
-        family = psutil.Process(child.pid).children(recursive=True)
-    except psutil.Error:
-        pass
     if child.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            family = psutil.Process(child.pid).children(recursive=True)
         child.kill()
-    try:
+    with contextlib.suppress(OSError):
         os.killpg(child.pid, signal.SIGKILL)
-    except OSError:
-        pass
     for process in family:
-        try:
+        with contextlib.suppress(psutil.Error):
             process.kill()
-        except psutil.Error:
-            pass
     try:
         return child.wait(timeout=KILL_GRACE_S)
     except subprocess.TimeoutExpired:
@@ -240,8 +241,11 @@ def _judge(why: str, status: int | None, said: Running, deadline_s: float) -> En
         return Ended("timeout", f"no end after {deadline_s:.0f} s{stuck}", said)
     if said.garbage:
         return Ended("garbage", said.garbage, said)
-    if said.done or why == "stopped":
+    if said.done:
         return Ended("ok", None, said)
+    if why == "stopped":
+        seen = said.facts is not None
+        return Ended("ok" if seen else "skipped", None if seen else "stopped before its first record", said)
     if said.exception is not None:
         return Ended("exception", said.exception, said)
     if status is not None and status < 0:
@@ -267,16 +271,15 @@ def _hear_records(descriptor: int, said: Running) -> None:
             try:
                 message = json.loads(line)
                 kind, value = next(iter(message.items()))
-            except (ValueError, AttributeError, StopIteration):
+            except (ValueError, AttributeError, StopIteration, RecursionError):
                 said.garbage = f"a record that is no JSON object: {line[:80]!r}"
                 continue
             if kind == "facts":
                 said.facts = value
-                said.records += 1
             elif kind == "done":
                 said.done = True
             elif kind == "exception":
-                said.exception = str(value)
+                said.exception = str(value).encode("utf-8", "replace").decode()
 
 
 def _hear_output(stream: IO[bytes], said: Running) -> None:

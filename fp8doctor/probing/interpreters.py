@@ -56,7 +56,12 @@ def _file_of(python: str) -> str:
 def _checked(python: str) -> str:
     try:
         answer = subprocess.run(
-            [python, "-I", "-S", "-c", _ASK], capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL
+            # Not -I, which Python 2 does not know.
+            [python, "-E", "-s", "-S", "-c", _ASK],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            stdin=subprocess.DEVNULL,
         )
         major, minor = answer.stdout.strip().split(".")
         version = (int(major), int(minor))

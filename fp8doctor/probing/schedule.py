@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -87,52 +87,67 @@ class Schedule:
             running: dict[Future[ProbeRun[Facts]], Probe] = {}
             try:
                 while waiting or running:
-                    for p in [p for p in waiting if self._ready(p, waiting, list(running.values()))]:
+                    pending = {p.key for p in [*waiting, *running.values()]}
+                    for p in [p for p in waiting if _is_ready(p, pending)]:
                         waiting.remove(p)
                         running[pool.submit(self._one, p)] = p
+                    if not running:
+                        self._skip_circle(waiting)
+                        return
                     # A timeout, so that Ctrl-C reaches this thread while it waits.
-                    done, _ = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        self.runs[running.pop(future).key] = future.result()
+                    self._settle(running, wait(running, timeout=0.1, return_when=FIRST_COMPLETED).done)
             except KeyboardInterrupt:
                 self.cancel.set()
-                for future, p in running.items():
-                    self.runs[p.key] = future.result()
                 raise
+            finally:
+                self._settle(running, list(running))
 
-    def _ready(self, probe: Probe, waiting: list[Probe], running: list[Probe]) -> bool:
-        pending = {p.key for p in waiting + running}
-        return not any(need.key in pending and need.key != probe.key for need in probe.needs.values())
+    def _settle(self, running: dict[Future[ProbeRun[Facts]], Probe], ended: Iterable[Future[ProbeRun[Facts]]]) -> None:
+        for future in ended:
+            self.runs[running[future].key] = future.result()
+            del running[future]
+
+    def _skip_circle(self, waiting: list[Probe]) -> None:
+        circle = ", ".join(p.key for p in waiting)
+        for p in waiting:
+            self.runs[p.key] = ProbeRun("skipped", detail=f"probes that wait for one another: {circle}")
 
     def _run_alone(self, probes: list[Probe], watchers: list[Probe]) -> None:
         if not probes:
             for p in watchers:
                 self.runs[p.key] = ProbeRun("skipped", detail="nothing was timed")
             return
+        waiting = list(probes)
         stop = threading.Event()
         with ThreadPoolExecutor(max_workers=len(watchers) + 1) as pool:
             watching = {pool.submit(self._one, p, stop): p for p in watchers}
+            running: dict[Future[ProbeRun[Facts]], Probe] = {}
             try:
-                for p in probes:
+                while waiting:
+                    pending = {p.key for p in waiting}
+                    p = next((p for p in waiting if _is_ready(p, pending)), waiting[0])
+                    waiting.remove(p)
                     if self._left_s() < LEAST_S:
                         self.runs[p.key] = ProbeRun("skipped", detail="the time budget was spent before it")
                         continue
-                    future = pool.submit(self._one, p)
-                    while not wait([future], timeout=0.1).done:
-                        pass
-                    self.runs[p.key] = future.result()
+                    running[pool.submit(self._one, p)] = p
+                    while running:
+                        self._settle(running, wait(running, timeout=0.1).done)
             except KeyboardInterrupt:
                 self.cancel.set()
-                self.runs[p.key] = future.result()
                 raise
             finally:
                 stop.set()
-                for future, p in watching.items():
-                    self.runs[p.key] = future.result()
+                for futures in (running, watching):
+                    self._settle(futures, list(futures))
 
     def _one(self, probe: Probe, stop: threading.Event | None = None) -> ProbeRun[Facts]:
-        if (missing := self._missing(probe)) is not None:
-            return missing
+        try:
+            return self._missing(probe) or self._examine(probe, stop)
+        except Exception as error:  # no process or descriptor left, say: it costs this probe, not the report
+            return ProbeRun("skipped", detail=f"fp8doctor could not run it: {type(error).__name__}: {error}")
+
+    def _examine(self, probe: Probe, stop: threading.Event | None) -> ProbeRun[Facts]:
         plan = self.plan
         deadline_s = probe.timeout_s
         if probe.times_gpu:
@@ -164,6 +179,11 @@ class Schedule:
         return None
 
 
+def _is_ready(probe: Probe, pending: set[str]) -> bool:
+    """Whether nothing that it needs is still to come."""
+    return not any(need.key in pending and need.key != probe.key for need in probe.needs.values())
+
+
 def child_environment(
     cache_variables: list[str], cache_dir: str | None, own: Mapping[str, str] | None = None
 ) -> tuple[dict[str, str], dict[str, str | None]]:
@@ -172,6 +192,8 @@ def child_environment(
     Returns the environment, and the variables as the user had them.
     """
     environment = dict(os.environ if own is None else own)
+    if "PYTHONPATH" in environment:  # an empty entry means the working directory, which is not examined
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, environment["PYTHONPATH"].split(os.pathsep)))
     replaced: dict[str, str | None] = {}
     if cache_dir is not None:
         for variable in cache_variables:

@@ -1,0 +1,65 @@
+"""What every test may count on: a home of its own, and tests that lack what they need are skipped and say so."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Set by .ci/run where torch was installed: a test that is skipped there is a fault of the set-up.
+REQUIRE_TORCH = "FP8DOCTOR_REQUIRE_TORCH"
+# Read before the home folder is exchanged.
+PYENV = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    has_torch = importlib.util.find_spec("torch") is not None
+    if os.environ.get(REQUIRE_TORCH) and not has_torch:
+        raise pytest.UsageError(f"{REQUIRE_TORCH} is set, and this Python has no torch")
+    has_gpu = has_torch and any(item.get_closest_marker("gpu") for item in items) and _cuda_is_available()
+    for item in items:
+        if item.get_closest_marker("torch") and not has_torch:
+            item.add_marker(pytest.mark.skip(reason="needs torch"))
+        if item.get_closest_marker("gpu") and not has_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU and a CUDA build of torch"))
+
+
+def _cuda_is_available() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home and cache folder that are gone afterwards, and no environment that happens to be active."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(folder))
+        patch.setenv("XDG_CACHE_HOME", str(folder / ".cache"))
+        for variable in ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "FORCE_COLOR", "NO_COLOR"):
+            patch.delenv(variable, raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def other_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An interpreter that has the standard library and nothing else: another version's where there is one."""
+    own = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    for python in sorted(PYENV.glob("versions/3.1[0-9].*/bin/python")):
+        if f"/{own}." not in str(python) and _has_nothing_installed(python):
+            return str(python)
+    folder = tmp_path_factory.mktemp("bare") / "environment"
+    venv.create(folder, symlinks=True, with_pip=False)
+    return str(folder / "bin" / "python")
+
+
+def _has_nothing_installed(python: Path) -> bool:
+    ask = "import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ('psutil', 'msgspec', 'rich', 'torch'))))"
+    return subprocess.run([python, "-c", ask], stdin=subprocess.DEVNULL, check=False).returncode == 0
