@@ -7,6 +7,7 @@ import textwrap
 import threading
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,8 +69,8 @@ def plugged_in() -> Registry:
     return registry
 
 
-def run(registry: Registry, key: str, interpreter: str) -> ProbeRun[object]:
-    return run_probe(  # type: ignore[return-value]
+def run(registry: Registry, key: str, interpreter: str) -> ProbeRun[Any]:
+    return run_probe(
         registry.probes[key],
         Request(),
         interpreter=interpreter,
@@ -129,9 +130,7 @@ def test_a_plug_in_that_repeats_an_id_or_a_key_is_left_out_whole(site: Path) -> 
     assert registry.plugin_paths == {"a_pump": str(site / "a_pump.py")}
 
 
-def test_a_plug_in_that_prints_does_not_print_into_the_report(
-    site: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plug_in_that_prints_does_not_print_into_the_report(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     install(site, "chatty", "chatty", "print('hello from a plug-in')")
     assert plugged_in().broken == {}
     printed = capsys.readouterr()

@@ -212,7 +212,7 @@ def test_a_probe_that_returns_no_facts_with_a_key_is_refused(returned: Any) -> N
 
 
 def facts_with(field_type: Any, **options: Any) -> Any:
-    kind = make_dataclass("Odd", [("value", field_type, None)], bases=(Facts,), **{"frozen": True, **options})
+    kind: Any = make_dataclass("Odd", [("value", field_type, None)], bases=(Facts,), **{"frozen": True, **options})
     kind.key = "odd"
     return kind
 
@@ -260,8 +260,8 @@ def test_facts_with_slots_or_that_can_be_changed_or_must_be_given_are_refused() 
         probe_of(facts_with(int | None, slots=True))
     with pytest.raises(RegistrationError, match="frozen"):
         probe_of(facts_with(int | None, frozen=False))
-    required = make_dataclass("Required", [("value", int)], bases=(Facts,), frozen=True)
-    required.key = "required"  # type: ignore[attr-defined]
+    required: Any = make_dataclass("Required", [("value", int)], bases=(Facts,), frozen=True)
+    required.key = "required"
     with pytest.raises(RegistrationError, match="no default"):
         probe_of(required)
 

@@ -115,6 +115,14 @@ def _records(task: dict[str, Any]) -> Iterator[Any]:
         raise TypeError(f"the probe yielded no {spec.facts_type.__name__}")
 
 
+def _words(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except Exception:  # its text is the package's own code too
+        return name
+
+
 def _die_with_the_doctor() -> None:
     """Have the kernel end this child when the doctor itself is killed, so that nothing is left on the GPU."""
     with contextlib.suppress(Exception):
@@ -134,7 +142,7 @@ def main() -> int:
         for record in _records(task):
             channel.send("facts", record)
     except BaseException as error:  # a package may raise SystemExit or anything of its own
-        channel.send("exception", f"{type(error).__name__}: {error}"[:2000])
+        channel.send("exception", _words(error)[:2000])
         with contextlib.suppress(Exception):  # standard error belongs to the examined package, which may have closed it
             sys.stderr.write("".join(traceback.format_exception(type(error), error, error.__traceback__))[-8000:])
             sys.stderr.flush()
