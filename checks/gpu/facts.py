@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 from fp8doctor.model import Caption, Facts
 
+VISIBILITY_VARIABLES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+
 
 @dataclass(frozen=True)
 class GpuProcess:
     """Another process that holds memory on a GPU; its name is not kept."""
 
+    # None for a process that cannot be seen from here (it lives in another container).
     pid: int | None = None
     used_memory_mib: float | None = None
 
@@ -52,6 +55,8 @@ class Gpu:
     utilization_percent: int | None = None
     # Compute processes other than the doctor's own; an empty tuple was observed to be none.
     processes: tuple[GpuProcess, ...] | None = None
+    # What the management library said when this GPU stopped answering ("GPU_IS_LOST: ...").
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,10 @@ class Gpus(Facts, key="gpus"):
     # Why no GPU is visible: "no-driver", "no-device-files", "hidden-by-variable", "driver-mismatch", ... or None.
     why_none: str | None = None
     why_none_detail: str | None = None
+    # The variables that choose which GPUs are visible, as far as they were set (see `VISIBILITY_VARIABLES`).
+    visibility: dict[str, str] | None = None
+    # True if no other process of the doctor ran while the sensors were read, so that the GPUs should have been idle.
+    doctor_idle: bool | None = None
 
     def caption(self) -> Caption | None:
         """The GPUs by name and architecture, counted where they are alike."""
@@ -83,6 +92,6 @@ def capability(text: str | None) -> tuple[int, int] | None:
 
 
 def architecture(text: str | None) -> str | None:
-    """"sm_90" for "9.0"; AMD's gfx names as they are."""
+    """ "sm_90" for "9.0"; AMD's gfx names as they are."""
     found = capability(text)
     return f"sm_{found[0]}{found[1]}" if found else text

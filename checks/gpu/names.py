@@ -1,0 +1,42 @@
+"""Which architecture is behind a product name? For texts that print the name and not the compute capability."""
+
+from __future__ import annotations
+
+import re
+
+from fp8doctor.checks.gpu.facts import Gpu
+
+# Product lines of one architecture each; the first pattern that is found counts. Sources: NVIDIA's pages "CUDA GPU
+# Compute Capability" and "Legacy CUDA GPU Compute Capability"; the LLVM targets of ROCm's "AMD GPU specifications".
+# H800 and H20 (not on NVIDIA's page) are the H100 chip.
+FAMILIES: tuple[tuple[str, str], ...] = (
+    (r"\bGB300\b|\bB300\b", "10.3"),
+    (r"\bGB200\b|\bB200\b", "10.0"),
+    (r"\bGB10\b", "12.1"),
+    (r"GeForce RTX 50\d\d|\bRTX PRO \d+ Blackwell", "12.0"),
+    (r"\bG?H[12]00\b|\bH800\b|\bH20\b", "9.0"),
+    (r"GeForce RTX 40\d\d|\bRTX \d+ (SFF )?Ada\b|\bL(4|20|40|40S)\b", "8.9"),
+    (r"\bA100\b|\bA30\b", "8.0"),
+    (r"GeForce RTX 30\d\d|\bRTX A\d{4}\b|\bA(2|10|10G|16|40)\b", "8.6"),
+    (r"GeForce RTX 20\d\d|\bTITAN RTX\b|\bT4\b|\bQuadro RTX \d{4}\b", "7.5"),
+    (r"\bV100S?\b|\bTITAN V\b", "7.0"),
+    (r"\bP100\b", "6.0"),
+    (r"GeForce GTX 10[5-8]0\b|\bP40?\b|\bTITAN Xp\b", "6.1"),
+    (r"Instinct MI3(00|25)X", "gfx942"),
+    (r"Instinct MI35[05]X", "gfx950"),
+    (r"Instinct MI2(10|50X?)", "gfx90a"),
+    (r"Radeon RX 9070|Radeon AI PRO R9700", "gfx1201"),
+    (r"Radeon RX 9060", "gfx1200"),
+)
+
+
+def capability_of(gpu: Gpu) -> str | None:
+    """The compute capability as it was observed, else as the product name implies it, else None."""
+    return (gpu.compute_capability or "").partition(":")[0] or capability_by_name(gpu.name)
+
+
+def capability_by_name(name: str | None) -> str | None:
+    """The compute capability ("9.0", "gfx942") of a product, None for a name that is not in the table."""
+    if not name:
+        return None
+    return next((found for pattern, found in FAMILIES if re.search(pattern, name)), None)

@@ -1,0 +1,275 @@
+"""Is anything holding the GPU back: a power limit, heat, a neighbour, pinned clocks?"""
+
+from __future__ import annotations
+
+from fp8doctor.checks.gpu.clocks import Clocks, ClockSample
+from fp8doctor.checks.gpu.facts import Gpu, Gpus
+from fp8doctor.checks.gpu.rules import about, each, label, path
+from fp8doctor.model import Action, Evidence, Finding, NotApplicable, RuleResult, Severity, Verdict, observed
+from fp8doctor.registry import rule
+
+# A limit within one percent of the board's own is the same limit, rounded.
+POWER_TOLERANCE = 0.01
+# What another process must hold to count: a CUDA context alone takes a few hundred MiB, MPS servers and desktops less.
+PROCESS_MIB = 128.0
+# Memory of processes that cannot be seen from here (they live in other containers) may be the doctor's own probes',
+# which run meanwhile: a context and small tensors each. What they cannot hold together is someone else's.
+UNSEEN_MIB_BESIDE_PROBES = 8192.0
+UNSEEN_MIB = 2048.0
+# While the doctor does nothing, a GPU that works half of the time works for someone else.
+BUSY_PERCENT = 50
+# Reasons that are a fault of cooling or supply. SwPowerCap is none: a big product on a full-power board reaches it.
+BRAKES = {
+    "HwSlowdown": "hardware slowdown (clocks at half or less)",
+    "HwThermalSlowdown": "hardware thermal slowdown (too hot)",
+    "HwPowerBrakeSlowdown": "power brake (supply or chassis)",
+}
+# Of the samples under load, so that one hiccup is no finding.
+BRAKED_SHARE = 0.05
+# Clocks within this of the maximum cost nothing that can be measured.
+FULL_CLOCK = 0.97
+
+
+@rule("GPU003", "power-cap", Severity.WARNING, scope="box")
+def power_cap(gpus: Gpus) -> RuleResult:
+    """The GPU's power limit is below the board's own.
+
+    What it means: someone, or the system's management, set the enforced power limit under the default one.
+
+    Why it costs time: large products reach the limit, and the clock drops until they fit it. A GB300 held at 500 W
+    reached 617 TFLOP/s where boards at their rated 1400 W gave 1600 to 2174.
+
+    What to do: restore the default limit if power and cooling allow it (it needs root), or read all rates against the
+    limit. In a cloud, ask the provider.
+
+    Sources: nvidia-ml-py, nvmlDeviceGetEnforcedPowerLimit and nvmlDeviceGetPowerManagementDefaultLimit;
+    facebookexperimental/triton#2023.
+    """
+    return each(gpus, _capped)
+
+
+def _capped(gpu: Gpu) -> Verdict:
+    limit = observed(gpu.power_limit_w, f"the power limit of {label(gpu)}")
+    default = observed(gpu.power_limit_default_w, f"the default power limit of {label(gpu)}")
+    if limit >= default * (1 - POWER_TOLERANCE):
+        return None
+    return Finding(
+        title=f"{label(gpu)} is held at {limit:.0f} W; its board is made for {default:.0f} W",
+        evidence=(
+            Evidence(f"enforced power limit {limit:.0f} W", limit, "W", path(gpu, "power_limit_w")),
+            Evidence(f"default power limit {default:.0f} W", default, "W", path(gpu, "power_limit_default_w")),
+        ),
+        actions=(
+            Action(
+                "Restore the default limit, if power and cooling allow it.",
+                f"sudo nvidia-smi -i {gpu.index or 0} -pl {default:.0f}",
+                safe=False,
+            ),
+        ),
+        about=about(gpu),
+    )
+
+
+@rule("GPU004", "gpu-shared-or-mig", Severity.WARNING, scope="box")
+def shared_or_mig(gpus: Gpus) -> RuleResult:
+    """The GPU is shared, or only a slice of it is used.
+
+    What it means: another process holds memory or keeps the GPU busy, clients share it through MPS, or MIG cuts it into
+    slices. Processes in other containers may be hidden; their memory is not.
+
+    Why it costs time: what others compute is missing from every product timed here, and comes and goes between runs. A
+    slice has a part of the SMs and of the bandwidth, so the full board's figures do not hold for it.
+
+    What to do: time again when the GPU is alone. On a slice, compare with the slice's share; utilisation
+    reads 0 on MIG.
+
+    Sources: nvidia-ml-py, nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetMigMode; Syllo/nvtop#256;
+    pytorch/pytorch#14531 (two processes: each takes twice as long).
+    """
+    return each(gpus, lambda gpu: _shared(gpu, gpus.doctor_idle))
+
+
+def _shared(gpu: Gpu, doctor_idle: bool | None) -> Verdict:
+    if gpu.mig_enabled:
+        size = f"; torch sees {gpu.sm_count} SMs of it" if gpu.sm_count else ""
+        return Finding(
+            title=f"MIG is on: programs get a slice of the {label(gpu)}",
+            evidence=(Evidence(f"MIG mode is on{size}", True, fact=path(gpu, "mig_enabled")),),
+            actions=(Action("Compare with the slice's share of the board, and list the slices.", "nvidia-smi -L"),),
+            about=about(gpu),
+        )
+    evidence = _neighbours(gpu, doctor_idle)
+    if not evidence:
+        if gpu.processes is None:
+            observed(gpu.memory_used_mib, f"who else uses {label(gpu)}")
+        return None
+    return Finding(
+        title=f"{label(gpu)} is not alone: times measured now include someone else's work",
+        evidence=evidence,
+        actions=(Action("See who uses it, and measure when it is alone.", "nvidia-smi"),),
+        about=about(gpu),
+    )
+
+
+def _neighbours(gpu: Gpu, doctor_idle: bool | None) -> tuple[Evidence, ...]:
+    evidence = []
+    seen = [p for p in gpu.processes or () if p.pid is not None and (p.used_memory_mib or 0) >= PROCESS_MIB]
+    if seen:
+        held = sum(p.used_memory_mib or 0 for p in seen)
+        many = f"{len(seen)} other process{'es hold' if len(seen) > 1 else ' holds'}"
+        evidence.append(Evidence(f"{many} {held / 1024:.1f} GiB", held, "MiB", path(gpu, "processes")))
+    listed = sum(p.used_memory_mib or 0 for p in gpu.processes or () if p.pid is not None)
+    unseen = (gpu.memory_used_mib or 0) - listed
+    if unseen >= (UNSEEN_MIB if doctor_idle else UNSEEN_MIB_BESIDE_PROBES):
+        text = f"{unseen / 1024:.1f} GiB are held by what is not listed as a compute process here"
+        evidence.append(Evidence(text, unseen, "MiB", path(gpu, "memory_used_mib")))
+    busy = gpu.utilization_percent
+    if busy is not None and busy >= BUSY_PERCENT and (doctor_idle or evidence):
+        text = f"busy {busy} % of the time while the doctor looked"
+        evidence.append(Evidence(text, busy, "%", path(gpu, "utilization_percent")))
+    if gpu.mps_active:
+        evidence.append(Evidence("other programs compute on it through MPS", True, fact=path(gpu, "mps_active")))
+    return tuple(evidence)
+
+
+@rule("GPU007", "power-throttle", Severity.WARNING, scope="box")
+def braked(gpus: Gpus, clocks: Clocks | None) -> RuleResult:
+    """Heat or the power supply brakes the GPU.
+
+    What it means: the GPU itself reports that it lowers its clocks because of heat or because the supply asked for it,
+    at the moment of looking or while it was timed. Reaching the power limit under full load is not meant: that is
+    normal on a board with its full limit.
+
+    Why it costs time: the slowdowns of the hardware halve the clock or worse, in every format alike, and make times
+    depend on what ran before.
+
+    What to do: look at cooling, dust, airflow and power cables; in a data centre, tell who runs the machine.
+
+    Sources: NVIDIA, NVML API, clocks event reasons; NVIDIA, nvidia-smi; flashinfer-ai/flashinfer#2899.
+    """
+    return each(gpus, lambda gpu: _braked(gpu, clocks))
+
+
+def _braked(gpu: Gpu, clocks: Clocks | None) -> Verdict:
+    busy = _under_load(gpu, clocks)
+    now = gpu.clock_event_reasons
+    if not busy:
+        observed(now, f"the clock event reasons of {label(gpu)}")
+    evidence = [
+        Evidence(f"set now: {words}", name, fact=path(gpu, "clock_event_reasons"))
+        for name, words in BRAKES.items()
+        if name in (now or ())
+    ]
+    for name, words in {**BRAKES, "SwThermalSlowdown": "thermal slowdown by the driver (hot)"}.items():
+        share = _share(busy, name)
+        if share >= BRAKED_SHARE:
+            text = f"set in {share:.0%} of the samples under load: {words}"
+            evidence.append(Evidence(text, round(share, 3), fact="clocks.samples"))
+    if not evidence:
+        return None
+    if gpu.temperature_c is not None:
+        text = f"{gpu.temperature_c:.0f} °C at the moment of looking"
+        evidence.append(Evidence(text, gpu.temperature_c, "°C", path(gpu, "temperature_c")))
+    return Finding(
+        title=f"{label(gpu)} is slowed down by heat or by its power supply",
+        evidence=tuple(evidence),
+        actions=(
+            Action("Look at cooling and supply; NVIDIA's tool shows each reason.", "nvidia-smi -q -d PERFORMANCE"),
+        ),
+        about=about(gpu),
+    )
+
+
+@rule("GPU008", "clocks-pinned", Severity.WARNING, scope="box")
+def clocks_pinned(gpus: Gpus, clocks: Clocks | None) -> RuleResult:
+    """The GPU's clocks are set by hand.
+
+    What it means: the driver says that a clock setting, not load or power, holds the clock where it is. Benchmarks do
+    this on purpose.
+
+    Why it costs time: products run at the set clock even where power and heat would allow a higher one.
+
+    What to do: if nobody wants the setting, undo it (it needs root).
+
+    Sources: NVIDIA, NVML API, nvmlClocksEventReasonApplicationsClocksSetting; nvidia-smi, options -ac, -lgc, -rac,
+    -rgc.
+    """
+    return each(gpus, lambda gpu: _pinned(gpu, clocks))
+
+
+def _pinned(gpu: Gpu, clocks: Clocks | None) -> Verdict:
+    name = "ApplicationsClocksSetting"
+    busy = _under_load(gpu, clocks)
+    rates = sorted(s.sm_clock_mhz for s in busy if s.sm_clock_mhz is not None)
+    top = gpu.sm_clock_max_mhz
+    if not busy and name not in observed(gpu.clock_event_reasons, f"the clock event reasons of {label(gpu)}"):
+        return None
+    if busy and _share(busy, name) < 0.5:
+        return None
+    clock = rates[len(rates) // 2] if rates else gpu.sm_clock_mhz
+    if rates and top and rates[len(rates) // 2] >= FULL_CLOCK * top:
+        return None
+    where = "under load" if busy else "at rest"
+    evidence = [
+        Evidence(f"{name} is set {where}", name, fact="clocks.samples" if busy else path(gpu, "clock_event_reasons"))
+    ]
+    if clock is not None and top is not None:
+        evidence.append(Evidence(f"SM clock {clock} MHz {where}, at most {top} MHz", clock, "MHz"))
+    return Finding(
+        title=f"The clocks of {label(gpu)} are set by hand",
+        evidence=tuple(evidence),
+        actions=(
+            Action(
+                "Undo the setting, if nobody wants it.",
+                f"sudo nvidia-smi -i {gpu.index or 0} -rgc && sudo nvidia-smi -i {gpu.index or 0} -rac",
+                safe=False,
+            ),
+        ),
+        about=about(gpu),
+        # At rest nothing was seen to be slower for it.
+        severity=None if busy else Severity.INFO,
+    )
+
+
+@rule("GPU010", "gpu-lost", Severity.ERROR, scope="box")
+def lost(gpus: Gpus) -> RuleResult:
+    """A GPU no longer answers.
+
+    What it means: the driver lists a GPU that it cannot reach ("GPU is lost", "GPU requires restart"): it fell off the
+    bus, or a fault left it in a state that only a reset ends.
+
+    Why it costs time: programs that meet it fail or hang, even if they wanted another GPU.
+
+    What to do: look for Xid messages in the kernel log, then restart the machine; if it comes back, have the board and
+    its cables checked.
+
+    Sources: nvidia-ml-py, NVML_ERROR_GPU_IS_LOST and NVML_ERROR_RESET_REQUIRED; NVIDIA, XID errors.
+    """
+    if "nvml" not in (gpus.source or ""):
+        return NotApplicable("no GPU was asked through NVML")
+    return each(gpus, _lost)
+
+
+def _lost(gpu: Gpu) -> Verdict:
+    if gpu.failure is None:
+        return None
+    return Finding(
+        title=f"{label(gpu)} does not answer",
+        evidence=(Evidence(f"NVML: {gpu.failure}", gpu.failure, fact=path(gpu, "failure")),),
+        actions=(
+            Action("Look for Xid messages in the kernel log.", "sudo dmesg | grep -i xid"),
+            Action("Restart the machine.", "sudo reboot", safe=False),
+        ),
+        about=about(gpu),
+    )
+
+
+def _under_load(gpu: Gpu, clocks: Clocks | None) -> list[ClockSample]:
+    """The samples taken of this GPU while it worked."""
+    if clocks is None or clocks.gpu_index != gpu.index:
+        return []
+    return [s for s in clocks.samples or () if s.event_reasons is not None and "GpuIdle" not in s.event_reasons]
+
+
+def _share(samples: list[ClockSample], reason: str) -> float:
+    return sum(reason in (s.event_reasons or ()) for s in samples) / len(samples) if samples else 0.0
