@@ -1,0 +1,70 @@
+"""Messages and kernel names of the FlashAttention packages, wherever they are read."""
+
+from __future__ import annotations
+
+from fp8doctor.checks.flash_attention.faults import REBUILD, TORCH_SYMBOL
+from fp8doctor.model import ErrorText, Kernel
+
+# Raised by the packages themselves; the files are named in the rules' sources.
+ERROR_TEXTS = (
+    ErrorText(
+        r"flash_attn\S*\.so: " + TORCH_SYMBOL,
+        "FA001",
+        "Build FlashAttention for this torch, or remove it: torch's own attention does without.",
+        REBUILD[2],
+    ),
+    ErrorText(
+        r"FlashAttention only supports Ampere GPUs or newer",
+        "FA007",
+        "Use torch.nn.functional.scaled_dot_product_attention on this GPU.",
+    ),
+    ErrorText(
+        r"FlashAttention forward only supports head dimension at most \d+",
+        "FA007",
+        "Use torch.nn.functional.scaled_dot_product_attention for this head dimension.",
+    ),
+    ErrorText(
+        r"is not supported on SM100/SM110\. head_dim and head_dim_v must be between 8 and 128",
+        "FA007",
+        "Use torch.nn.functional.scaled_dot_product_attention for this head dimension.",
+    ),
+    ErrorText(
+        r"This flash attention build does not support (?!FP8)",
+        "FA007",
+        "Build FlashAttention 3 again without the FLASH_ATTENTION_DISABLE_... variable of that feature.",
+        REBUILD[3],
+    ),
+    ErrorText(
+        r"FlashAttention-3 is only supported on CUDA 12\.3 and above",
+        "FA007",
+        "Build it with a CUDA toolkit of 12.3 or later.",
+    ),
+    ErrorText(
+        r"This flash attention build does not support FP8",
+        "FA008",
+        "Build FlashAttention 3 again without FLASH_ATTENTION_DISABLE_FP8, or keep attention in BF16.",
+        REBUILD[3],
+    ),
+    ErrorText(
+        r"FP8 is only supported on SM100 \(compute capability 10\.x\) for FA4 CuTe",
+        "FA008",
+        "Keep attention in BF16 on this GPU.",
+    ),
+    ErrorText(
+        r"FA4 CuTe FP8 backward is not supported yet|FA3 backward does not support fp8",
+        "FA008",
+        "Train with attention in BF16: FP8 attention of FlashAttention is forward only.",
+    ),
+    ErrorText(
+        r"Low-precision flash attention SDPA requires FA3",
+        "FA008",
+        "Keep attention in BF16: torch's FP8 attention is FlashAttention 3's, which is for Hopper.",
+    ),
+)
+
+# FlashAttention 2: seen in its extension of 2.8.3; 3 and 4: public traces.
+KERNELS = (
+    Kernel(r"(?<!pytorch_)flash::flash_(fwd|bwd)", "attention"),
+    Kernel(r"flash::enable_sm90_or_later<flash::FlashAttn(Fwd|Bwd)Sm90", "attention"),
+    Kernel(r"FlashAttentionForwardSm(80|90|100|120)", "attention"),
+)
