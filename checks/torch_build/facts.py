@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fp8doctor.model import Caption, Facts
+from fp8doctor.model import Caption, Facts, Shape
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,11 @@ class TorchDevice:
 class ScaledGemm:
     """One FP8 (or narrower) matrix product that was called with complete legal arguments, and what came of it."""
 
-    # "tensorwise" | "rowwise" | "blockwise-1x128" | "mxfp8" | "nvfp4"
+    # "tensorwise" | "rowwise" | "blockwise-1x128" (1x128 times 128x128) | "blockwise-1x128-both" | "mxfp8" | "nvfp4"
     scaling: str | None = None
+    # The operands' type as torch names it: "float8_e4m3fn", "float8_e4m3fnuz", "float4_e2m1fn_x2".
+    dtype: str | None = None
+    shape: Shape | None = None
     # "_scaled_mm" | "scaled_mm"
     api: str | None = None
     fast_accum: bool | None = None
@@ -36,6 +39,8 @@ class ScaledGemm:
     # Relative Frobenius error against FP32, and the most that the format explains.
     relative_error: float | None = None
     relative_error_limit: float | None = None
+    # The same for the row or column that is most wrong; it has the same limit.
+    worst_line_error: float | None = None
     # The GPU kernel that did the work.
     kernel: str | None = None
 
@@ -45,6 +50,10 @@ class TorchBuild(Facts, key="torch_build"):
     """The torch of the examined environment. `installed=False`: looked for, and not there."""
 
     installed: bool | None = None
+    # A folder named torch without code, which imports as an empty package: left by an uninstall, or a stray one.
+    leftover_folder: str | None = None
+    # What `import torch` raised, or what ended the process that tried it.
+    import_error: str | None = None
     version: str | None = None
     cuda: str | None = None
     hip: str | None = None
@@ -62,6 +71,8 @@ class TorchBuild(Facts, key="torch_build"):
     # The trivial kernel: one addition on the GPU. None = not tried.
     trivial_kernel_ok: bool | None = None
     trivial_kernel_error: str | None = None
+    # torch's index of the GPU that the trivial kernel and the products ran on.
+    examined_gpu: int | None = None
     scaled_gemms: tuple[ScaledGemm, ...] | None = None
     import_s: float | None = None
     # What was being tried when this record was written.

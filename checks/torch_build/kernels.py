@@ -9,32 +9,32 @@ import re
 
 from fp8doctor.model import Kernel
 
-# Names that a pattern below would take for a GEMM: attention, and Inductor's element-wise and reduction kernels, which
-# carry the name of the operator whose operands they prepare.
-_NOT_A_GEMM = r"(?i)^(?!.*(flash|fmha|attention|sdpa|triton_(poi|red|per)_))"
+# No GEMM, whatever else stands in the name: attention, and Inductor's element-wise and reduction kernels, which carry
+# the name of the operator whose operands they prepare.
+_GEMM = r"(?i)^(?!.*(?:flash|fmha|attention|sdpa|triton_(?:poi|red|per)_)).*"
 
-# The first hit wins, so FP8 stands before BF16: `sm90_xmma_gemm_e4m3bf16_e4m3f32_...` names its output type, too.
-# cuBLAS's nvjet names spell the types of A, B and the result: q 8-bit float, t BF16, h FP16, s FP32, o FP4. That is
-# inferred from names seen under known operators; cuBLAS documents none of them.
-# Sources: strings in libcublasLt 13.4.3 (xmma, cutlass, nvjet), RowwiseScaledMM.cu in PyTorch (kernel_for_sm),
-# torch/_inductor/kernel/mm.py (scaled_mm templates), DeepGEMM's impls folder, and public traces.
+# The first hit wins, so FP8 stands before BF16 (`sm90_xmma_gemm_e4m3bf16_e4m3f32_...` names its output type, too) and
+# FP4 before FP8 (NVFP4's scales are e4m3).
+# Sources: the strings of libcublasLt 13.4.3 (xmma, cutlass, ampere, ...); RowwiseScaledMM.cu in PyTorch
+# (kernel_for_sm, f8f8bf16_rowwise) and torch/_inductor/kernel/mm.py (scaled_mm templates); DeepGEMM's impls folder.
+# nvjet names are put together at run time and documented nowhere: that they spell the types of A, B and the result
+# (q 8-bit float, t BF16, h FP16, s FP32, o FP4) is inferred from public traces, where the operator stands beside them.
 KERNELS = (
-    Kernel(_NOT_A_GEMM + r".*nvjet_(sm\d+_)?oo[a-z]+_", "fp4-gemm"),
-    Kernel(_NOT_A_GEMM + r".*(cutlass|gemm).*(e2m1|_f4_|xf4)", "fp4-gemm"),
-    Kernel(_NOT_A_GEMM + r".*nvjet_(sm\d+_)?qq[a-z]+_", "fp8-gemm", "aten::_scaled_mm"),
-    Kernel(_NOT_A_GEMM + r".*xmma_gemm_e[45]m[23]", "fp8-gemm", "aten::_scaled_mm"),
-    Kernel(_NOT_A_GEMM + r".*f8f8bf16_rowwise", "fp8-gemm", "aten::_scaled_mm"),
-    Kernel(_NOT_A_GEMM + r".*triton_.*scaled_mm", "fp8-gemm", "aten::_scaled_mm"),
-    Kernel(_NOT_A_GEMM + r".*scaled_mm_device_tma", "fp8-gemm", "aten::_scaled_mm"),
-    Kernel(_NOT_A_GEMM + r".*fp8(_fp4)?_gemm", "fp8-gemm"),
-    Kernel(_NOT_A_GEMM + r".*(cutlass|gemm|kernel_for_sm).*(e4m3|e5m2)", "fp8-gemm"),
-    Kernel(_NOT_A_GEMM + r".*(xmma_gemm_i8|imma|i16832gemm_s8)", "int8-gemm", "aten::_int_mm"),
-    Kernel(_NOT_A_GEMM + r".*nvjet_(sm\d+_)?t(st|ss|tt)_", "bf16-gemm"),
-    Kernel(_NOT_A_GEMM + r".*(gemm|cutlass|gemv).*(bf16|bfloat16)", "bf16-gemm"),
-    Kernel(_NOT_A_GEMM + r".*nvjet_(sm\d+_)?h(sh|ss|hh)_", "fp16-gemm"),
-    Kernel(_NOT_A_GEMM + r".*(xmma_gemm_f16f16|16816gemm_f16|gemm_fp16|h?gemm.*half_t|gemv.*__half)", "fp16-gemm"),
-    Kernel(_NOT_A_GEMM + r".*(tf32f32|s1688(tf32)?gemm)", "tf32-gemm"),
-    Kernel(_NOT_A_GEMM + r".*(xmma_gemm_f32f32_f32f32|sgemm|simt)", "fp32-gemm"),
+    Kernel(_GEMM + r"nvjet_(sm\d+_)?oo[a-z]+_", "fp4-gemm"),
+    Kernel(_GEMM + r"(cutlass|gemm).*x(e2m1|f4)_", "fp4-gemm"),
+    Kernel(_GEMM + r"(cutlass|gemm).*float_e2m1_t", "fp4-gemm"),
+    Kernel(_GEMM + r"nvjet_(sm\d+_)?qq[a-z]+_", "fp8-gemm", "aten::_scaled_mm"),
+    Kernel(_GEMM + r"(f8f8bf16_rowwise|triton_.*scaled_mm|scaled_mm_device_tma)", "fp8-gemm", "aten::_scaled_mm"),
+    Kernel(_GEMM + r"(cutlass|gemm|kernel_for_sm).*(e4m3|e5m2|_f8_)", "fp8-gemm", "aten::_scaled_mm"),
+    Kernel(_GEMM + r"fp8(_fp4)?_gemm", "fp8-gemm"),
+    Kernel(_GEMM + r"(xmma_gemm_i8|i\d+gemm_s8|tensorop_i\d+x|gemm_int8)", "int8-gemm", "aten::_int_mm"),
+    Kernel(_GEMM + r"nvjet_(sm\d+_)?t(st|ss|tt)_", "bf16-gemm"),
+    Kernel(_GEMM + r"(gemm|cutlass|gemv).*(bf16|bfloat16)", "bf16-gemm"),
+    Kernel(_GEMM + r"nvjet_(sm\d+_)?h(sh|ss|hh)_", "fp16-gemm"),
+    Kernel(_GEMM + r"(gemm|cutlass|gemv).*(?<!b)(f16|fp16|half)", "fp16-gemm"),
+    Kernel(_GEMM + r"_h\d+gemm", "fp16-gemm"),
+    Kernel(_GEMM + r"(gemm.*tf32|cutlass.*tf32|s1688gemm)", "tf32-gemm"),
+    Kernel(_GEMM + r"(xmma_gemm_f32f32_f32f32|(?<!bla)sgemm)", "fp32-gemm"),
 )
 
 _PATTERNS = tuple((re.compile(kernel.pattern), kernel.kind) for kernel in KERNELS)
