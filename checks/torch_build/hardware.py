@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 from fp8doctor.checks.gpu.facts import Gpus, capability
 from fp8doctor.checks.gpu.names import capability_of
+from fp8doctor.checks.gpu.rules import AMD_FP8, AMD_WITHOUT_FP8, FIRST_FP8
 from fp8doctor.checks.torch_build.facts import TorchBuild
-
-# AMD's targets with FP8 matrix instructions: CDNA3, CDNA4 and RDNA4. Source: ROCm's "Data types and precision support".
-AMD_WITH_FP8 = ("gfx940", "gfx941", "gfx942", "gfx950", "gfx1200", "gfx1201")
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,10 @@ def multiplies_fp8(architecture: str | None) -> bool | None:
     if not architecture:
         return None
     if (found := capability(architecture)) is not None:
-        return found >= (8, 9)
-    return architecture in AMD_WITH_FP8 if architecture.startswith("gfx") else None
+        return found >= FIRST_FP8
+    if AMD_WITHOUT_FP8.match(architecture):
+        return False
+    return True if architecture in AMD_FP8 else None
 
 
 def seen_gpus(build: TorchBuild | None, gpus: Gpus | None) -> tuple[SeenGpu, ...] | None:

@@ -288,7 +288,7 @@ def _not_asked(build: TorchBuild, gpus: Gpus | None) -> NotApplicable | Unknown 
     """Why the question of an FP8 product does not arise, or cannot be answered for want of a GPU's name."""
     architecture = _architecture(build)
     if architecture is not None:
-        return None if multiplies_fp8(architecture) else NotApplicable(f"{architecture} does not multiply FP8")
+        return NotApplicable(f"{architecture} does not multiply FP8") if multiplies_fp8(architecture) is False else None
     seen = seen_gpus(build, gpus)
     if seen is None:
         return Unknown("the GPUs were not observed")

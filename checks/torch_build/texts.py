@@ -98,11 +98,6 @@ ERROR_TEXTS = (
         "Install a build of torch whose architectures cover this GPU: CUDA 12.8 or newer for Blackwell.",
     ),
     ErrorText(
-        r"torch\._scaled_mm is only supported on CUDA devices with compute capability >= 9\.0 or 8\.9",
-        "GPU001",
-        "This GPU has no FP8 tensor cores: use BF16, or INT8 where a library offers it.",
-    ),
-    ErrorText(
         r"torch\._scaled_mm is only supported on devices with compute capability >= 9\.0",
         "TOR006",
         "torch before 2.4 shuts Ada (8.9) out; update it if the GPU is one, else use BF16.",
