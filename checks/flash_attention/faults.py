@@ -12,19 +12,11 @@ from fp8doctor.model import Action, Evidence, NotApplicable, RuleResult, Unknown
 # Mangled names in the namespaces at, c10, torch and caffe2, and torch's stable C functions: only torch defines them.
 TORCH_SYMBOL = r"undefined symbol: (_Z\w*?[NK](2at|3c10|5torch|6caffe2)|aoti_torch_)"
 _PIP_NAME = {2: "flash-attn", 3: "flash-attn-3", 4: "flash-attn-4"}
-# FLASH_ATTENTION_FORCE_BUILD: setup.py; without it pip may take the same wheel again.
-REBUILD = {
-    2: "FLASH_ATTENTION_FORCE_BUILD=TRUE pip install --force-reinstall --no-deps --no-build-isolation"
-    " --no-cache-dir flash-attn",
-    3: "git clone --recursive https://github.com/Dao-AILab/flash-attention && cd flash-attention/hopper"
-    " && FLASH_ATTENTION_FORCE_BUILD=TRUE pip install --no-deps --no-build-isolation .",
-    4: "pip install --force-reinstall --no-deps --pre flash-attn-4",
-}
 
 
 def name_of(item: Generation) -> str:
     """The generation and its version."""
-    return " ".join(filter(None, (f"FlashAttention {item.generation}", item.version)))
+    return f"FlashAttention {item.generation}" + (f" ({item.version})" if item.version else "")
 
 
 def about(item: Generation) -> str:
@@ -89,7 +81,27 @@ def unless_ran(item: Generation) -> Unknown | NotApplicable | None:
 def remove_or_rebuild(item: Generation) -> tuple[Action, ...]:
     """The two ways out of a broken package; the one that is done in seconds comes first."""
     remove = f"pip uninstall -y {item.distribution}" if item.distribution else None
+    again = (
+        "install it again, with all that it needs" if item.generation == 4 else "build it for this torch and this GPU"
+    )
     return (
         Action("If nothing here needs it, remove it: torch's own attention does without.", remove),
-        Action("If something does, build it for this torch and this GPU.", REBUILD[item.generation or 2]),
+        Action(f"If something does, {again}.", rebuild(item.generation or 2, item.version)),
+    )
+
+
+def rebuild(generation: int, version: str | None = None) -> str:
+    """The command that makes the package anew, in the same version where that is known, and leaves torch as it is."""
+    wanted = _PIP_NAME[generation] + (f"=={version.partition('+')[0]}" if version else "")
+    if generation == 4:
+        return f"pip install --force-reinstall --no-deps --pre '{wanted}' && pip install --pre '{wanted}'"
+    # Without the variable pip may take the same wheel again (setup.py, hopper/setup.py).
+    if generation == 3:
+        return (
+            "git clone --recursive https://github.com/Dao-AILab/flash-attention && cd flash-attention/hopper"
+            " && FLASH_ATTENTION_FORCE_BUILD=TRUE pip install --no-deps --no-build-isolation ."
+        )
+    return (
+        "FLASH_ATTENTION_FORCE_BUILD=TRUE pip install --force-reinstall --no-deps --no-build-isolation --no-cache-dir"
+        f" '{wanted}'"
     )

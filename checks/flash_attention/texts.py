@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fp8doctor.checks.flash_attention.faults import REBUILD, TORCH_SYMBOL
+from fp8doctor.checks.flash_attention.faults import TORCH_SYMBOL, rebuild
 from fp8doctor.model import ErrorText, Kernel
 
 # Raised by the packages themselves; the files are named in the rules' sources.
@@ -11,7 +11,7 @@ ERROR_TEXTS = (
         r"flash_attn\S*\.so: " + TORCH_SYMBOL,
         "FA001",
         "Build FlashAttention for this torch, or remove it: torch's own attention does without.",
-        REBUILD[2],
+        rebuild(2),
     ),
     ErrorText(
         r"FlashAttention only supports Ampere GPUs or newer",
@@ -32,7 +32,7 @@ ERROR_TEXTS = (
         r"This flash attention build does not support (?!FP8)",
         "FA007",
         "Build FlashAttention 3 again without the FLASH_ATTENTION_DISABLE_... variable of that feature.",
-        REBUILD[3],
+        rebuild(3),
     ),
     ErrorText(
         r"FlashAttention-3 is only supported on CUDA 12\.3 and above",
@@ -43,7 +43,7 @@ ERROR_TEXTS = (
         r"This flash attention build does not support FP8",
         "FA008",
         "Build FlashAttention 3 again without FLASH_ATTENTION_DISABLE_FP8, or keep attention in BF16.",
-        REBUILD[3],
+        rebuild(3),
     ),
     ErrorText(
         r"FP8 is only supported on SM100 \(compute capability 10\.x\) for FA4 CuTe",
@@ -62,9 +62,9 @@ ERROR_TEXTS = (
     ),
 )
 
-# FlashAttention 2: seen in its extension of 2.8.3; 3 and 4: public traces.
+# FlashAttention 2: names in its extension of 2.8.3; 3: public traces and hopper/flash_*_launch_template.h; 4: traces.
 KERNELS = (
     Kernel(r"(?<!pytorch_)flash::flash_(fwd|bwd)", "attention"),
-    Kernel(r"flash::enable_sm90_or_later<flash::FlashAttn(Fwd|Bwd)Sm90", "attention"),
+    Kernel(r"flash::enable_sm90(_or_later)?<flash::FlashAttn(Fwd|Bwd)Sm90", "attention"),
     Kernel(r"FlashAttentionForwardSm(80|90|100|120)", "attention"),
 )
