@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fp8doctor.api import Report, diagnose, examine
+    from fp8doctor.api import diagnose, examine
+    from fp8doctor.judging.report import Report
 
 __all__ = ["Report", "__version__", "diagnose", "examine"]
 

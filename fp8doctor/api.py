@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +53,14 @@ class InterruptedExaminationError(Exception):
         self.report = report
 
 
+class CannotExamineError(Exception):
+    """This system is none that can be examined; `report` says what was not looked at."""
+
+    def __init__(self, system: str, report: Report) -> None:
+        super().__init__(f"Linux and WSL can be examined, {system} cannot; `fp8doctor diagnose FILE` works here")
+        self.report = report
+
+
 @lru_cache(maxsize=1)
 def knowledge() -> Registry:
     """All probes and rules, built in and plugged in."""
@@ -67,9 +77,14 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
     Raises:
         fp8doctor.probing.interpreters.NoInterpreterError: if the Python named is none.
         InterruptedExaminationError: after Ctrl-C, with the report of what was learnt.
+        CannotExamineError: on a system other than Linux (WSL is one).
     """
     options = options or Options()
     registry = knowledge()
+    if sys.platform != "linux":
+        why = f"{platform.system()} is not examined, only Linux and WSL"
+        nothing: dict[str, ProbeRun[Facts]] = {key: ProbeRun("skipped", detail=why) for key in registry.probes}
+        raise CannotExamineError(platform.system(), _live_report(registry, nothing, 0.0))
     target = interpreters.choose(options.python)
     started = time.monotonic()
     with _cache_folder(options.keep_cache) as cache_dir:
@@ -218,4 +233,4 @@ def _document(report: Report, redact: bool) -> dict[str, Any]:
 def _redacted(document: dict[str, Any]) -> dict[str, Any]:
     from fp8doctor.reporting.redaction import redact
 
-    return redact(document)  # type: ignore[no-any-return]
+    return redact(document)

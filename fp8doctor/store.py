@@ -17,6 +17,11 @@ from fp8doctor.registry import Registry
 
 REPORT_SCHEMA = "fp8doctor.report"
 FACTS_SCHEMA = "fp8doctor.facts"
+# The fields of the report after its schema, in the order that people read them.
+REPORT_FIELDS = (
+    *("tool", "created", "source", "elapsed_s", "verdict", "use"),
+    *("findings", "outcomes", "exhibits", "probes", "facts"),
+)
 # A report of a large box is under 2 MB; beyond this a file is something else.
 MAX_FILE_BYTES = 64 << 20
 # Facts are at most a handful of levels deep; what is deeper was made to break readers.
@@ -185,8 +190,7 @@ def report_document(report: Report) -> dict[str, Any]:
     """The report as JSON values, in the shape that `fp8doctor schema` describes."""
     plain = to_plain(report)
     plain["tool"] = {"version": report.tool.version}
-    del plain["captions"]
-    return {"schema": REPORT_SCHEMA, "schema_version": SCHEMA_VERSION, **plain}
+    return {"schema": REPORT_SCHEMA, "schema_version": SCHEMA_VERSION, **{name: plain[name] for name in REPORT_FIELDS}}
 
 
 def facts_document(report: Report) -> dict[str, Any]:
@@ -194,15 +198,6 @@ def facts_document(report: Report) -> dict[str, Any]:
     document = report_document(report)
     kept = ("schema_version", "tool", "created", "source", "probes", "facts")
     return {"schema": FACTS_SCHEMA, **{name: document[name] for name in kept}}
-
-
-def compact(value: Any) -> Any:
-    """The same JSON values without nulls and empty lists inside facts: what is left out was not observed."""
-    if isinstance(value, dict):
-        return {key: compact(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [compact(item) for item in value]
-    return value
 
 
 def encode(document: dict[str, Any], *, indent: int = 1) -> str:

@@ -15,7 +15,7 @@ import pytest
 from fp8doctor.model import ProbeRun
 from fp8doctor.plain import to_plain
 from fp8doctor.probing import children
-from fp8doctor.store import compact
+from fp8doctor.reporting.markdown import compact
 
 Run = Callable[..., ProbeRun[Any]]
 

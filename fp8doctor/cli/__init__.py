@@ -1,0 +1,62 @@
+"""The command line. Nothing heavy is imported until a command needs it: `--help` and `--version` stay instant."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+# 0: nothing at or above --fail-on. 1: findings. 2: the doctor could not do its work, or was called wrongly.
+FAILED = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and end the process with its exit status."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; whatever goes wrong is one line on standard error and status 2."""
+    import click
+
+    from fp8doctor.cli.group import cli
+
+    try:
+        status = cli.main(args=arguments, prog_name="fp8doctor", standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        return _complain(f"{_one_line(error)} See: {_help_of(error.ctx)}")
+    except click.ClickException as error:
+        return _complain(_one_line(error))
+    except (click.Abort, KeyboardInterrupt):
+        return _complain("interrupted")
+    except RecursionError:
+        return _complain("the file is nested too deeply")
+    except BrokenPipeError:  # whoever read has seen enough (`fp8doctor | head`)
+        _drop_stdout()
+        return 0
+    return status if isinstance(status, int) else 0
+
+
+def _complain(line: str) -> int:
+    with contextlib.suppress(OSError):
+        print(f"fp8doctor: {line}", file=sys.stderr)  # noqa: T201
+    return FAILED
+
+
+def _one_line(error: Exception) -> str:
+    import click
+
+    text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    return " ".join(text.split())
+
+
+def _help_of(context: object) -> str:
+    path = getattr(context, "command_path", None) or "fp8doctor"
+    return f"{path} --help"
+
+
+def _drop_stdout() -> None:
+    """Point standard output to nowhere, so that the interpreter's last flush finds no closed pipe."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123

@@ -1,0 +1,27 @@
+"""`fp8doctor diagnose`: judge facts that were saved here or elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fp8doctor.cli import options
+
+
+@click.command("diagnose")
+@click.argument("file")
+@options.output
+def command(file: str, **chosen: Any) -> int:
+    """Judge a FILE of `fp8doctor collect`, or a saved report; "-" reads standard input."""
+    from fp8doctor import api, store
+    from fp8doctor.cli.output import Outputs
+
+    outputs = Outputs.of(chosen)
+    try:
+        report = api.diagnose(sys.stdin.buffer.read() if file == options.STDOUT else Path(file))
+    except store.NotAFactsFileError as error:
+        raise click.ClickException(str(error)) from None
+    return outputs.deliver(report)

@@ -1,0 +1,42 @@
+"""A live examination as the command line runs it: with progress, and with what was learnt until Ctrl-C."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from fp8doctor.judging.report import Report
+
+
+def examine(chosen: dict[str, Any]) -> tuple[Report, bool]:
+    """Examine this box as the options say; returns the report, and whether the examination was whole."""
+    from fp8doctor import api
+    from fp8doctor.probing.interpreters import NoInterpreterError
+    from fp8doctor.reporting.progress import Progress
+
+    if chosen["quick"] and chosen["thorough"]:
+        raise click.UsageError("--quick and --thorough exclude one another.")
+    mode: Any = "quick" if chosen["quick"] else "thorough" if chosen["thorough"] else "default"
+    options = api.Options(
+        mode=mode,
+        budget_s=chosen["budget"],
+        python=chosen["python"],
+        gpu=chosen["gpu"],
+        shapes=tuple(chosen["shapes"]),
+        workload=chosen["workload"],
+        keep_cache=not chosen["no_cache"],
+    )
+    try:
+        with Progress(options.budget_s or api.BUDGET_S[mode]) as progress:
+            report = api.examine(options, progress.observe)
+    except NoInterpreterError as error:
+        raise click.ClickException(str(error)) from None
+    except api.CannotExamineError as cannot:
+        click.echo(f"fp8doctor: {cannot}", err=True)
+        return cannot.report, False
+    except api.InterruptedExaminationError as interrupted:
+        click.echo("fp8doctor: interrupted; this is what was learnt until then", err=True)
+        return interrupted.report, False
+    return report, True

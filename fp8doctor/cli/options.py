@@ -1,0 +1,153 @@
+"""The options that several commands share, and how their values are checked before any work begins."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from fp8doctor.model import Shape
+
+F = TypeVar("F", bound=Callable[..., Any])
+STDOUT = "-"
+# A dimension beyond this, or a matrix beyond 2^34 elements (32 GiB in BF16), is a slip of the keyboard.
+LARGEST_DIMENSION = 1 << 24
+LARGEST_MATRIX = 1 << 34
+LEAST_BUDGET_S = 5.0
+LARGEST_BUDGET_S = 86_400.0
+
+
+class ShapeType(click.ParamType[Any]):
+    """MxKxN: the tokens, input and output width of one linear layer."""
+
+    name = "MxKxN"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shape:
+        """The shape that the text means."""
+        from fp8doctor.model import Shape
+
+        if isinstance(value, Shape):
+            return value
+        parts = re.fullmatch(r"([0-9]{1,9})[xX*×]([0-9]{1,9})[xX*×]([0-9]{1,9})", str(value).strip())
+        if parts is None:
+            self.fail(f"{value!r} is no shape; write tokens x inputs x outputs, such as 4096x3072x3072.", param, ctx)
+        m, k, n = (int(part) for part in parts.groups())
+        if min(m, k, n) < 1:
+            self.fail(f"{value!r} is no shape: each of its numbers is 1 or more.", param, ctx)
+        if max(m, k, n) > LARGEST_DIMENSION or max(m * k, k * n, m * n) > LARGEST_MATRIX:
+            self.fail(f"{value!r} is larger than any GPU's memory.", param, ctx)
+        return Shape(m, k, n)
+
+
+class Seconds(click.ParamType[float]):
+    """A budget in seconds."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number of seconds that the text means."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not LEAST_BUDGET_S <= seconds <= LARGEST_BUDGET_S:
+            self.fail(
+                f"{value!r} is no number of seconds from {LEAST_BUDGET_S:.0f} to {LARGEST_BUDGET_S:.0f}.", param, ctx
+            )
+        return seconds
+
+
+class OutputFile(click.ParamType[str]):
+    """A file to be written, looked at first: an examination of a minute must not end in "no such folder"."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The path, if a file can be written there."""
+        if value == STDOUT:
+            return STDOUT
+        path = Path(value)
+        if path.is_dir():
+            self.fail(f"cannot write {value}: it is a folder.", param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"cannot write {value}: there is no folder {path.parent}.", param, ctx)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            self.fail(f"cannot write {value}: no permission.", param, ctx)
+        return str(value)
+
+
+def _workload(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    from fp8doctor.measuring.workloads import WORKLOADS
+
+    if value not in WORKLOADS:
+        raise click.BadParameter(f"{value!r} is no workload; there is {', '.join(WORKLOADS)}.", ctx, param)
+    return value
+
+
+def _applied(function: F, decorators: Iterable[Callable[[F], F]]) -> F:
+    for decorator in reversed(list(decorators)):
+        function = decorator(function)
+    return function
+
+
+def examination(function: F) -> F:
+    """What to examine, and for how long."""
+    return _applied(
+        function,
+        (
+            click.option("--quick", is_flag=True, help="Time and compile nothing: a look of some seconds."),
+            click.option("--thorough", is_flag=True, help="Measure for minutes."),
+            click.option("--budget", type=Seconds(), metavar="SECONDS", help="Time for the whole run. [default: 60]"),
+            click.option("--python", metavar="PATH", help="Examine the packages of this interpreter or environment."),
+            click.option("--gpu", type=click.IntRange(0, 1023), default=0, metavar="INDEX", help="The GPU to measure."),
+            click.option("--for", "workload", callback=_workload, metavar="WORKLOAD", help="Whose shapes to measure."),
+            click.option(
+                "--shape", "shapes", type=ShapeType(), multiple=True, metavar="MxKxN",
+                help="Also measure this linear layer: tokens x inputs x outputs. May be repeated.",
+            ),
+        ),
+    )  # fmt: skip
+
+
+def cache(function: F) -> F:
+    """Whether compiled kernels are kept."""
+    return click.option("--no-cache", is_flag=True, help="Keep no compiled kernels for the next run.")(function)
+
+
+def redaction(function: F) -> F:
+    """Whether names and addresses are replaced."""
+    return click.option(
+        "--no-redact", is_flag=True, help="Leave names, paths, addresses and serial numbers as they are."
+    )(function)
+
+
+def output(function: F) -> F:
+    """How the report is written, and what makes the command fail."""
+    optional_file: dict[str, Any] = {"is_flag": False, "flag_value": STDOUT, "type": OutputFile(), "metavar": "[FILE]"}
+    return _applied(
+        redaction(function),
+        (
+            click.option("--json", "json_to", help="The report as JSON; alone, to standard output.", **optional_file),
+            click.option("--markdown", "markdown_to", help="The report for pasting into an issue.", **optional_file),
+            click.option("-v", "--verbose", is_flag=True, help="Everything: all figures, rules and evidence."),
+            click.option(
+                "--fail-on", type=click.Choice(["error", "warning", "never"]), default="error", show_default=True,
+                help="The least finding that makes the exit status 1.",
+            ),
+        ),
+    )  # fmt: skip
+
+
+def refuse_command_names(chosen: dict[str, Any], names: Iterable[str], before: str = "") -> None:
+    """`--json demo` would write a file called "demo"; the command is meant."""
+    for option, flag in (("json_to", "--json"), ("markdown_to", "--markdown")):
+        if chosen[option] in names:
+            raise click.UsageError(f"{flag} comes last: fp8doctor {before}{chosen[option]} {flag}.")

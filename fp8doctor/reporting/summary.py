@@ -1,0 +1,229 @@
+"""What does a report say, before anyone draws it? Advice grouped, symptoms under causes, outcomes counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from fp8doctor.reporting.text import factor, one_line
+
+View = dict[str, Any]
+FAILED = ("exception", "timeout", "signal", "exit", "garbage")
+# More layer sizes than this are counted, not listed.
+LISTED_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One configuration, everywhere it is the one to use."""
+
+    label: str
+    # "1.28x to 2.10x over BF16 + torch.compile", or what stands in its place.
+    gain: str
+    places: tuple[str, ...]
+    how: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A finding that is shown by itself, with the symptoms that it explains folded under it."""
+
+    finding: dict[str, Any]
+    about: tuple[str, ...]
+    symptoms: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many rules ended how."""
+
+    passed: int = 0
+    found: int = 0
+    not_applicable: int = 0
+    unknown: int = 0
+    crashed: int = 0
+
+    def text(self) -> str:
+        """The numbers in words: "31 passed, 12 not applicable, 1 could not tell"."""
+        parts = [(self.passed, "passed"), (self.not_applicable, "not applicable"), (self.unknown, "could not tell")]
+        parts.append((self.crashed, "crashed"))
+        return ", ".join(f"{count} {word}" for count, word in parts if count or word == "passed")
+
+
+def advice(view: View) -> list[Advice]:
+    """The report's `use`, one entry a configuration: token ranges and layer sizes with equal advice are merged."""
+    labels = {use["config"]: use["label"] for use in view["use"]}
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for use in view["use"]:
+        groups.setdefault((use["config"], use["label"]), []).append(use)
+    return [_advice(one_line(label), uses, labels) for (_, label), uses in groups.items()]
+
+
+def _advice(label: str, uses: list[dict[str, Any]], labels: dict[str, str]) -> Advice:
+    places: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
+    for use in uses:
+        clock = use["speedup"]["clock"] if use["speedup"] else None
+        places.setdefault((tokens(use["when"]), clock), []).append(use)
+    gained = [use for use in uses if use["speedup"]]
+    several = len(places) > 1
+    return Advice(
+        label=label,
+        gain=_gain(gained, labels) if gained else _no_gain(uses),
+        places=tuple(_place(where, clock, members, several) for (where, clock), members in places.items()),
+        how=str(uses[0]["how"] or "").strip("\n"),
+    )
+
+
+def _gain(uses: list[dict[str, Any]], labels: dict[str, str]) -> str:
+    versus = {one_line(labels.get(use["versus"], use["versus"])) for use in uses if use["versus"]}
+    over = f" over {' or '.join(sorted(versus))}" if versus else ""
+    basis = "" if uses[0]["basis"] == "measured" else f" ({uses[0]['basis']})"
+    return f"{_span(uses)}{over}{basis}"
+
+
+def _no_gain(uses: list[dict[str, Any]]) -> str:
+    if uses[0]["basis"] == "measured":
+        return "FP8 gains nothing there"
+    return "known to suit this hardware, not measured here" if uses[0]["basis"] == "known" else "estimated"
+
+
+def _span(uses: list[dict[str, Any]]) -> str:
+    low = min(use["speedup"]["low"] for use in uses)
+    high = max(use["speedup"]["high"] for use in uses)
+    return factor(high) if factor(low) == factor(high) else f"{factor(low)} to {factor(high)}"
+
+
+def _place(where: str, clock: str | None, uses: list[dict[str, Any]], several: bool) -> str:
+    text = f"{where}{layers(use['when'] for use in uses)}"
+    if several and clock is not None:
+        text += f": {_span(uses)}"
+    return f"{text} (time of the whole call)" if clock == "call" else text
+
+
+def tokens(when: dict[str, Any]) -> str:
+    """The token range in words: "from 1,024 tokens", "16 to 256 tokens"."""
+    low, high = when.get("m_min"), when.get("m_max")
+    if low is None and high is None:
+        return one_line(when["text"])
+    if high is None:
+        return f"from {low:,} tokens"
+    if low is None:
+        return f"up to {high:,} tokens"
+    return f"at {low:,} tokens" if low == high else f"{low:,} to {high:,} tokens"
+
+
+def layers(whens: Iterable[dict[str, Any]]) -> str:
+    """The layer sizes as PyTorch writes them (" in Linear(3072, 12288)"), or how many there are."""
+    sizes = list(dict.fromkeys((w.get("k"), w.get("n")) for w in whens if w.get("k") and w.get("n")))
+    if len(sizes) > LISTED_LAYERS:
+        return f" at {len(sizes)} layer sizes"
+    return " in " + ", ".join(f"Linear({k}, {n})" for k, n in sizes) if sizes else ""
+
+
+def fold(findings: list[dict[str, Any]]) -> list[Shown]:
+    """The findings in their order, alike ones of several GPUs merged, symptoms folded under the cause shown first."""
+    by_id: dict[str, list[dict[str, Any]]] = {}
+    for finding in findings:
+        by_id.setdefault(finding["id"], []).append(finding)
+    folded: set[str] = set()
+    shown: list[Shown] = []
+    for id, members in by_id.items():
+        if id in folded:
+            continue
+        symptoms = _symptoms(id, by_id, {one.finding["id"] for one in shown} | {id})
+        folded |= {symptom["id"] for symptom in symptoms}
+        alike: dict[str, list[dict[str, Any]]] = {}
+        for member in members:
+            alike.setdefault(f"{member['severity']} {member['title']}", []).append(member)
+        for place, same in enumerate(alike.values()):
+            about = tuple(one_line(f["about"]) for f in same if f["about"])
+            shown.append(Shown(same[0], about, symptoms if place == 0 else ()))
+    return shown
+
+
+def _symptoms(cause: str, by_id: dict[str, list[dict[str, Any]]], stop: set[str]) -> tuple[dict[str, Any], ...]:
+    """All that `cause` explains, and what that explains in turn; what is shown already is left out."""
+    found: dict[str, dict[str, Any]] = {}
+    waiting = list(by_id[cause][0]["explains"])
+    while waiting:
+        id = waiting.pop(0)
+        if id in by_id and id not in found and id not in stop:
+            found[id] = by_id[id][0]
+            waiting += by_id[id][0]["explains"]
+    return tuple(found.values())
+
+
+def counts(view: View) -> Counts:
+    """How many rules passed, found something, do not apply, could not tell, crashed."""
+    names = [outcome["outcome"] for outcome in view["outcomes"]]
+    return Counts(*(names.count(name) for name in ("pass", "finding", "not-applicable", "unknown", "crashed")))
+
+
+def unsettled(view: View) -> list[tuple[str, tuple[str, ...]]]:
+    """Why rules could not tell, or crashed: (reason, ids), the reason that concerns most rules first."""
+    reasons: dict[str, list[str]] = {}
+    for outcome in view["outcomes"]:
+        if outcome["outcome"] in ("unknown", "crashed"):
+            reason = one_line(outcome["reason"] or "no reason given")
+            crashed = "crashed: " if outcome["outcome"] == "crashed" else ""
+            reasons.setdefault(crashed + reason, []).append(outcome["id"])
+    return sorted(((reason, tuple(ids)) for reason, ids in reasons.items()), key=lambda pair: -len(pair[1]))
+
+
+def by_outcome(view: View) -> list[tuple[str, tuple[str, ...]]]:
+    """How every rule ended: ("not-applicable, there is none", ids), grouped by outcome and reason."""
+    groups: dict[str, list[str]] = {}
+    for outcome in view["outcomes"]:
+        reason = f", {one_line(outcome['reason'])}" if outcome["reason"] else ""
+        groups.setdefault(outcome["outcome"] + reason, []).append(one_line(outcome["id"]))
+    return [(ended, tuple(ids)) for ended, ids in groups.items()]
+
+
+def failed_probes(view: View) -> list[tuple[str, str]]:
+    """The probes that the examined subject itself ended: (key, what happened)."""
+    failed = []
+    for key, run in view["probes"].items():
+        if run["outcome"] in FAILED:
+            detail = one_line(run["detail"] or "")
+            said = f"{run['outcome']}: {detail}" if detail and run["outcome"] != "timeout" else detail
+            failed.append((one_line(key), said or run["outcome"]))
+    return failed
+
+
+def left_out(view: View) -> list[tuple[str, tuple[str, ...]]]:
+    """What was not examined on purpose, by the mode, the budget or the system: (reason, keys)."""
+    reasons: dict[str, list[str]] = {}
+    for key, run in view["probes"].items():
+        detail = one_line(run["detail"] or "")
+        # What waits for another probe's facts follows from that probe, and is no reason of its own.
+        if run["outcome"] == "skipped" and not detail.startswith("it needs "):
+            reasons.setdefault(detail, []).append(one_line(key))
+    return [(reason, tuple(keys)) for reason, keys in reasons.items()]
+
+
+def first_bars(view: View) -> dict[str, Any] | None:
+    """The exhibit that answers "why": the first with bars."""
+    return next((e for e in view["exhibits"] if e["kind"] == "bars" and e["rows"]), None)
+
+
+def gain(finding: dict[str, Any]) -> str:
+    """What acting on the finding gives: "2.40x", with how that is known unless it was measured; "" if not said."""
+    said = finding["gain"]
+    if not said:
+        return ""
+    return factor(said["speedup"]) + ("" if said["basis"] == "measured" else f" ({said['basis']})")
+
+
+def examined_python(view: View) -> str | None:
+    """The examined interpreter: the one that ran most probes."""
+    paths = [run["interpreter"] for run in view["probes"].values() if run["interpreter"]]
+    return max(dict.fromkeys(paths), key=paths.count) if paths else None
+
+
+def needs_demo(view: View) -> bool:
+    """Whether nothing could be said because no GPU was there to examine, and no finding points to the demo itself."""
+    actions = (action for finding in view["findings"] for action in finding["actions"])
+    if any("fp8doctor demo" in (action["command"] or "") for action in actions):
+        return False
+    return view["verdict"]["status"] == "unknown" and view["verdict"]["fp8_hardware"] is None

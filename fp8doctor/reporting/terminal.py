@@ -1,0 +1,251 @@
+"""The report in a terminal: what a person needs on one screen, the details when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from fp8doctor.reporting import exhibits, summary
+from fp8doctor.reporting.text import can_show, clean, one_line, to_ascii
+
+View = dict[str, Any]
+SIGNS = {"error": ("✗", "bold red"), "warning": ("!", "bold yellow"), "info": ("•", "cyan")}
+STATUS_STYLE = {"ready": "bold green", "slow": "bold yellow", "unavailable": "bold red", "broken": "bold red"}
+LABEL_WIDTH = 9
+# Lines longer than this are hard to read, however wide the terminal is.
+WIDEST = 120
+NARROWEST = 30
+# What of a list is shown before --verbose is needed.
+SHOWN_REASONS = 3
+SHOWN_CODE_LINES = 8
+
+
+def render(view: View, console: Console, *, verbose: bool = False) -> None:
+    """Print the report.
+
+    Args:
+        view: the report's document with its captions (`fp8doctor.api.view`).
+        console: where to print; its width, colours and encoding are respected.
+        verbose: also everything that one screen has no place for.
+    """
+    for line in _Page(view, console, verbose).lines():
+        # Code is longer than the terminal rather than broken: it is there to be pasted.
+        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+
+
+class _Page:
+    def __init__(self, view: View, console: Console, verbose: bool) -> None:
+        self.view = view
+        self.console = console
+        self.width = max(min(console.width, WIDEST), NARROWEST)
+        self.ascii_only = not can_show(console.encoding)
+        self.verbose = verbose
+
+    def lines(self) -> Iterator[Text]:
+        yield from self._wrapped(self._header())
+        yield Text()
+        yield from self._labelled("VERDICT", self._verdict())
+        yield from self._labelled("USE", self._use())
+        yield Text()
+        if why := list(self._why()):
+            yield from self._labelled("WHY", why)
+            yield Text()
+        yield from self._findings()
+        yield from self._not_known()
+        if self.verbose:
+            yield from self._details()
+        yield Text()
+        yield from self._farewell()
+
+    # --- laying out ---------------------------------------------------------------------------------------------
+
+    def _text(self, value: object, style: str = "") -> Text:
+        text = one_line(value)
+        return Text(to_ascii(text) if self.ascii_only else text, style=style)
+
+    def _join(self, *pieces: Text | str) -> Text:
+        return Text.assemble(*(to_ascii(p) if self.ascii_only and isinstance(p, str) else p for p in pieces))
+
+    def _wrapped(self, text: Text, indent: int = 0, mark: Text | None = None) -> Iterator[Text]:
+        """The text in lines that fit, `indent` columns in, with `mark` in front of the first."""
+        pieces = text.wrap(self.console, max(self.width - indent, 12), overflow="fold")
+        for place, piece in enumerate(pieces):
+            piece.rstrip()
+            margin = mark if place == 0 and mark is not None else Text()
+            yield Text.assemble(margin, " " * (indent - margin.cell_len), piece)
+
+    def _code(self, value: object, indent: int, style: str = "green") -> Iterator[Text]:
+        for line in clean(value).rstrip().splitlines():
+            yield Text(" " * indent + (to_ascii(line) if self.ascii_only else line), style=style)
+
+    def _drawn(self, drawing: list[Text], indent: int) -> Iterator[Text]:
+        """The lines of an exhibit."""
+        for line in drawing:
+            if self.ascii_only:
+                spelled = Text(to_ascii(line.plain), style=line.style)
+                spelled.spans = line.spans if len(spelled) == len(line) else []
+                line = spelled
+            line.truncate(self.width - indent)
+            yield Text.assemble(" " * indent, line)
+
+    def _labelled(self, label: str, content: Iterable[Text]) -> Iterator[Text]:
+        """The content beside its label; what is indented already only moves."""
+        for place, line in enumerate(content):
+            mark = Text(label if place == 0 else "", style="bold")
+            yield Text.assemble(mark, " " * (LABEL_WIDTH - mark.cell_len), line)
+
+    def _sign(self, severity: str) -> Text:
+        sign, style = SIGNS[severity]
+        return Text.assemble("  ", self._text(sign, style))
+
+    # --- the first screen ---------------------------------------------------------------------------------------
+
+    def _header(self) -> Text:
+        tool, elapsed = self.view["tool"]["version"], self.view["elapsed_s"]
+        pieces = [f"fp8doctor {tool}", *self.view["captions"]]
+        if self.view["source"] != "live":
+            pieces.append(f"recorded {self.view['created'][:10]}")
+        if elapsed is not None:
+            pieces.append(f"{elapsed:.0f} s")
+        return self._text(" · ".join(pieces), "dim")
+
+    def _verdict(self) -> Iterator[Text]:
+        verdict = self.view["verdict"]
+        yield from self._beside(self._text(verdict["headline"], STATUS_STYLE.get(verdict["status"], "bold")))
+
+    def _beside(self, text: Text, indent: int = 0) -> Iterator[Text]:
+        """Lines for the column beside the labels."""
+        for line in self._wrapped(text, LABEL_WIDTH + indent):
+            yield line[LABEL_WIDTH:]
+
+    def _use(self) -> Iterator[Text]:
+        for place, one in enumerate(summary.advice(self.view)):
+            yield from self._beside(self._join(self._text(one.label, "bold"), ": ", self._text(one.gain)))
+            for where in one.places:
+                yield from self._beside(self._text(where), indent=2)
+            if one.how and (place == 0 or self.verbose):
+                code = list(self._code(one.how, indent=4))
+                yield from code if self.verbose else code[:SHOWN_CODE_LINES]
+
+    def _why(self) -> Iterator[Text]:
+        if (bars := summary.first_bars(self.view)) is not None:
+            yield from self._beside(self._text(exhibits.caption(bars)))
+            yield from self._drawn(exhibits.draw(bars, self.width - LABEL_WIDTH), indent=0)
+
+    def _findings(self) -> Iterator[Text]:
+        shown = summary.fold(self.view["findings"])
+        box = [one for one in shown if one.finding["scope"] == "box"]
+        usage = [one for one in shown if one.finding["scope"] == "usage"]
+        if box:
+            counts = self._text(f"({summary.counts(self.view).text()})", "dim")
+            yield Text.assemble(("On this box", "bold"), "  ", counts)
+            for one in box:
+                yield from self._finding(one, full=True)
+        else:
+            yield from self._wrapped(self._all_well())
+        if usage:
+            lessons = all(one.finding["severity"] == "info" for one in usage)
+            note = self._text("how to get more from FP8; nothing is broken" if lessons else "", "dim")
+            yield Text.assemble(("In use", "bold"), "       ", note)
+            for one in usage:
+                yield from self._finding(one, full=self.verbose or one.finding["severity"] != "info")
+
+    def _all_well(self) -> Text:
+        counts = summary.counts(self.view)
+        numbers = self._text(f"({counts.text()})", "dim")
+        if counts.passed > counts.unknown:
+            sign, words = self._text("✓", "bold green"), "nothing wrong found"
+        else:
+            sign, words = Text("?", "bold yellow"), "nothing wrong found in what little could be seen"
+        return Text.assemble(("On this box", "bold"), "  ", sign, f" {words} ", numbers)
+
+    def _finding(self, one: summary.Shown, *, full: bool) -> Iterator[Text]:
+        finding = one.finding
+        name = self._text(finding["name"], "bold")
+        pieces: list[Text | str] = [self._text(finding["id"], "bold"), " ", name, "  ", self._text(finding["title"])]
+        if one.about:
+            pieces += [" ", self._text(f"[{', '.join(one.about)}]", "dim")]
+        if not full and (outcome := _outcome(finding)):
+            pieces += [" -> ", self._text(outcome)]
+        yield from self._wrapped(self._join(*pieces), 4, self._sign(finding["severity"]))
+        if full:
+            yield from self._full(finding)
+        if one.symptoms:
+            names = ", ".join(f"{s['id']} {s['name']}" for s in one.symptoms)
+            yield from self._wrapped(self._text(f"also explains: {names}", "dim"), 6)
+            if self.verbose:
+                for symptom in one.symptoms:
+                    yield from self._finding(summary.Shown(symptom, (), ()), full=True)
+
+    def _full(self, finding: dict[str, Any]) -> Iterator[Text]:
+        for evidence in finding["evidence"]:
+            yield from self._wrapped(self._text(evidence["text"], "dim"), 6)
+        for action in finding["actions"]:
+            note = "" if action["safe"] else " (changes more than your own environment)"
+            yield from self._wrapped(self._text(action["text"] + note), 9, Text("      ->", style="bold"))
+            if action["command"]:
+                yield from self._code(action["command"], indent=9)
+        if gain := summary.gain(finding):
+            yield from self._wrapped(self._text(f"gives {gain} over {finding['gain']['versus']}"), 6)
+
+    def _not_known(self) -> Iterator[Text]:
+        if failed := summary.failed_probes(self.view):
+            yield Text("Ended badly", style="bold")
+            for key, happened in failed:
+                yield from self._wrapped(self._text(f"{key}: {happened}"), 4, self._sign("warning"))
+        if left_out := summary.left_out(self.view):
+            yield Text("Not examined", style="bold")
+            for reason, keys in left_out:
+                yield from self._wrapped(self._text(f"{', '.join(keys)}: {reason}"), 4, Text("  -"))
+        if reasons := summary.unsettled(self.view):
+            kept = reasons if self.verbose else reasons[:SHOWN_REASONS]
+            yield Text("Could not tell", style="bold")
+            for reason, ids in kept:
+                yield from self._wrapped(self._text(f"{_which(ids)}: {reason}"), 4, Text("  ?"))
+            if len(reasons) > len(kept):
+                yield Text(f"    {len(reasons) - len(kept)} more reasons with --verbose", style="dim")
+
+    def _farewell(self) -> Iterator[Text]:
+        if summary.needs_demo(self.view):
+            yield from self._wrapped(Text("No GPU at hand? fp8doctor demo shows the report of a recorded box."))
+        id = one_line(self.view["findings"][0]["id"]) if self.view["findings"] else "ID"
+        yield from self._wrapped(
+            Text(f"fp8doctor explain {id} tells more.   fp8doctor --markdown is for pasting.", style="dim")
+        )
+
+    # --- --verbose ----------------------------------------------------------------------------------------------
+
+    def _details(self) -> Iterator[Text]:
+        first = summary.first_bars(self.view)
+        for exhibit in self.view["exhibits"]:
+            if exhibit is not first and (drawing := exhibits.draw(exhibit, self.width - 2)):
+                yield Text()
+                yield from self._wrapped(self._text(exhibits.caption(exhibit), "bold"))
+                yield from self._drawn(drawing, indent=2)
+        yield Text()
+        yield Text("Rules", style="bold")
+        for ended, ids in summary.by_outcome(self.view):
+            yield from self._wrapped(self._text(f"{ended}: {', '.join(ids)}"), 2)
+        yield Text()
+        yield Text("Probes", style="bold")
+        for key, run in self.view["probes"].items():
+            took = "" if run["elapsed_ms"] is None else f", {run['elapsed_ms'] / 1000:.1f} s"
+            detail = f": {run['detail']}" if run["detail"] else ""
+            yield from self._wrapped(self._text(f"{key} {run['outcome']}{took}{detail}"), 2)
+            if run["outcome"] in summary.FAILED and run["stderr_tail"]:
+                yield from self._code("\n".join(run["stderr_tail"].splitlines()[-SHOWN_CODE_LINES:]), 6, "dim")
+        if python := summary.examined_python(self.view):
+            yield from self._wrapped(self._text(f"Examined {python}", "dim"))
+
+
+def _outcome(finding: dict[str, Any]) -> str:
+    """What to do and what it gives, in a few words: "torch.compile, 2.40x"."""
+    action = one_line(finding["actions"][0]["text"]).rstrip(".") if finding["actions"] else ""
+    return ", ".join(filter(None, (action, summary.gain(finding))))
+
+
+def _which(ids: tuple[str, ...]) -> str:
+    return ", ".join(ids) if len(ids) <= 4 else f"{', '.join(ids[:3])} and {len(ids) - 3} more"

@@ -1,0 +1,100 @@
+"""Rewrites what is generated: the schema, the golden reports of the recorded boxes, the pages of the rules.
+
+python -m tests.refresh            # writes; look at the diff
+python -m tests.refresh --check    # writes nothing, exits 1 if something is stale
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+import fp8doctor
+from fp8doctor import api, schema_source
+from fp8doctor.judging.report import Report
+from fp8doctor.registry import Rule
+from fp8doctor.reporting import terminal
+
+ROOT = Path(__file__).parents[1]
+BOXES = ROOT / "tests" / "boxes"
+GOLDEN = ROOT / "tests" / "golden"
+PAGES = ROOT / "docs" / "rules"
+# What a golden report leaves out: it stands in the box itself, or changes with every release.
+NOT_GOLDEN = ("facts", "probes", "tool", "captions")
+GOLDEN_COLUMNS = 100
+
+
+def generated() -> dict[Path, str]:
+    """Every generated file with the text that it should have."""
+    rules = sorted(api.knowledge().rules.values(), key=lambda rule: rule.id)
+    files = {ROOT / "fp8doctor" / "schema" / "report-1.0.json": schema_source.schema_text(api.knowledge())}
+    files[PAGES / "README.md"] = _index(rules)
+    for rule in rules:
+        files[PAGES / f"{rule.id}.md"] = _page(rule)
+    for box in sorted(BOXES.glob("*.json")):
+        report = api.diagnose(box, source="demo")
+        document = {name: value for name, value in api.view(report).items() if name not in NOT_GOLDEN}
+        files[GOLDEN / box.name] = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        files[GOLDEN / f"{box.stem}.txt"] = golden_text(report)
+    return files
+
+
+def golden_text(report: Report) -> str:
+    """The report as a terminal of 100 columns shows it, without colours and version."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=GOLDEN_COLUMNS, highlight=False, emoji=False, markup=False, color_system=None)
+    terminal.render(api.view(report), console)
+    return stream.getvalue().replace(f"fp8doctor {fp8doctor.__version__}", "fp8doctor", 1)
+
+
+def _index(rules: list[Rule]) -> str:
+    rows = "".join(f"| [{r.id}]({r.id}.md) | {r.name} | {r.severity.value} | {r.scope} | {r.title} |\n" for r in rules)
+    head = "# Rules\n\nWhat the doctor can find. `fp8doctor explain ID` shows the same pages.\n"
+    return f"{head}\n| id | name | at most | scope | |\n|---|---|---|---|---|\n{rows}"
+
+
+def _page(rule: Rule) -> str:
+    facts = [f"Severity: {rule.severity.value} at most. Scope: {rule.scope}."]
+    if rule.settles:
+        facts.append(f"It settles: {rule.settles}.")
+    if rule.explains:
+        facts.append(f"It explains also: {', '.join(rule.explains)}.")
+    title, _, rest = rule.page.partition("\n")
+    return f"# {rule.id} {rule.name}\n\n**{title}**\n\n{' '.join(facts)}\n{rest.rstrip()}\n"
+
+
+def stale() -> Iterator[tuple[Path, str | None]]:
+    """The generated files that differ from what they should be, with the right text; None: should not be there."""
+    wanted = generated()
+    for path, text in wanted.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            yield path, text
+    for folder in (GOLDEN, PAGES):
+        for path in folder.glob("*") if folder.exists() else ():
+            if path not in wanted:
+                yield path, None
+
+
+def main() -> int:
+    """Refresh, or with --check only say what is stale."""
+    check = "--check" in sys.argv[1:]
+    found = list(stale())
+    for path, text in found:
+        print(("stale: " if check else "wrote: " if text is not None else "removed: ") + str(path.relative_to(ROOT)))
+        if check:
+            continue
+        if text is None:
+            path.unlink()
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    return 1 if check and found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
