@@ -1,0 +1,368 @@
+"""torch.compile: rules on records, and the probes on compilers, caches and packages that are really broken."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fp8doctor.checks.compiler import CACHE_VARIABLES, CompileCache, CompiledCast, CompiledFunction, Compiler, rules
+from fp8doctor.checks.compiler.function import compile_cast, gather_compiled
+from fp8doctor.checks.compiler.probe import compile_caches, gather
+from fp8doctor.checks.compiler.switches import SWITCHES, acting
+from fp8doctor.checks.compiler.texts import ERROR_TEXTS
+from fp8doctor.checks.gpu import Gpu, Gpus
+from fp8doctor.checks.libraries import Libraries
+from fp8doctor.checks.torch_build import TorchBuild
+from fp8doctor.model import Facts, Finding, NotApplicable, ProbeRun, Request, RuleResult, Severity, Unknown
+from fp8doctor.probing.children import importable_here, run_probe
+from fp8doctor.probing.schedule import child_environment
+from fp8doctor.registry import Probe
+from fp8doctor.store import decode_facts
+from tests.broken_packages import BrokenSite
+
+H200 = Gpus(gpus=(Gpu(index=0, name="NVIDIA H200", compute_capability="9.0"),))
+NO_GPU = Gpus(gpus=())
+TORCH = TorchBuild(installed=True, accelerator="cuda", cuda_available=True)
+CPU_TORCH = TorchBuild(installed=True, accelerator="cpu")
+HEALTHY = Compiler(
+    triton_installed=True,
+    triton_version="3.6.0",
+    c_compiler="/usr/bin/gcc",
+    c_compiler_found=True,
+    c_compiler_works=True,
+    python_include="/usr/include/python3.11",
+    python_header_found=True,
+    python_header_works=True,
+    caches=(CompileCache("inductor", None, "/tmp/torchinductor_me", True, True),),
+    switches={},
+)
+E4M3 = CompiledCast("float8_e4m3fn", "ok", relative_error=0.0267, relative_error_eager=0.0267)
+E5M2 = replace(E4M3, dtype="float8_e5m2")
+COMPILED = CompiledFunction(casts=(E4M3, E5M2))
+FAILED = CompiledFunction(casts=(replace(E4M3, outcome="error"), replace(E5M2, outcome="error")))
+
+
+def one(result: RuleResult) -> Finding:
+    """The only finding of a rule."""
+    found = [v for v in (result if isinstance(result, list) else [result]) if isinstance(v, Finding)]
+    assert len(found) == 1
+    return found[0]
+
+
+def nothing(result: RuleResult) -> bool:
+    return result is None or result == [None] * len(result) if isinstance(result, list) else result is None
+
+
+# Rules
+
+
+def test_a_healthy_box_gets_no_finding() -> None:
+    assert nothing(rules.triton_missing(HEALTHY, None, H200, TORCH))
+    assert nothing(rules.c_compiler_missing(HEALTHY, COMPILED, H200, TORCH))
+    assert nothing(rules.python_headers_missing(HEALTHY, COMPILED, H200, TORCH))
+    assert nothing(rules.compile_cache_not_writable(HEALTHY, H200, TORCH))
+    assert nothing(rules.compile_switched_off(HEALTHY, COMPILED, H200, TORCH))
+    assert nothing(rules.compile_fails(ProbeRun("ok", COMPILED)))
+    assert nothing(rules.triton_fp8_cast_unsupported(COMPILED))
+    assert nothing(rules.compile_errors_hidden(HEALTHY, H200, TORCH))
+    assert nothing(rules.compiled_kernels_slowed(HEALTHY, H200, TORCH))
+    assert nothing(rules.compile_caches_off(HEALTHY, H200, TORCH))
+
+
+@pytest.mark.parametrize(("gpus", "torch"), [(NO_GPU, TORCH), (H200, CPU_TORCH), (None, TorchBuild(installed=False))])
+def test_without_a_gpu_or_a_torch_for_it_nothing_applies(gpus: Gpus | None, torch: TorchBuild) -> None:
+    bare = Compiler(triton_installed=False, c_compiler_found=False, switches={"TORCH_COMPILE_DISABLE": "1"}, caches=())
+    for result in (
+        rules.triton_missing(bare, None, gpus, torch),
+        rules.c_compiler_missing(bare, None, gpus, torch),
+        rules.python_headers_missing(bare, None, gpus, torch),
+        rules.compile_cache_not_writable(bare, gpus, torch),
+        rules.compile_switched_off(bare, None, gpus, torch),
+    ):
+        assert isinstance(result, NotApplicable)
+
+
+def test_triton_missing() -> None:
+    assert one(rules.triton_missing(replace(HEALTHY, triton_installed=False), None, H200, TORCH)).severity is None
+    broken = replace(HEALTHY, triton_import_error="ImportError: undefined symbol: x")
+    assert "undefined symbol" in one(rules.triton_missing(broken, None, H200, TORCH)).evidence[0].text
+
+
+def test_triton_missing_from_a_text_that_proves_its_absence() -> None:
+    assert one(rules.triton_missing(None, Libraries(absent=("triton",)), H200, TORCH))
+    assert rules.triton_missing(None, Libraries(installed={"triton": "3.6.0"}), H200, TORCH) is None
+    assert isinstance(rules.triton_missing(None, Libraries(installed={"torch": "2.11.0"}), H200, TORCH), Unknown)
+
+
+def test_a_missing_compiler_is_an_error_where_compiling_failed_and_no_finding_where_it_worked() -> None:
+    missing = replace(HEALTHY, c_compiler=None, c_compiler_found=False, c_compiler_works=None)
+    assert one(rules.c_compiler_missing(missing, FAILED, H200, TORCH)).severity is Severity.ERROR
+    assert one(rules.c_compiler_missing(missing, None, H200, TORCH)).severity is Severity.WARNING
+    assert rules.c_compiler_missing(missing, COMPILED, H200, TORCH) is None
+
+
+def test_a_compiler_that_fails_is_shown_with_what_it_said() -> None:
+    broken = replace(HEALTHY, c_compiler_works=False, c_compiler_error="cc1: not found")
+    assert "cc1: not found" in one(rules.c_compiler_missing(broken, FAILED, H200, TORCH)).evidence[0].text
+
+
+def test_cc_that_leads_nowhere_is_named() -> None:
+    astray = replace(
+        HEALTHY, c_compiler="/opt/gone/cc", c_compiler_variable="CC", c_compiler_found=False, c_compiler_works=None
+    )
+    finding = one(rules.c_compiler_missing(astray, None, H200, TORCH))
+    assert "CC=/opt/gone/cc" in finding.evidence[0].text
+    assert finding.actions[0].command == "unset CC"
+
+
+def test_python_headers_missing_names_the_package_of_this_python() -> None:
+    missing = replace(HEALTHY, python_header_found=False, python_header_works=False)
+    finding = one(rules.python_headers_missing(missing, FAILED, H200, TORCH))
+    assert finding.actions[0].command == "sudo apt-get install -y python3.11-dev"
+    assert rules.python_headers_missing(missing, COMPILED, H200, TORCH) is None
+    no_compiler = replace(HEALTHY, python_header_works=None)
+    assert isinstance(rules.python_headers_missing(no_compiler, None, H200, TORCH), Unknown)
+
+
+def test_a_cache_that_torch_compile_never_uses_is_a_warning() -> None:
+    plain = CompileCache("triton", None, "/home/me/.triton/cache", False, True, "/home/me may not be written")
+    named = replace(plain, variable="TRITON_CACHE_DIR")
+    for cache, severity in ((plain, Severity.WARNING), (named, Severity.ERROR)):
+        finding = one(rules.compile_cache_not_writable(replace(HEALTHY, caches=(cache,)), H200, TORCH))
+        assert finding.severity is severity
+
+
+def test_a_noexec_cache_is_a_finding() -> None:
+    cache = CompileCache("inductor", None, "/tmp/x", True, False, "/tmp is on a file system mounted noexec")
+    finding = one(rules.compile_cache_not_writable(replace(HEALTHY, caches=(cache,)), H200, TORCH))
+    assert "noexec" in finding.evidence[0].text
+
+
+def test_compile_switched_off() -> None:
+    off = replace(HEALTHY, switches={"TORCHDYNAMO_DISABLE": "1", "TORCH_COMPILE_DISABLE": "0"})
+    finding = one(rules.compile_switched_off(off, None, H200, TORCH))
+    assert "TORCHDYNAMO_DISABLE" in finding.title
+    eager = CompiledFunction(casts=(replace(E4M3, outcome="eager"), replace(E5M2, outcome="eager")))
+    assert "no variable" in one(rules.compile_switched_off(HEALTHY, eager, H200, TORCH)).title
+    assert isinstance(rules.compile_fails(ProbeRun("ok", eager)), Unknown)
+
+
+@pytest.mark.parametrize(
+    ("rule", "variable", "value", "harmless"),
+    [
+        (rules.compile_errors_hidden, "TORCHDYNAMO_SUPPRESS_ERRORS", "0", ""),
+        (rules.compiled_kernels_slowed, "TRITON_INTERPRET", "true", "0"),
+        (rules.compiled_kernels_slowed, "DISABLE_PTXAS_OPT", "1", "off"),
+        (rules.compile_caches_off, "TORCHINDUCTOR_FORCE_DISABLE_CACHES", "yes", "0"),
+        (rules.compile_caches_off, "TORCHINDUCTOR_FX_GRAPH_CACHE", "0", "1"),
+        (rules.compile_caches_off, "TORCHINDUCTOR_COMPILE_THREADS", "1", "16"),
+    ],
+)
+def test_switches_act_on_the_values_that_their_sources_read(
+    rule: Callable[..., RuleResult], variable: str, value: str, harmless: str
+) -> None:
+    assert variable in one(rule(replace(HEALTHY, switches={variable: value}), H200, TORCH)).title
+    assert nothing(rule(replace(HEALTHY, switches={variable: harmless}), H200, TORCH))
+
+
+def test_compile_fails() -> None:
+    result = rules.compile_fails(ProbeRun("ok", FAILED))
+    assert isinstance(result, list)
+    assert len(result) == 2
+    wrong = CompiledFunction(casts=(replace(E4M3, outcome="wrong", relative_error=0.5), E5M2))
+    assert "wrong numbers" in one(rules.compile_fails(ProbeRun("ok", wrong))).title
+    assert "timeout" in one(rules.compile_fails(ProbeRun("timeout", None, "no end after 120 s"))).evidence[0].text
+    assert isinstance(rules.compile_fails(ProbeRun("skipped", detail="not part of a quick run")), Unknown)
+    not_tried = CompiledFunction(not_tried="no GPU is visible", casts=())
+    assert isinstance(rules.compile_fails(ProbeRun("ok", not_tried)), NotApplicable)
+
+
+def test_e4m3_refused_while_e5m2_works_is_told_once() -> None:
+    error = "ValueError: type fp8e4nv not supported in this architecture."
+    refused = CompiledFunction(casts=(replace(E4M3, outcome="error", error=error), E5M2))
+    assert error in one(rules.triton_fp8_cast_unsupported(refused)).evidence[0].text
+    assert rules.compile_fails(ProbeRun("ok", refused)) is None
+    assert rules.triton_fp8_cast_unsupported(FAILED) is None  # nothing compiles here: another cause
+
+
+def test_every_error_text_names_a_rule_of_this_subject() -> None:
+    ids = {spec.__fp8doctor__.id for spec in vars(rules).values() if hasattr(spec, "__fp8doctor__")}
+    assert {text.rule for text in ERROR_TEXTS} <= ids
+    assert len({switch.variable for switch in SWITCHES}) == len(SWITCHES)
+    assert acting({}, "off") == []
+
+
+# Probes
+
+
+def probe(
+    gather: Callable[..., object],
+    environment: Mapping[str, str],
+    request: Request | None = None,
+    needs: Mapping[str, ProbeRun[Facts]] | None = None,
+) -> ProbeRun[Facts]:
+    """Run a probe in a child with exactly this environment."""
+    spec: Probe = gather.__fp8doctor__  # type: ignore[attr-defined]
+    return run_probe(
+        spec,
+        request or Request(),
+        interpreter=sys.executable,
+        importable=importable_here({}),
+        runs=needs or {},
+        environment=dict(environment),
+        deadline_s=90.0,
+        decode=decode_facts,
+        cancel=threading.Event(),
+    )
+
+
+def look(environment: Mapping[str, str], request: Request | None = None) -> Compiler:
+    run = probe(gather, environment, request)
+    assert run.outcome == "ok", run
+    assert isinstance(run.facts, Compiler)
+    return run.facts
+
+
+PATH = {"PATH": "/usr/bin:/bin"}
+
+
+def test_this_machine_is_seen_as_it_is(home: Path) -> None:
+    facts = look({**PATH, "HOME": str(home)})
+    assert facts.c_compiler_found is not None
+    assert facts.caches is not None
+    assert [cache.used_by for cache in facts.caches] == ["inductor", "triton"]
+    assert facts.caches[1].path == str(home / ".triton" / "cache")
+    assert not (home / ".triton").exists()  # looking creates nothing
+    assert facts.switches == {}
+
+
+def test_a_path_without_compilers(tmp_path: Path) -> None:
+    facts = look({"PATH": str(tmp_path)})
+    assert facts.c_compiler_found is False
+    assert facts.python_header_works is None
+    assert one(rules.c_compiler_missing(replace(facts, triton_installed=True), None, H200, TORCH))
+
+
+def test_a_compiler_that_always_fails(tmp_path: Path) -> None:
+    script = tmp_path / "gcc"
+    script.write_text("#!/bin/sh\necho 'cc1: error while loading shared libraries: libmpc.so.3' >&2\nexit 1\n")
+    script.chmod(0o755)
+    facts = look({"PATH": str(tmp_path)})
+    assert (facts.c_compiler, facts.c_compiler_found, facts.c_compiler_works) == (str(script), True, False)
+    assert "libmpc.so.3" in (facts.c_compiler_error or "")
+
+
+@pytest.mark.parametrize("cc", ["/opt/nowhere/cc", "", "gcc -m64"])
+def test_cc_that_is_no_program(cc: str) -> None:
+    """Triton passes CC on as one word, and so an option in it, or an empty text, is no compiler."""
+    facts = look({**PATH, "CC": cc})
+    assert (facts.c_compiler_found, facts.c_compiler_variable) == (False, "CC")
+
+
+def test_a_triton_whose_extension_does_not_load(tmp_path: Path) -> None:
+    site = BrokenSite(tmp_path)
+    site.metadata("triton", "3.6.0")
+    site.break_import("triton", "undefined-symbol")
+    facts = look({**PATH, "PYTHONPATH": str(tmp_path)})
+    assert (facts.triton_installed, facts.triton_version) == (True, "3.6.0")
+    assert "undefined symbol" in (facts.triton_import_error or "")
+
+
+def test_variables_that_switch_it_off_are_seen() -> None:
+    facts = look({**PATH, "TORCH_COMPILE_DISABLE": "1", "UNRELATED": "1"})
+    assert facts.switches == {"TORCH_COMPILE_DISABLE": "1"}
+
+
+def test_a_cache_that_cannot_be_created_is_judged_as_the_user_had_it(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    own = {**PATH, "TORCHINDUCTOR_CACHE_DIR": str(file / "cache"), "TRITON_CACHE_DIR": str(tmp_path / "triton")}
+    environment, replaced = child_environment(list(CACHE_VARIABLES), str(tmp_path / "doctor"), own)
+    facts = look(environment, Request(replaced_environment=replaced))
+    assert facts.caches is not None
+    inductor, triton = facts.caches
+    assert (inductor.path, inductor.writable) == (str(file / "cache"), False)
+    assert (triton.path, triton.writable) == (str(tmp_path / "triton"), True)
+    assert one(rules.compile_cache_not_writable(facts, H200, TORCH)).about == "cache:inductor"
+
+
+def test_a_variable_that_the_user_had_not_set_leads_to_the_default_place(tmp_path: Path, home: Path) -> None:
+    environment, replaced = child_environment(list(CACHE_VARIABLES), str(tmp_path), {**PATH, "HOME": str(home)})
+    facts = look(environment, Request(replaced_environment=replaced))
+    assert facts.caches is not None
+    assert facts.caches[0].variable is None
+    assert facts.caches[1].path == str(home / ".triton" / "cache")
+
+
+@pytest.mark.parametrize(("option", "field"), [("ro", "writable"), ("noexec", "executable")])
+def test_a_file_system_that_is_read_only_or_noexec(option: str, field: str) -> None:
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    folder = next((m[1] for m in mounts if option in m[3].split(",") and Path(m[1]).is_dir()), None)
+    if folder is None:
+        pytest.skip(f"nothing is mounted {option} here")
+    inductor, _ = compile_caches({"TORCHINDUCTOR_CACHE_DIR": f"{folder}/cache"})
+    assert getattr(inductor, field) is False
+    assert inductor.problem
+
+
+def examined(torch: TorchBuild, gpus: Gpus) -> dict[str, ProbeRun[Facts]]:
+    return {"torch_build": ProbeRun("ok", torch), "gpus": ProbeRun("ok", gpus), "compiler": ProbeRun("ok", HEALTHY)}
+
+
+@pytest.mark.parametrize(("torch", "gpus"), [(CPU_TORCH, H200), (TORCH, NO_GPU), (TorchBuild(installed=False), H200)])
+def test_where_nothing_can_be_compiled_torch_is_not_imported(tmp_path: Path, torch: TorchBuild, gpus: Gpus) -> None:
+    BrokenSite(tmp_path).break_import("torch", "segfault")
+    run = probe(gather_compiled, {**PATH, "PYTHONPATH": str(tmp_path)}, needs=examined(torch, gpus))
+    assert run.outcome == "ok"
+    assert isinstance(run.facts, CompiledFunction)
+    assert run.facts.not_tried
+
+
+def test_a_crash_while_compiling_costs_one_cast_at_a_time(tmp_path: Path) -> None:
+    BrokenSite(tmp_path).break_import("torch", "segfault")
+    run = probe(gather_compiled, {**PATH, "PYTHONPATH": str(tmp_path)}, needs=examined(TORCH, H200))
+    assert run.outcome == "ok"
+    assert isinstance(run.facts, CompiledFunction)
+    assert [cast.outcome for cast in run.facts.casts or ()] == ["crashed", "crashed"]
+    assert run.facts.works is False
+
+
+@pytest.mark.torch
+def test_a_compiled_cast_agrees_with_the_eager_one() -> None:
+    """On the CPU, and without Inductor, whose C++ takes half a minute: tracing and comparison are the same."""
+    cast = compile_cast("float8_e4m3fn", "cpu", backend="aot_eager")
+    assert (cast.outcome, cast.graphs, cast.graph_breaks, cast.differing_values) == ("ok", 1, 0, 0)
+    # One e4m3 operand, random normal: 3 mantissa bits give a relative error of 0.027.
+    assert cast.relative_error == pytest.approx(0.0267, abs=0.0005)
+
+
+@pytest.mark.torch
+def test_what_ran_eagerly_is_not_called_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    assert compile_cast("float8_e5m2", "cpu").outcome == "eager"
+
+
+@pytest.mark.torch
+def test_a_failed_compilation_is_told_even_where_errors_are_suppressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", True)
+    cast = compile_cast("float8_e4m3fn", "cpu", backend="no-such-backend")
+    assert cast.outcome == "error"
+    assert "no-such-backend" in (cast.error or "")
+
+
+@pytest.mark.gpu
+def test_compiling_on_a_real_gpu() -> None:
+    import os
+
+    gpus = Gpus(gpus=(Gpu(index=0),))
+    run = probe(gather_compiled, os.environ, needs=examined(TORCH, gpus))
+    assert run.outcome == "ok", run
+    assert isinstance(run.facts, CompiledFunction)
+    assert run.facts.works
