@@ -126,6 +126,8 @@ def too_old(
     """
     if driver.installed is False:
         return NotApplicable("no NVIDIA driver is installed")
+    if (driver.nvml_error or "").startswith(MISMATCH):
+        return Unknown("the driver's library and its kernel module are of different versions")
     build = observed(torch_build, "the torch build")
     if build.installed is False:
         return NotApplicable("there is no torch whose CUDA the driver must serve")

@@ -55,7 +55,7 @@ class Gpu:
     utilization_percent: int | None = None
     # Compute processes other than the doctor's own; an empty tuple was observed to be none.
     processes: tuple[GpuProcess, ...] | None = None
-    # What the management library said when this GPU stopped answering ("GPU_IS_LOST: ...").
+    # What the management library said when this GPU gave no answer ("GPU_IS_LOST: ...", "NO_PERMISSION: ...").
     failure: str | None = None
 
 

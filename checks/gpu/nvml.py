@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 # Errors after which nothing more is heard of a GPU; all others ("not supported") are normal for single values.
-_GONE = ("GPU_IS_LOST", "RESET_REQUIRED")
+GONE = ("GPU_IS_LOST", "RESET_REQUIRED", "IRQ_ISSUE", "INSUFFICIENT_POWER")
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons (constants nvmlClocksEventReason* of nvidia-ml-py; older drivers call
 # them throttle reasons, with the same bits).
@@ -46,6 +46,8 @@ class Nvml:
         except Exception as error:  # a stray module of that name may raise anything
             raise NvmlUnavailableError("NOT_INSTALLED", str(error)) from None
         self.library: Any = pynvml
+        # What the last call that failed said.
+        self.last_error: str | None = None
         self._gone: str | None = None
         try:
             pynvml.nvmlInit()
@@ -58,8 +60,10 @@ class Nvml:
             try:
                 return getattr(self.library, name)(*arguments)
             except Exception as error:  # NVMLError, or AttributeError from an older binding
-                if self._name(error) in _GONE:
-                    self._gone = f"{self._name(error)}: {error}"
+                name = self._name(error)
+                self.last_error = f"{name}: {error}"
+                if name in GONE:
+                    self._gone = self.last_error
         return None
 
     def event_reasons(self, handle: Any) -> tuple[str, ...] | None:

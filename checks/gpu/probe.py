@@ -69,7 +69,7 @@ def read_gpu(nvml: Nvml, index: int, family: frozenset[int]) -> Gpu:
     nvml.take_gone()
     handle = get("nvmlDeviceGetHandleByIndex", index)
     if handle is None:
-        return Gpu(index=index, vendor="nvidia", failure=nvml.take_gone() or "NVML gave no handle for it")
+        return Gpu(index=index, vendor="nvidia", failure=nvml.last_error)
     gpu = identity(nvml, index, handle)  # first: a GPU that is lost meanwhile keeps its name
     used, total = _memory(nvml, handle)
     mig = get("nvmlDeviceGetMigMode", handle)

@@ -92,7 +92,8 @@ def path(gpu: Gpu, field: str) -> str:
 
 def each(gpus: Gpus, judge: Callable[[Gpu], Verdict]) -> RuleResult:
     """Judge every visible GPU by itself."""
-    return per_item(observed(gpus.gpus, "which GPUs are there"), judge)
+    shown = observed(gpus.gpus, "which GPUs are there")
+    return per_item(shown, judge) if shown else NotApplicable("no GPU is visible")
 
 
 @rule("GPU001", "no-fp8-hardware", Severity.ERROR, scope="box", settles="hardware")

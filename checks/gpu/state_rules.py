@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from fp8doctor.checks.gpu.clocks import Clocks, ClockSample
 from fp8doctor.checks.gpu.facts import Gpu, Gpus
+from fp8doctor.checks.gpu.nvml import GONE
 from fp8doctor.checks.gpu.rules import about, each, label, path
-from fp8doctor.model import Action, Evidence, Finding, NotApplicable, RuleResult, Severity, Verdict, observed
+from fp8doctor.model import Action, Evidence, Finding, NotApplicable, RuleResult, Severity, Unknown, Verdict, observed
 from fp8doctor.registry import rule
 
 # A limit within one percent of the board's own is the same limit, rounded.
@@ -18,6 +21,9 @@ UNSEEN_MIB_BESIDE_PROBES = 8192.0
 UNSEEN_MIB = 2048.0
 # While the doctor does nothing, a GPU that works half of the time works for someone else.
 BUSY_PERCENT = 50
+# Boards whose memory the operating system manages (it keeps pages after a process has ended, says NVML's page on
+# nvmlDeviceGetMemoryInfo_v2): there, used memory is nobody's in particular.
+SYSTEM_MANAGED = re.compile(r"\bG[HB]\d+\b")
 # Reasons that are a fault of cooling or supply. SwPowerCap is none: a big product on a full-power board reaches it.
 BRAKES = {
     "HwSlowdown": "hardware slowdown (clocks at half or less)",
@@ -120,7 +126,8 @@ def _neighbours(gpu: Gpu, doctor_idle: bool | None) -> tuple[Evidence, ...]:
         evidence.append(Evidence(f"{many} {held / 1024:.1f} GiB", held, "MiB", path(gpu, "processes")))
     listed = sum(p.used_memory_mib or 0 for p in gpu.processes or () if p.pid is not None)
     unseen = (gpu.memory_used_mib or 0) - listed
-    if unseen >= (UNSEEN_MIB if doctor_idle else UNSEEN_MIB_BESIDE_PROBES):
+    least = UNSEEN_MIB if doctor_idle else UNSEEN_MIB_BESIDE_PROBES
+    if unseen >= least and not SYSTEM_MANAGED.search(gpu.name or ""):
         text = f"{unseen / 1024:.1f} GiB are held by what is not listed as a compute process here"
         evidence.append(Evidence(text, unseen, "MiB", path(gpu, "memory_used_mib")))
     busy = gpu.utilization_percent
@@ -236,14 +243,14 @@ def lost(gpus: Gpus) -> RuleResult:
     """A GPU no longer answers.
 
     What it means: the driver lists a GPU that it cannot reach ("GPU is lost", "GPU requires restart"): it fell off the
-    bus, or a fault left it in a state that only a reset ends.
+    bus, lacks power, or a fault left it in a state that only a reset ends.
 
     Why it costs time: programs that meet it fail or hang, even if they wanted another GPU.
 
     What to do: look for Xid messages in the kernel log, then restart the machine; if it comes back, have the board and
     its cables checked.
 
-    Sources: nvidia-ml-py, NVML_ERROR_GPU_IS_LOST and NVML_ERROR_RESET_REQUIRED; NVIDIA, XID errors.
+    Sources: nvidia-ml-py, NVML_ERROR_GPU_IS_LOST, _RESET_REQUIRED, _IRQ_ISSUE, _INSUFFICIENT_POWER; NVIDIA, XID errors.
     """
     if "nvml" not in (gpus.source or ""):
         return NotApplicable("no GPU was asked through NVML")
@@ -253,6 +260,8 @@ def lost(gpus: Gpus) -> RuleResult:
 def _lost(gpu: Gpu) -> Verdict:
     if gpu.failure is None:
         return None
+    if not gpu.failure.startswith(GONE):
+        return Unknown(f"{label(gpu)} could not be asked: {gpu.failure}")
     return Finding(
         title=f"{label(gpu)} does not answer",
         evidence=(Evidence(f"NVML: {gpu.failure}", gpu.failure, fact=path(gpu, "failure")),),

@@ -63,6 +63,8 @@ def test_what_is_not_known_of_the_driver() -> None:
     assert isinstance(too_old(NEW, TorchBuild(), None), Unknown)
     assert isinstance(too_old(replace(NEW, version=None), CU130, None), Unknown)
     assert isinstance(too_old(NEW, replace(CU130, cuda="14.0"), None), Unknown)
+    halves = replace(NEW, version="550.90.07", nvml_error="LIB_RM_VERSION_MISMATCH: a mismatch")
+    assert isinstance(too_old(halves, CU130, None), Unknown)
     assert isinstance(too_old(Driver(installed=False), CU130, None), NotApplicable)
     assert isinstance(too_old(NEW, TorchBuild(installed=False), None), NotApplicable)
     assert isinstance(too_old(NEW, TorchBuild(accelerator="cpu"), None), NotApplicable)

@@ -240,6 +240,10 @@ def test_probes_that_run_beside_are_not_taken_for_strangers() -> None:
     assert not fired(state.shared_or_mig(beside))
 
 
+def test_memory_that_the_system_manages_is_nobodys() -> None:
+    assert state.shared_or_mig(box(name="NVIDIA GH200 480GB", memory_used_mib=60000.0)) == [None]
+
+
 def test_who_else_is_there_was_not_observed() -> None:
     assert unknown(state.shared_or_mig(Gpus(gpus=(Gpu(index=0, name="NVIDIA H200"),))))
 
@@ -297,6 +301,7 @@ def test_clocks_pinned() -> None:
 def test_gpu_lost() -> None:
     (finding,) = fired(state.lost(box(failure="GPU_IS_LOST: GPU is lost")))
     assert "does not answer" in finding.title
+    assert unknown(state.lost(box(failure="NO_PERMISSION: Insufficient Permissions")))
     assert isinstance(state.lost(replace(IDLE, source="collect_env")), NotApplicable)
 
 

@@ -43,6 +43,7 @@ def run(
     request: Request | None = None,
     watch_s: float | None = None,
 ) -> ProbeRun[Any]:
+    """Run a probe as the doctor does, and stop it after `watch_s` if it is one that watches."""
     needed: Mapping[str, ProbeRun[Facts]] = {"torch_build": ProbeRun("ok", build)}
     stop = threading.Event()
     if watch_s is not None:
@@ -61,9 +62,16 @@ def run(
     )
 
 
-def gpus(library: Path, build: TorchBuild | None = CPU_TORCH, **script: object) -> Gpus:
-    played = {key: value for key, value in {**H200, **script}.items() if value is not None}
-    ended = run(gpu_check.gather, stub_nvml.environment(library, played), build)
+def facts(ended: ProbeRun[Any]) -> Any:
+    assert ended.facts is not None, ended
+    return ended.facts
+
+
+def gpus(
+    library: Path, build: TorchBuild | None = None, script: Mapping[str, object] | None = None, **changes: object
+) -> Gpus:
+    played = {k: v for k, v in {**H200, **(script or {}), **changes}.items() if v is not None}
+    ended = run(gpu_check.gather, stub_nvml.environment(library, played), build or CPU_TORCH)
     assert ended.outcome == "ok", ended
     assert isinstance(ended.facts, Gpus)
     return ended.facts
@@ -94,14 +102,14 @@ def test_a_power_cap(library: Path) -> None:
 
 def test_what_is_not_supported_is_none(library: Path) -> None:
     kept = {"driver", "count", "name", "cc"}
-    (gpu,) = gpus(library, **{key: None for key in H200 if key not in kept}).gpus or ()
+    (gpu,) = gpus(library, None, {key: None for key in H200 if key not in kept}).gpus or ()
     assert (gpu.name, gpu.compute_capability) == ("NVIDIA H200", "9.0")
     others = {k: v for k, v in vars(gpu).items() if k not in ("index", "vendor", "name", "compute_capability")}
     assert set(others.values()) == {None}
 
 
 def test_a_gpu_that_is_lost_costs_only_itself(library: Path) -> None:
-    found = gpus(library, count=3, **{"1.lost": 5})
+    found = gpus(library, None, {"count": 3, "1.lost": 5})
     first, lost, last = found.gpus or ()
     assert first.failure is None
     assert first == type(first)(**{**vars(last), "index": 0})
@@ -111,7 +119,7 @@ def test_a_gpu_that_is_lost_costs_only_itself(library: Path) -> None:
 
 
 def test_a_gpu_that_is_lost_from_the_start(library: Path) -> None:
-    first, lost = gpus(library, count=2, **{"1.lost": 0}).gpus or ()
+    first, lost = gpus(library, None, {"count": 2, "1.lost": 0}).gpus or ()
     assert first.name == "NVIDIA H200"
     assert (lost.name, lost.index) == (None, 1)
     assert (lost.failure or "").startswith("GPU_IS_LOST")
@@ -149,10 +157,9 @@ def test_torch_counts_the_sms_of_a_slice(library: Path) -> None:
 def test_an_amd_gpu_is_seen_through_torch(tmp_path: Path) -> None:
     device = TorchDevice(index=0, name="AMD Instinct MI300X", compute_capability="gfx942:sramecc+:xnack-", sm_count=304)
     build = TorchBuild(installed=True, accelerator="hip", devices=(device,))
-    ended = run(gpu_check.gather, stub_nvml.environment(tmp_path, {}), build)
-    assert ended.facts is not None
-    (gpu,) = ended.facts.gpus
-    assert (ended.facts.source, gpu.vendor, gpu.compute_capability, gpu.sm_count) == ("torch", "amd", "gfx942", 304)
+    found = facts(run(gpu_check.gather, stub_nvml.environment(tmp_path, {}), build))
+    (gpu,) = found.gpus
+    assert (found.source, gpu.vendor, gpu.compute_capability, gpu.sm_count) == ("torch", "amd", "gfx942", 304)
 
 
 def test_a_version_mismatch(library: Path) -> None:
@@ -167,38 +174,37 @@ def test_no_permission(library: Path) -> None:
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has an NVIDIA driver")
 def test_no_driver(tmp_path: Path) -> None:
-    ended = run(gpu_check.gather, stub_nvml.environment(tmp_path, {}))
-    assert ended.outcome == "ok"
-    assert ended.facts.gpus == ()
-    assert ended.facts.why_none in ("no-driver", "no-gpu", "amd-not-shown", "wsl")
+    found = facts(run(gpu_check.gather, stub_nvml.environment(tmp_path, {})))
+    assert found.gpus == ()
+    assert found.why_none in ("no-driver", "no-gpu", "amd-not-shown", "wsl")
 
 
 def test_variables_that_hide_are_kept(library: Path) -> None:
     environment = {**stub_nvml.environment(library, H200), "CUDA_VISIBLE_DEVICES": ""}
-    ended = run(gpu_check.gather, environment)
-    assert ended.facts.visibility == {"CUDA_VISIBLE_DEVICES": ""}
-    assert len(ended.facts.gpus) == 1
+    found = facts(run(gpu_check.gather, environment))
+    assert found.visibility == {"CUDA_VISIBLE_DEVICES": ""}
+    assert len(found.gpus) == 1
 
 
 def test_the_driver(tmp_path: Path) -> None:
     folder = stub_nvml.build(tmp_path, version="580.159.04")
-    ended = run(driver_check.gather, stub_nvml.environment(folder, H200))
-    assert isinstance(ended.facts, Driver)
-    assert (ended.facts.installed, ended.facts.version, ended.facts.cuda_version) == (True, "580.159.04", "13.0")
-    assert (ended.facts.library_version, ended.facts.nvml_error) == ("580.159.04", None)
-    assert ended.facts.libcuda_overrides == ()
+    found = facts(run(driver_check.gather, stub_nvml.environment(folder, H200)))
+    assert isinstance(found, Driver)
+    assert (found.installed, found.version, found.cuda_version) == (True, "580.159.04", "13.0")
+    assert (found.library_version, found.nvml_error) == ("580.159.04", None)
+    assert found.libcuda_overrides == ()
 
 
 def test_the_driver_that_does_not_match(library: Path) -> None:
-    ended = run(driver_check.gather, stub_nvml.environment(library, {**H200, "init": 18}))
-    assert (ended.facts.nvml_error or "").startswith("LIB_RM_VERSION_MISMATCH")
-    assert isinstance(driver_check.mismatch(ended.facts, None), Finding)
+    found = facts(run(driver_check.gather, stub_nvml.environment(library, {**H200, "init": 18})))
+    assert (found.nvml_error or "").startswith("LIB_RM_VERSION_MISMATCH")
+    assert isinstance(driver_check.mismatch(found, None), Finding)
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has an NVIDIA driver")
 def test_the_driver_that_is_not_there(tmp_path: Path) -> None:
-    ended = run(driver_check.gather, stub_nvml.environment(tmp_path, {}))
-    assert (ended.facts.installed, ended.facts.version) == (False, None)
+    found = facts(run(driver_check.gather, stub_nvml.environment(tmp_path, {})))
+    assert (found.installed, found.version) == (False, None)
 
 
 def watched(library: Path, request: Request, build: TorchBuild | None = CPU_TORCH, **script: object) -> Clocks:
