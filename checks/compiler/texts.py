@@ -50,9 +50,4 @@ ERROR_TEXTS = (
         "folder that holds libcuda.so.1.",
         "sudo ldconfig",
     ),
-    ErrorText(
-        r"type fp8e4nv not supported in this architecture",
-        "CMP008",
-        "Triton casts to e4m3 from compute capability 8.9 on: leave that cast outside torch.compile, or use e5m2.",
-    ),
 )

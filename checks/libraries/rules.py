@@ -9,14 +9,9 @@ from fp8doctor.registry import rule
 
 ERROR_TEXTS = (
     ErrorText(
-        r"CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH|CUDNN_STATUS_SUBLIBRARY_LOADING_FAILED",
+        r"CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH",
         "LIB001",
         "Let one cuDNN be found only: remove the system's copy, or put the wheel's folder first in LD_LIBRARY_PATH.",
-    ),
-    ErrorText(
-        r"Transformer Engine requires cuDNN [\d.]+ or later, but the cuDNN runtime is",
-        "LIB002",
-        "Upgrade the cuDNN package that torch was installed with.",
     ),
     ErrorText(
         r"cuDNN version incompatibility: PyTorch was compiled\s+against",
