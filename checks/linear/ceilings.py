@@ -12,13 +12,17 @@ from typing import Any
 from fp8doctor.checks.linear.facts import Ceiling, Ceilings
 from fp8doctor.checks.linear.variants import fp8_dtype
 from fp8doctor.measuring.statistics import estimate
-from fp8doctor.measuring.timer import Timer
+from fp8doctor.measuring.timer import Pace, Timer
 
 # Seconds for each format: the search, and holding the best.
 SEARCH_S = 1.2
 SUSTAIN_S = 1.0
-# A burst is this many products back to back, after a pause in which the chip cools and its clock recovers.
-BURST_CALLS = 6
+# A burst lasts about this long (at least this many products), after a pause in which the power budget recovers.
+BURST_S = 0.002
+LEAST_BURST = 3
+PAUSE_S = 0.005
+# Only to choose the number of products of a burst.
+ASSUMED_FLOPS = {"bf16": 5e14, "fp8": 1e15}
 COPY_BYTES = 2 << 30
 LAUNCH_CALLS = 1000
 
@@ -129,9 +133,12 @@ def burst_tflops(torch: Any, timer: Timer, number_format: str, shape: tuple[int,
         call = product(torch, timer.device, number_format, shape)
         call()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        m, k, n = shape
+        calls = max(LEAST_BURST, round(BURST_S * ASSUMED_FLOPS[number_format] / (2.0 * m * k * n)))
         torch.cuda.synchronize(timer.device)
+        time.sleep(PAUSE_S)
         start.record()
-        for _ in range(BURST_CALLS):
+        for _ in range(calls):
             call()
         end.record()
         torch.cuda.synchronize(timer.device)
@@ -140,8 +147,7 @@ def burst_tflops(torch: Any, timer: Timer, number_format: str, shape: tuple[int,
         return None
     except RuntimeError:
         return None
-    m, k, n = shape
-    return 2.0 * m * k * n * BURST_CALLS / (start.elapsed_time(end) * 1e-3) / 1e12
+    return float(2.0 * m * k * n * calls / (start.elapsed_time(end) * 1e-3) / 1e12)
 
 
 def sustained_tflops(
@@ -163,7 +169,7 @@ def sustained_tflops(
     half = events[len(events) // 2 :]
     steps = len(half) - 1
     m, k, n = shape
-    return 2.0 * m * k * n * 8 * steps / (half[0].elapsed_time(half[-1]) * 1e-3) / 1e12
+    return float(2.0 * m * k * n * 8 * steps / (half[0].elapsed_time(half[-1]) * 1e-3) / 1e12)
 
 
 def _copy_gb_s(torch: Any, timer: Timer) -> float | None:
@@ -173,7 +179,7 @@ def _copy_gb_s(torch: Any, timer: Timer) -> float | None:
     except torch.cuda.OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
-    samples = timer.device_samples(lambda: target.copy_(source), 7, about_us=1000.0)
+    samples = timer.device_samples(lambda: target.copy_(source), 7, Pace(device_us=1000.0, host_us=20.0))
     return round(2 * COPY_BYTES / sorted(samples)[len(samples) // 2] * 1e6 / 1e9, 1)
 
 
@@ -181,11 +187,11 @@ def _launch_samples(torch: Any, timer: Timer) -> list[float]:
     """Host microseconds of an eager addition that the device finishes faster than the host asks for it."""
     x = torch.ones(16, device=timer.device)
     samples = []
-    for _ in range(7):
+    for _ in range(7):  # the launch is the point: the sum is thrown away
         torch.cuda.synchronize(timer.device)
         began = time.perf_counter()
         for _ in range(LAUNCH_CALLS):
-            x + x  # noqa: B018  the launch is the point
+            x + x
         samples.append((time.perf_counter() - began) / LAUNCH_CALLS * 1e6)
         torch.cuda.synchronize(timer.device)
     return samples

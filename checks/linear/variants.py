@@ -11,7 +11,7 @@ from typing import Any
 
 # A call from a BF16 activation (M x K) to a BF16 output (M x N).
 Layer = Callable[[Any], Any]
-# Largest finite value of a format: OCP FP8 (e4m3fn 448), and AMD's fnuz variant on gfx942 (240, torch.finfo tells).
+# Keeps a row of zeros from dividing by zero.
 SMALLEST_SCALE = 1e-12
 
 
@@ -191,19 +191,32 @@ def _torchao(torch: Any, weight: Any, config: Any) -> Layer:
 def _torchao_rowwise(torch: Any, weight: Any) -> Layer:
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
 
-    return _torchao(torch, weight, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()))
+    return _torchao(torch, weight, _quiet(Float8DynamicActivationFloat8WeightConfig, granularity=PerRow()))
 
 
 def _torchao_tensorwise(torch: Any, weight: Any) -> Layer:
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerTensor
 
-    return _torchao(torch, weight, Float8DynamicActivationFloat8WeightConfig(granularity=PerTensor()))
+    return _torchao(torch, weight, _quiet(Float8DynamicActivationFloat8WeightConfig, granularity=PerTensor()))
+
+
+def _quiet(config: Any, **arguments: Any) -> Any:
+    """A torchao config without torchao's own Inductor settings, where it has that switch.
+
+    They turn on coordinate descent tuning: on an H200 a layer then took 10 s to compile instead of 1 s, and its device
+    time stayed within 4 % (benchmarks/RESULTS.md).
+    """
+    import inspect
+
+    if "set_inductor_config" in inspect.signature(config).parameters:
+        arguments["set_inductor_config"] = False
+    return config(**arguments)
 
 
 def _torchao_weight_only(torch: Any, weight: Any) -> Layer:
     from torchao.quantization import Float8WeightOnlyConfig
 
-    return _torchao(torch, weight, Float8WeightOnlyConfig())
+    return _torchao(torch, weight, _quiet(Float8WeightOnlyConfig))
 
 
 def gemms(torch: Any, x: Any, weight: Any) -> dict[str, Callable[[], Callable[[], Any]]]:
@@ -236,6 +249,4 @@ def gemms(torch: Any, x: Any, weight: Any) -> dict[str, Callable[[], Callable[[]
 
 
 def _scaled(torch: Any, x8: Any, w8: Any, x_scale: Any, w_scale: Any, fast: bool) -> Callable[[], Any]:
-    return lambda: torch._scaled_mm(
-        x8, w8.t(), x_scale, w_scale, out_dtype=torch.bfloat16, use_fast_accum=fast
-    )
+    return lambda: torch._scaled_mm(x8, w8.t(), x_scale, w_scale, out_dtype=torch.bfloat16, use_fast_accum=fast)

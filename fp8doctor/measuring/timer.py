@@ -18,14 +18,16 @@ METHOD_VERSION = 1
 # Samples a batch: few enough to fit the driver's launch queue, which blocks the host at about 1,000 entries.
 SAMPLES_A_BATCH = 7
 # One event pair costs about 2 us itself; it spans calls of this length in all, so that it costs under 1 %.
-PAIR_US = 300.0
-MOST_CALLS_A_PAIR = 8
+PAIR_US = 200.0
+MOST_CALLS_A_PAIR = 6
 # The loop of the call clock lasts about this long, within these numbers of calls.
-CALL_LOOP_S = 0.002
+CALL_LOOP_S = 0.0015
 CALLS_A_LOOP = (5, 200)
 # The clock is steady when successive tenths of a second agree to 1 %.
 STEADY = 0.01
 WARM_STEP_S = 0.1
+# What queueing a flush, or recording an event, takes the host: only for planning.
+EVENT_US = 10.0
 # L2 on parts whose size torch does not tell.
 UNKNOWN_L2_BYTES = 64 << 20
 
@@ -38,6 +40,14 @@ class Method:
     flush_bytes: int | None = None
     samples: int | None = None
     statistic: str | None = None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Roughly how long a call takes the device, and the host to launch it: what the sampling is planned by."""
+
+    device_us: float
+    host_us: float
 
 
 @dataclass
@@ -80,22 +90,17 @@ class Timer:
             before = now
         return time.perf_counter() - began
 
-    def device_samples(self, call: Call, samples: int, about_us: float) -> list[float]:
+    def device_samples(self, call: Call, samples: int, pace: Pace) -> list[float]:
         """Microseconds of device time per call, one value a sample, L2 cold before every call.
 
         The samples are queued while a spinning kernel holds the stream, so that no launch shows. Calls shorter than
         `PAIR_US` share an event pair, and the flushes between them are taken off at their own measured time.
-
-        Args:
-            call: launches the work.
-            samples: how many values.
-            about_us: what a call takes, roughly.
         """
-        calls = max(1, min(MOST_CALLS_A_PAIR, math.ceil(PAIR_US / max(about_us, 1.0))))
+        calls = max(1, min(MOST_CALLS_A_PAIR, math.ceil(PAIR_US / max(pace.device_us, 1.0))))
         found: list[float] = []
         while len(found) < samples:
             batch = min(SAMPLES_A_BATCH, samples - len(found))
-            found += self._batch(call, batch, calls)
+            found += self._batch(call, batch, calls, pace.host_us)
         return found
 
     def call_samples(self, call: Call, samples: int) -> list[float]:
@@ -118,21 +123,26 @@ class Timer:
         """Put other data into L2: one pass over twice its size."""
         self._flush.zero_()
 
-    def rough_us(self, call: Call) -> float:
-        """A first idea of a call's device time, for choosing how to time it."""
-        return min(self._batch(call, 2, 1))
+    def pace(self, call: Call) -> Pace:
+        """A first idea of a call's device and host time."""
+        self.torch.cuda.synchronize(self.device)
+        began = time.perf_counter()
+        call()
+        host_us = (time.perf_counter() - began) * 1e6
+        self.torch.cuda.synchronize(self.device)
+        return Pace(min(self._batch(call, 2, 1, host_us)), host_us)
 
-    def _batch(self, call: Call, samples: int, calls: int) -> list[float]:
+    def _batch(self, call: Call, samples: int, calls: int, host_us: float) -> list[float]:
         """Queue `samples` event pairs of `calls` flushed calls behind a spin, and read them.
 
         If the device had begun before the host had queued everything, launches may show: spin longer and try again.
         """
-        spin_s = 0.0005 + 30e-6 * samples * calls
+        spin_s = 0.0002 + samples * (2 * EVENT_US + calls * (host_us + EVENT_US)) * 1e-6
         for _ in range(4):
-            pairs, began, held = self._queue(call, samples, calls, spin_s)
+            pairs, took_s, held = self._queue(call, samples, calls, spin_s)
             if held:
                 break
-            spin_s = max(2 * spin_s, 1.5 * (time.perf_counter() - began))
+            spin_s = 2 * max(spin_s, took_s)
         if calls == 1:
             return [start.elapsed_time(end) * 1e3 for start, end in pairs]
         return [max(start.elapsed_time(end) * 1e3 / calls - self._flush_us, 0.0) for start, end in pairs]
@@ -154,9 +164,10 @@ class Timer:
                     self._flush.zero_()
                 call()
             end.record()
+        took_s = time.perf_counter() - began
         held = not spun.query()
         self.torch.cuda.synchronize(self.device)
-        return pairs, began, held
+        return pairs, took_s, held
 
     def _spin(self, seconds: float) -> None:
         # Private, and the only spinning kernel that torch has; CUDA and HIP builds both carry it.
@@ -177,4 +188,4 @@ class Timer:
         for _ in range(3):
             pairs, _, _ = self._queue(lambda: None, SAMPLES_A_BATCH, 8, 0.01)
             values += [start.elapsed_time(end) * 1e3 / 8 for start, end in pairs]
-        return sorted(values)[len(values) // 2]
+        return float(sorted(values)[len(values) // 2])

@@ -23,7 +23,7 @@ DEFAULT = Workload(
     name="default",
     title="a transformer of width 3072",
     layers=((3072, 3072), (3072, 12288), (12288, 3072)),
-    tokens=(16, 128, 512, 1024, 2048, 4096, 8192),
+    tokens=(16, 256, 1024, 2048, 4096, 8192),
 )
 
 WORKLOADS = {workload.name: workload for workload in (DEFAULT,)}

@@ -1,0 +1,137 @@
+"""Which configurations compete for the linear layer, and which is the best known where nothing was timed?"""
+
+from __future__ import annotations
+
+from fp8doctor.checks.gpu.facts import Gpus, capability
+from fp8doctor.checks.linear.facts import Case, Linear
+from fp8doctor.model import Candidate
+from fp8doctor.registry import candidates
+
+TASK = "linear"
+# Static scales are fast and need calibration on the user's data: shown as a figure, never advised unseen.
+NOT_ADVISED = ("static",)
+
+_IMPORTS = "from torchao.quantization import quantize_, Float8DynamicActivationFloat8WeightConfig"
+_CONFIG = "Float8DynamicActivationFloat8WeightConfig(granularity={granularity}())"
+_NAMES = {
+    "torch-bf16": "BF16",
+    "torch-fp8-rowwise": "FP8 row-wise (torch._scaled_mm)",
+    "torch-fp8-tensorwise": "FP8 tensor-wise (torch._scaled_mm)",
+    "torch-fp8-blockwise": "FP8 in 1x128 blocks (torch scaled_mm)",
+    "torch-fp8-weightonly": "FP8 weight-only",
+    "torchao-fp8-rowwise": "torchao float8 row-wise",
+    "torchao-fp8-tensorwise": "torchao float8 tensor-wise",
+    "torchao-fp8-weightonly": "torchao float8 weight-only",
+}
+_SUFFIXES = {"compile": "torch.compile", "cudagraph": "CUDA graph"}
+
+
+def label(config: str) -> str:
+    """A configuration's slug in words: "torchao float8 row-wise + torch.compile"."""
+    base, *suffixes = config.split("+")
+    return " + ".join([_NAMES.get(base, base), *(_SUFFIXES.get(s, s) for s in suffixes)])
+
+
+def how(config: str) -> str:
+    """Code or a command that gets a configuration."""
+    base, *suffixes = config.split("+")
+    lines = []
+    if "fp8" in base and base != "torch-fp8-blockwise":
+        granularity = "PerRow" if "rowwise" in base else "PerTensor"
+        if "weightonly" in base:
+            lines += ["from torchao.quantization import quantize_, Float8WeightOnlyConfig"]
+            lines += ["quantize_(model, Float8WeightOnlyConfig())"]
+        else:
+            lines += [f"{_IMPORTS}, {granularity}", f"quantize_(model, {_CONFIG.format(granularity=granularity)})"]
+        if base.startswith("torch-"):
+            lines.insert(0, "# pip install torchao; measured here as the same steps by hand, without torchao")
+    elif base == "torch-fp8-blockwise":
+        lines += ["# torch.nn.functional.scaled_mm with ScalingType.BlockWise1x128 and BlockWise128x128"]
+    if "cudagraph" in suffixes:
+        mode = 'mode="reduce-overhead"'
+        lines.append(f"model = torch.compile(model, {mode})  # CUDA graphs" if "compile" in suffixes else _GRAPH)
+    elif "compile" in suffixes:
+        lines.append("model = torch.compile(model)")
+    return "\n".join(lines) or "model.to(torch.bfloat16)"
+
+
+_GRAPH = "step = torch.cuda.make_graphed_callables(model, (sample_input,))"
+
+
+@candidates
+def timed(linear: Linear) -> list[Candidate]:
+    """Every timed layer; the hand-written torch paths step aside where torchao's own were timed."""
+    layers = [c for c in linear.cases or () if c.kind == "layer" and c.device_us and c.m and c.k and c.n]
+    with_torchao = {(c.m, c.k, c.n) for c in layers if (c.config or "").startswith("torchao-fp8")}
+    return [
+        _candidate(case)
+        for case in layers
+        if not any(word in (case.config or "") for word in NOT_ADVISED)
+        and not ((case.config or "").startswith("torch-fp8") and (case.m, case.k, case.n) in with_torchao)
+    ]
+
+
+def _candidate(case: Case) -> Candidate:
+    config = case.config or ""
+    baseline = config.startswith("torch-bf16")
+    return Candidate(
+        task=TASK,
+        config=config,
+        label=label(config),
+        format="bf16" if baseline else "fp8",
+        how=how(config),
+        shape={"k": case.k or 0, "n": case.n or 0},
+        sweep=case.m,
+        device_us=case.device_us,
+        call_us=case.call_us,
+        error=case.relative_error,
+        error_limit=case.relative_error_limit,
+        requires=(config.partition("-")[0],),
+        baseline=baseline,
+    )
+
+
+@candidates
+def known(gpus: Gpus, linear: Linear | None) -> list[Candidate]:
+    """What is known to be best for an architecture; it counts only where nothing was timed.
+
+    Sources: hardware support by compute capability (Transformer Engine, pytorch/quantization.py); row-wise scaling
+    leaves cuBLAS for CUTLASS on Blackwell (PyTorch, ScaledBlas.cpp), where tensor-wise stays; torchao's own advice to
+    compile (docs/source/eager_tutorials/pretraining.rst).
+    """
+    if not gpus.gpus or (linear is not None and any(c.device_us for c in linear.cases or ())):
+        return []
+    kinds = {gpu.compute_capability for gpu in gpus.gpus}
+    if len(kinds) != 1:
+        return []
+    config, when = _known_for(kinds.pop())
+    if config is None:
+        return []
+    return [
+        Candidate(
+            task=TASK,
+            config=config,
+            label=label(config),
+            format="fp8" if "fp8" in config else "bf16",
+            how=how(config),
+            basis="known",
+            when=when,
+            baseline="fp8" not in config,
+        )
+    ]
+
+
+def _known_for(compute_capability: str | None) -> tuple[str | None, str]:
+    large = "large layers and thousands of tokens; nothing was timed here"
+    if compute_capability in ("gfx942", "gfx950", "gfx1200", "gfx1201"):
+        return "torchao-fp8-tensorwise+compile", large
+    found = capability(compute_capability)
+    if found is None:
+        return None, ""
+    if found < (8, 0):
+        return None, ""
+    if found < (8, 9):
+        return "torch-bf16+compile", "everywhere: this GPU has no FP8 compute"
+    if found >= (10, 0):
+        return "torchao-fp8-tensorwise+compile", large
+    return "torchao-fp8-rowwise+compile", large

@@ -1,0 +1,131 @@
+"""Finding one's way in the measured cases: which shape stands for all, and which FP8 configuration?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fp8doctor.checks.linear.facts import Case, Linear
+from fp8doctor.measuring.statistics import differs, speedup
+from fp8doctor.model import Estimate, Evidence, NotApplicable, Unknown
+
+# A layer of this many tokens is large enough to be about the GPU and small enough to be everyday.
+TYPICAL_TOKENS = 4096
+Layer = tuple[int, int]
+
+
+class Cases:
+    """The timed cases of one record, by configuration and shape."""
+
+    def __init__(self, linear: Linear) -> None:
+        self.all = linear.cases or ()
+        self._timed = {
+            (case.kind, case.config, case.m, case.k, case.n): case for case in self.all if case.device_us is not None
+        }
+
+    def get(self, config: str, m: int, layer: Layer, kind: str = "layer") -> Case | None:
+        """The timed case of a configuration at (M, (K, N)), None if it was not timed."""
+        return self._timed.get((kind, config, m, *layer))
+
+    def device_us(self, config: str, m: int, layer: Layer, kind: str = "layer") -> Estimate | None:
+        """Its device time in microseconds."""
+        case = self.get(config, m, layer, kind)
+        return case.device_us if case else None
+
+    def layers(self) -> list[Layer]:
+        """The (K, N) pairs that were timed, in the order of measuring."""
+        return list(dict.fromkeys((c.k, c.n) for c in self._timed.values() if c.k is not None and c.n is not None))
+
+    def tokens(self, layer: Layer) -> list[int]:
+        """The token counts timed for a layer, ascending."""
+        return sorted({c.m for c in self._timed.values() if (c.k, c.n) == layer and c.m is not None})
+
+    def configs(self, kind: str = "layer") -> list[str]:
+        """The configurations that were timed, in the order of measuring."""
+        return list(dict.fromkeys(c.config for c in self._timed.values() if c.kind == kind and c.config))
+
+    def typical(self) -> tuple[int, Layer] | None:
+        """The shape that stands for all: the first layer at 4,096 tokens, or the nearest measured below, or above."""
+        for layer in self.layers():
+            tokens = self.tokens(layer)
+            below = [m for m in tokens if m <= TYPICAL_TOKENS]
+            return (max(below) if below else tokens[0]), layer
+        return None
+
+    def fp8(self) -> str | None:
+        """The eager FP8 configuration to speak of: torchao's where it was timed, the scaling that is faster compiled.
+
+        None if no dynamic FP8 layer was timed.
+        """
+        where = self.typical()
+        if where is None:
+            return None
+        for library in ("torchao", "torch"):
+            eager = [c for s in ("rowwise", "tensorwise") if self.get(c := f"{library}-fp8-{s}", *where)]
+            if eager:
+                return min(eager, key=lambda config: self._rank(config, *where))
+        return None
+
+    def _rank(self, config: str, m: int, layer: Layer) -> float:
+        compiled = self.device_us(f"{config}+compile", m, layer)
+        own = self.device_us(config, m, layer)
+        return compiled.median if compiled else 1e9 + (own.median if own else 0.0)
+
+    def speedups(self, config: str, versus: str, layer: Layer) -> Iterator[tuple[int, Estimate]]:
+        """The device-time factor of `config` over `versus` at each token count where both were timed."""
+        for m in self.tokens(layer):
+            fast, slow = self.device_us(config, m, layer), self.device_us(versus, m, layer)
+            if fast and slow:
+                yield m, speedup(slow, fast)
+
+
+def beyond_noise(ratio: Estimate, least: float = 1.03) -> bool:
+    """Whether a factor is a gain: its interval leaves 1 out, and it exceeds what two runs differ by.
+
+    Two default runs agree within 3 % (benchmarks/RESULTS.md).
+    """
+    return differs(ratio) and ratio.median >= least
+
+
+def us(value: Estimate | float | None) -> str:
+    """Microseconds as a report shows them: three digits at most."""
+    number = value.median if isinstance(value, Estimate) else value
+    if number is None:
+        return "?"
+    return f"{number:,.0f} us" if number >= 20 else f"{number:.1f} us"
+
+
+def shape_text(m: int, layer: Layer) -> str:
+    """ "4096x3072x3072 (MxKxN)"."""
+    return f"{m}x{layer[0]}x{layer[1]} (MxKxN)"
+
+
+def not_measured(linear: Linear) -> NotApplicable | Unknown | None:
+    """Why nothing can be said of these cases, None if an FP8 layer was timed."""
+    if linear.measurable is False:
+        return NotApplicable(linear.why_not or "nothing could be timed")
+    cases = Cases(linear)
+    if cases.typical() is None:
+        return Unknown("no shape was timed")
+    if cases.fp8() is None:
+        return Unknown("no FP8 layer was timed")
+    return None
+
+
+def typical(linear: Linear) -> tuple[Cases, str, int, Layer]:
+    """The cases, the FP8 configuration to speak of, and the typical shape; only after `_not_measured` said None."""
+    cases = Cases(linear)
+    where, config = cases.typical(), cases.fp8()
+    assert where is not None
+    assert config is not None
+    return cases, config, *where
+
+
+def line(what: str, value: Estimate | float | None, more: str = "") -> Evidence:
+    """A time as evidence."""
+    number = value.median if isinstance(value, Estimate) else value
+    return Evidence(f"{what}: {us(value)}{more}", number, "us", "linear.cases")
+
+
+def gemm_of(config: str) -> str:
+    """The bare product that a layer's configuration uses."""
+    return "torch-fp8-rowwise" if "rowwise" in config else "torch-fp8-tensorwise"

@@ -1,0 +1,203 @@
+"""Times the configurations of one shape together, and later looks at the kernels that they ran.
+
+Runs in the child; torch comes in as an argument.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fp8doctor.checks.linear.facts import Case
+from fp8doctor.checks.linear.variants import Layer, Variant, gemms
+from fp8doctor.checks.torch_build.kernels import gemm_kind
+from fp8doctor.checks.torch_build.numerics import ERROR_LIMITS, relative_error
+from fp8doctor.measuring.kernels import profile_calls
+from fp8doctor.measuring.statistics import estimate
+from fp8doctor.measuring.timer import SAMPLES_A_BATCH, Pace, Timer
+
+CALL_SAMPLES = 5
+Call = Callable[[], Any]
+Keep = Callable[[Case], None]
+
+
+@dataclass
+class Timed:
+    """A case under way: the call, and its samples so far."""
+
+    case: Case
+    call: Call
+    pace: Pace
+    device_us: list[float] = field(default_factory=list)
+
+
+@dataclass
+class ShapeBench:
+    """All configurations at one shape (M x K x N)."""
+
+    torch: Any
+    timer: Timer
+    m: int
+    weight: Any
+    built: dict[str, tuple[Variant, Layer]]
+    # Configurations that are also replayed as a CUDA graph.
+    graphed: frozenset[str]
+    with_slow_accumulation: bool
+    keep: Keep
+
+    def time(self, rounds: int, epoch_s: float) -> None:
+        """Call every configuration once and compare it with FP32; then time all of them, batch by batch in turn."""
+        with self.torch.no_grad():
+            timed = self._prepare()
+            started = time.monotonic()
+            for _ in range(rounds):
+                for item in timed:
+                    item.device_us += self.timer.device_samples(item.call, SAMPLES_A_BATCH, item.pace)
+            for item in timed:
+                # A bare product's call clock tells nothing that a user waits for.
+                call_us = self.timer.call_samples(item.call, CALL_SAMPLES) if item.case.kind == "layer" else None
+                self.keep(
+                    replace(
+                        item.case,
+                        device_us=estimate(item.device_us),
+                        call_us=estimate(call_us) if call_us else None,
+                        started_s=round(started - epoch_s, 3),
+                        ended_s=round(time.monotonic() - epoch_s, 3),
+                    )
+                )
+
+    def profile(self, cases: dict[tuple[Any, ...], Case]) -> None:
+        """Add to each timed case the kernels of one profiled call.
+
+        Done after all timing: a profiler that was once attached may leave launches slower for the host.
+        """
+        x = self._activation()
+        calls: list[tuple[Case, Call]] = []
+        with self.torch.no_grad():
+            for config, (_, layer) in self.built.items():
+                case = cases.get((config, "layer", self.m, *self._kn()))
+                if case is not None and case.outcome == "ok":
+                    calls.append((case, _bind(layer, x)))
+            for config, build in gemms(self.torch, x, self.weight).items():
+                case = cases.get((config, "gemm", self.m, *self._kn()))
+                if case is not None and case.outcome == "ok":
+                    calls.append((case, build()))
+            ran = profile_calls(self.torch, self.timer.device, [call for _, call in calls], self.timer.flush)
+        for (case, _), kernels in zip(calls, ran or [], strict=False):
+            self.keep(replace(case, **kernel_fields(kernels)))
+
+    def _kn(self) -> tuple[int, int]:
+        n, k = self.weight.shape
+        return k, n
+
+    def _activation(self) -> Any:
+        self.torch.manual_seed(1)
+        return self.torch.randn(self.m, self._kn()[0], device=self.weight.device, dtype=self.torch.bfloat16)
+
+    def _prepare(self) -> list[Timed]:
+        k, n = self._kn()
+        x = self._activation()
+        reference = x.float() @ self.weight.float().t()
+        timed: list[Timed] = []
+        for config, (variant, layer) in self.built.items():
+            case = Case(config=config, kind="layer", m=self.m, k=k, n=n)
+            begun = self._begin(case, _bind(layer, x), reference, ERROR_LIMITS[variant.numerics])
+            if begun is not None:
+                timed.append(begun)
+                if config in self.graphed and (graph := self._graph(begun)) is not None:
+                    timed.append(graph)
+        for config, build in gemms(self.torch, x, self.weight).items():
+            if "slowaccum" in config and not self.with_slow_accumulation:
+                continue
+            case = Case(config=config, kind="gemm", m=self.m, k=k, n=n)
+            limit = ERROR_LIMITS["bf16-output" if config == "torch-bf16" else "e4m3"]
+            try:
+                call = build()
+            except RuntimeError as error:
+                self._refused(case, error)
+                continue
+            begun = self._begin(case, call, reference, limit)
+            if begun is not None:
+                timed.append(begun)
+        return timed
+
+    def _begin(self, case: Case, call: Call, reference: Any, limit: float) -> Timed | None:
+        """Call once, compare with FP32, and take the case up for timing."""
+        try:
+            error = relative_error(call(), reference)
+        except RuntimeError as failure:
+            self._refused(case, failure)
+            return None
+        finite = math.isfinite(error)
+        case = replace(
+            case,
+            outcome="ok",
+            relative_error=round(error, 5) if finite else None,
+            relative_error_limit=round(limit, 4),
+            sqnr_db=round(-20 * math.log10(error), 1) if finite and error > 0 else None,
+            error=None if finite else "the result holds values that are not finite",
+        )
+        return Timed(case, call, self.timer.pace(call))
+
+    def _graph(self, twin: Timed) -> Timed | None:
+        """The same call replayed as a CUDA graph."""
+        case = replace(twin.case, config=f"{twin.case.config}+cudagraph")
+        try:
+            graph = self.torch.cuda.CUDAGraph()
+            with self.torch.cuda.graph(graph):
+                twin.call()
+        except RuntimeError as failure:
+            self._refused(case, failure)
+            return None
+        return Timed(case, graph.replay, self.timer.pace(graph.replay))
+
+    def _refused(self, case: Case, error: Exception) -> None:
+        outcome, text = outcome_of(self.torch, error)
+        self.keep(replace(case, outcome=outcome, error=text, relative_error=None))
+        if outcome == "out-of-memory":
+            self.torch.cuda.empty_cache()
+
+
+def _bind(layer: Layer, x: Any) -> Call:
+    return lambda: layer(x)
+
+
+def kernel_fields(ran: list[tuple[str, float]]) -> dict[str, Any]:
+    """The fields of a case that come from its profiled call; empty if it shows no kernel.
+
+    cuBLAS clears a small workspace before some products: such a memset belongs to the product.
+    """
+    if not ran:
+        return {}
+    products = [(us, name, kind) for name, us in ran if (kind := gemm_kind(name)) is not None]
+    _, name, kind = max(products, default=(0.0, None, "none"))
+    memsets = [us for name, us in ran if name.startswith("Memset")]
+    others = [us for name, us in ran if gemm_kind(name) is None and not name.startswith("Memset")]
+    return {
+        "gemm_kernel": name[:160] if name else None,
+        "gemm_kind": kind,
+        "gemm_us": round(sum(us for us, _, _ in products) + sum(memsets), 2) if products else None,
+        "other_kernels": len(others),
+        "other_us": round(sum(others), 2),
+    }
+
+
+def outcome_of(torch: Any, error: Exception) -> tuple[str, str]:
+    """ "out-of-memory", "refused" (the library says that it does not do this) or "error"; and the first line said."""
+    text = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "out-of-memory", text
+    # The words of PyTorch's own refusals (ScaledBlas.cpp) and of cuBLAS's status.
+    refusals = (
+        "CUBLAS_STATUS_NOT_SUPPORTED",
+        "is only supported",
+        "only supported in",
+        "not currently supported",
+        "to be divisible by 16",
+        "must be divisible by 16",
+        "Invalid scaling configuration",
+    )
+    return ("refused" if any(word in str(error) for word in refusals) else "error"), text
