@@ -8,7 +8,7 @@ from fp8doctor.checks.gpu.facts import Gpu
 
 # Product lines of one architecture each; the first pattern that is found counts. Sources: NVIDIA's pages "CUDA GPU
 # Compute Capability" and "Legacy CUDA GPU Compute Capability"; the LLVM targets of ROCm's "AMD GPU specifications".
-# H800 and H20 (not on NVIDIA's page) are the H100 chip.
+# Not on NVIDIA's page: H800 and H20, the H100's chip; A800, of which `python -m sglang.check_env` printed 8.0.
 FAMILIES: tuple[tuple[str, str], ...] = (
     (r"\bGB300\b|\bB300\b", "10.3"),
     (r"\bGB200\b|\bB200\b", "10.0"),
@@ -16,7 +16,7 @@ FAMILIES: tuple[tuple[str, str], ...] = (
     (r"GeForce RTX 50\d\d|\bRTX PRO \d+ Blackwell", "12.0"),
     (r"\bG?H[12]00\b|\bH800\b|\bH20\b", "9.0"),
     (r"GeForce RTX 40\d\d|\bRTX \d+ (SFF )?Ada\b|\bL(4|20|40|40S)\b", "8.9"),
-    (r"\bA100\b|\bA30\b", "8.0"),
+    (r"\bA[18]00\b|\bA30\b", "8.0"),
     (r"GeForce RTX 30\d\d|\bRTX A\d{4}\b|\bA(2|10|10G|16|40)\b", "8.6"),
     (r"GeForce RTX 20\d\d|\bTITAN RTX\b|\bT4\b|\bQuadro RTX \d{4}\b", "7.5"),
     (r"\bV100S?\b|\bTITAN V\b", "7.0"),

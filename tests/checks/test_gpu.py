@@ -113,6 +113,7 @@ def test_whether_an_unknown_gpu_has_fp8_is_unknown() -> None:
         ("NVIDIA GH200 480GB", "9.0"),
         ("NVIDIA H20", "9.0"),
         ("NVIDIA L40S", "8.9"),
+        ("NVIDIA A800-SXM4-40GB", "8.0"),
         ("NVIDIA L4", "8.9"),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", "8.9"),
         ("NVIDIA RTX 6000 Ada Generation", "8.9"),
