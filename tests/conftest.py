@@ -10,7 +10,14 @@ import venv
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A machine that also runs children is slow now and then; that is no failure.
+hypothesis.settings.register_profile(
+    "fp8doctor", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("fp8doctor")
 
 # Set by .ci/run where torch was installed: a test that is skipped there is a fault of the set-up.
 REQUIRE_TORCH = "FP8DOCTOR_REQUIRE_TORCH"

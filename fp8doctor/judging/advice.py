@@ -88,24 +88,22 @@ def _by_shape(candidates: list[Candidate]) -> dict[tuple[tuple[str, int], ...], 
 
 def _ranges(members: list[Candidate]) -> list[Use]:
     """One Use for each run of neighbouring sweep values with the same choice, walked from the largest down."""
-    picks: list[Pick] = []
-    for sweep in sorted({c.sweep for c in members}, key=lambda m: -1 if m is None else m, reverse=True):
-        here = [c for c in members if c.sweep == sweep and is_right(c)]
-        pick = _pick(sweep, here, picks[-1].candidate.config if picks else None)
+    sizes = sorted({c.sweep for c in members}, key=lambda m: -1 if m is None else m, reverse=True)
+    runs: list[list[Pick]] = [[]]
+    for size in sizes:
+        last = runs[-1][-1] if runs[-1] else None
+        here = [c for c in members if c.sweep == size and is_right(c)]
+        pick = _pick(size, here, last.candidate.config if last else None)
+        if pick is None or not (last and _goes_on(last, pick)):
+            runs.append([])  # also where nothing gave a right result: no range may reach across
         if pick is not None:
-            picks.append(pick)
-    runs: list[list[Pick]] = []
-    for pick in picks:
-        last = runs[-1][-1] if runs else None
-        if (
-            pick.sweep is not None
-            and last
-            and (last.candidate.config, last.clock) == (pick.candidate.config, pick.clock)
-        ):
             runs[-1].append(pick)
-        else:
-            runs.append([pick])
-    return [_use(run, is_top=run is runs[0]) for run in runs]
+    return [_use(run, is_top=run[0].sweep == sizes[0]) for run in runs if run]
+
+
+def _goes_on(last: Pick, pick: Pick) -> bool:
+    same_choice = (last.candidate.config, last.clock) == (pick.candidate.config, pick.clock)
+    return same_choice and pick.sweep is not None
 
 
 def _pick(sweep: int | None, here: list[Candidate], incumbent: str | None) -> Pick | None:

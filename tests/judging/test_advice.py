@@ -1,0 +1,269 @@
+"""What is advised where: only what was right, faster than every baseline, and beyond the noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fp8doctor.judging.advice import LEAST_GAIN, advise, effective, is_right, ratio
+from fp8doctor.judging.report import Speedup, Use
+from fp8doctor.model import Candidate, Estimate
+
+
+def us(median: float, spread: float = 0.01) -> Estimate:
+    return Estimate(median, median * (1 - spread), median * (1 + spread), 20)
+
+
+def candidate(config: str, m: int | None, device: float | None, call: float | None = None, **more: Any) -> Candidate:
+    """A timed FP8 configuration; `torch-bf16` is the baseline."""
+    baseline = config.startswith("torch-bf16")
+    fields: dict[str, Any] = {
+        "task": "linear",
+        "config": config,
+        "label": config,
+        "format": "bf16" if baseline else "fp8",
+        "how": f"use {config}",
+        "shape": {"k": 4096, "n": 3072},
+        "sweep": m,
+        "device_us": None if device is None else us(device),
+        "call_us": None if call is None else us(call),
+        "error": 0.03,
+        "error_limit": 0.08,
+        "baseline": baseline,
+    }
+    return Candidate(**{**fields, **more})
+
+
+def summary(use: tuple[Use, ...]) -> list[tuple[str, int | None, int | None]]:
+    return [(u.config, u.when.m_min, u.when.m_max) for u in use]
+
+
+def table(*rows: tuple[int, float, dict[str, float]]) -> list[Candidate]:
+    """Candidates from rows of M, the baseline's time, and the other configurations' times."""
+    return [
+        made
+        for m, bf16, others in rows
+        for made in (candidate("torch-bf16", m, bf16), *(candidate(c, m, t) for c, t in others.items()))
+    ]
+
+
+def test_neighbouring_sizes_with_the_same_choice_are_one_range_and_gains_come_first() -> None:
+    use = advise(
+        table(
+            (64, 10, {"fp8": 20}),
+            (512, 20, {"fp8": 21}),
+            (1024, 40, {"fp8": 30}),
+            (4096, 100, {"fp8": 60}),
+            (8192, 200, {"fp8": 100}),
+        )
+    )
+    assert summary(use) == [("fp8", 1024, None), ("torch-bf16", 64, 512)]
+    assert use[0].speedup == Speedup(1.333, 2.0, "device")
+    assert use[0].versus == "torch-bf16"
+    assert use[0].when.text == "from 1,024 tokens (measured up to 8,192), K=4096 N=3072"
+    assert use[1].when.text == "64 to 512 tokens, K=4096 N=3072"
+    assert (use[1].speedup, use[1].versus, use[1].basis) == (None, None, "measured")
+
+
+def test_a_gain_within_the_noise_is_no_gain() -> None:
+    close = [candidate("torch-bf16", 64, 100.0), candidate("fp8", 64, 98.0)]
+    assert summary(advise(close)) == [("torch-bf16", 64, None)]
+    noisy = [
+        replace(close[0], device_us=Estimate(100, 80, 120, 20)),
+        replace(close[1], device_us=Estimate(70, 60, 81, 20)),
+    ]
+    assert summary(advise(noisy)) == [("torch-bf16", 64, None)]
+
+
+def test_it_must_beat_every_baseline_and_not_only_the_first() -> None:
+    members = [
+        candidate("torch-bf16", 64, 100.0),
+        candidate("torch-bf16+compile", 64, 97.5),
+        candidate("fp8", 64, 96.0),
+    ]
+    (use,) = advise(members)
+    assert use.config.startswith("torch-bf16")
+
+
+def test_a_configuration_keeps_its_range_while_it_is_nearly_the_best() -> None:
+    use = advise(
+        table((1024, 100, {"a": 50, "b": 48}), (4096, 400, {"a": 190, "b": 200}), (8192, 800, {"a": 380, "b": 420}))
+    )
+    assert summary(use) == [("a", 1024, None)]
+
+
+def test_it_gives_way_where_another_is_clearly_better() -> None:
+    use = advise(table((1024, 100, {"a": 60, "b": 40}), (8192, 800, {"a": 380, "b": 420})))
+    assert summary(use) == [("b", 1024, 1024), ("a", 8192, None)]
+
+
+@pytest.mark.parametrize("error", [0.5, None, math.nan, math.inf])
+def test_a_result_that_is_wrong_or_was_not_compared_is_not_advised_however_fast(error: float | None) -> None:
+    members = table((64, 100, {"fp8": 50}))
+    members.append(candidate("fast-and-wrong", 64, 10, error=error))
+    members.append(
+        candidate("fast-and-unlimited", 64, 10, error=error, error_limit=None) if error != 0.5 else members[0]
+    )
+    assert summary(advise(members)) == [("fp8", 64, None)]
+
+
+def test_where_only_the_baseline_was_timed_it_is_what_to_use() -> None:
+    (use,) = advise([candidate("torch-bf16", m, m / 10) for m in (64, 512)])
+    assert (use.config, use.speedup, use.versus) == ("torch-bf16", None, None)
+
+
+def test_where_the_baseline_could_not_run_the_fastest_is_advised_without_a_factor() -> None:
+    (use,) = advise([candidate("a", 64, 50), candidate("b", 64, 40)])
+    assert (use.config, use.speedup, use.versus) == ("b", None, None)
+
+
+def test_where_nothing_was_timed_what_is_known_is_advised_and_marked_so() -> None:
+    known = candidate("fp8", None, None, basis="known", when="from about 2,000 tokens")
+    (use,) = advise([known])
+    assert (use.basis, use.speedup, use.when.text) == ("known", None, "from about 2,000 tokens")
+    assert (use.when.k, use.when.n, use.when.m_min) == (4096, 3072, None)
+    assert advise([replace(known, when=None)])[0].when.text == "in general; nothing was timed here"
+
+
+def test_what_is_known_is_silent_where_something_was_timed() -> None:
+    members = [*table((64, 100, {"fp8": 50})), candidate("other", None, None, basis="known")]
+    assert summary(advise(members)) == [("fp8", 64, None)]
+
+
+def test_a_case_that_was_to_be_timed_and_was_not_is_no_advice() -> None:
+    assert advise([candidate("fp8", 64, None)]) == ()
+    assert advise([]) == ()
+
+
+def test_each_task_and_each_shape_has_its_own_advice() -> None:
+    here = table((64, 100, {"fp8": 50}))
+    there = [replace(c, shape={"k": 64, "n": 64}) for c in table((64, 100, {"fp8": 120}))]
+    other = [replace(c, task="attention", shape={}) for c in table((64, 100, {"fp8": 25}))]
+    use = advise([*here, *there, *other])
+    assert [(u.config, u.when.k) for u in use] == [("fp8", None), ("fp8", 4096), ("torch-bf16", 64)]
+
+
+def test_the_order_of_a_shapes_names_does_not_matter() -> None:
+    turned = candidate("fp8", 64, 50, shape={"n": 3072, "k": 4096})
+    assert summary(advise([candidate("torch-bf16", 64, 100), turned])) == [("fp8", 64, None)]
+
+
+def test_a_task_of_one_size_is_advised_on_too() -> None:
+    members = [
+        candidate("torch-bf16", None, 900, shape={}, task="step"),
+        candidate("fp8", None, 500, shape={}, task="step"),
+    ]
+    (use,) = advise(members)
+    assert (use.config, use.speedup) == ("fp8", Speedup(1.8, 1.8, "device"))
+    assert (use.when.m_min, use.when.m_max, use.when.text) == (None, None, "as it was timed here")
+
+
+def test_no_range_reaches_across_a_size_at_which_nothing_was_right() -> None:
+    members = table((64, 100, {"fp8": 50}), (4096, 900, {"fp8": 400}))
+    wrong = [candidate("fp8", 512, 100, error=0.9), candidate("fp8", 8192, 800, error=0.9)]
+    assert summary(advise([*members, *wrong])) == [("fp8", 4096, 4096), ("fp8", 64, 64)]
+
+
+# --- the clock that counts
+
+
+def test_the_devices_time_counts_where_the_host_keeps_up_and_the_calls_where_it_does_not() -> None:
+    keeps_up, does_not = candidate("fp8", 64, 100, 110), candidate("fp8", 64, 100, 300)
+    assert effective(keeps_up) == (us(100), "device")
+    assert effective(does_not) == (us(300), "call")
+    assert effective(candidate("fp8", 64, 100)) == (us(100), "device")
+    assert effective(candidate("fp8", 64, None, 70)) == (us(70), "call")
+    assert effective(candidate("fp8", 64, None)) is None
+
+
+def test_a_range_has_one_clock() -> None:
+    members = [
+        candidate("torch-bf16", 64, 20, 50),
+        candidate("fp8", 64, 10, 40),
+        candidate("torch-bf16", 4096, 200, 201),
+        candidate("fp8", 4096, 100, 101),
+    ]
+    use = advise(members)
+    assert [(u.when.m_min, u.speedup and u.speedup.clock) for u in use] == [(4096, "device"), (64, "call")]
+
+
+@pytest.mark.parametrize("median", [0.0, -1.0, math.inf, math.nan])
+def test_a_time_that_can_be_none_was_not_measured(median: float) -> None:
+    broken = Estimate(median, median, median, 20)
+    assert effective(replace(candidate("fp8", 64, 1), device_us=broken)) is None
+    members = [candidate("torch-bf16", 64, 100), replace(candidate("fp8", 64, 1), device_us=broken)]
+    assert summary(advise(members)) == [("torch-bf16", 64, None)]
+
+
+# --- whatever was measured
+
+estimates = st.builds(
+    lambda median, below, above: Estimate(median, median * (1 - below), median * (1 + above), 20),
+    st.floats(0.1, 1e5),
+    st.floats(0, 0.3),
+    st.floats(0, 0.3),
+)
+times = st.none() | estimates
+errors = st.none() | st.floats(0, 0.2)
+
+
+@st.composite
+def measured(draw: st.DrawFn) -> list[Candidate]:
+    members = []
+    for config in draw(st.lists(st.sampled_from(["torch-bf16", "torch-bf16+compile", "a", "b", "c"]), unique=True)):
+        for m in draw(st.lists(st.sampled_from([1, 16, 64, 512, 1024, 4096]), unique=True)):
+            made = candidate(config, m, None, error=draw(errors), error_limit=draw(st.just(0.08) | st.none()))
+            members.append(replace(made, device_us=draw(times), call_us=draw(times)))
+    return members
+
+
+def within(use: Use, m: int) -> bool:
+    assert use.when.m_min is not None
+    return use.when.m_min <= m and (use.when.m_max is None or m <= use.when.m_max)
+
+
+@given(measured())
+def test_ranges_do_not_overlap_and_cover_every_size_that_was_measured_right(members: list[Candidate]) -> None:
+    use = advise(members)
+    for m in {c.sweep for c in members if c.sweep is not None and is_right(c) and effective(c)}:
+        assert len([u for u in use if within(u, m)]) == 1
+    by_size = sorted(use, key=lambda u: u.when.m_min or 0)
+    for lower, upper in pairwise(by_size):
+        assert lower.when.m_max is not None
+        assert upper.when.m_min is not None
+        assert lower.when.m_max < upper.when.m_min
+
+
+@given(measured())
+def test_nothing_wrong_and_nothing_within_the_noise_of_a_baseline_is_ever_advised(members: list[Candidate]) -> None:
+    use = advise(members)
+    timed = {(c.config, c.sweep): c for c in members if effective(c) is not None}
+    for each in use:
+        for m in {c.sweep for c in members if c.sweep is not None and within(each, c.sweep)}:
+            if not any(c.sweep == m for c in timed.values()):
+                continue
+            chosen = timed[each.config, m]
+            assert is_right(chosen)
+            if chosen.baseline:
+                continue
+            own, _ = effective(chosen)  # type: ignore[misc]
+            for baseline in (c for c in timed.values() if c.baseline and c.sweep == m):
+                median, low, _ = ratio(effective(baseline)[0], own)  # type: ignore[index]
+                assert low > 1
+                assert median >= LEAST_GAIN
+
+
+@given(measured())
+def test_a_factor_is_a_gain_and_the_largest_stands_first(members: list[Candidate]) -> None:
+    use = advise(members)
+    factors = [u.speedup for u in use if u.speedup is not None]
+    assert all(LEAST_GAIN - 0.001 <= f.low <= f.high for f in factors)
+    assert [f.high for f in factors] == sorted((f.high for f in factors), reverse=True)
+    assert [u.speedup is None for u in use] == sorted(u.speedup is None for u in use)
+    assert all((u.speedup is None) == (u.versus is None) for u in use)
