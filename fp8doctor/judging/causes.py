@@ -7,7 +7,7 @@ from fp8doctor.judging.report import FindingRecord
 
 
 def order_findings(outcomes: list[Outcome]) -> tuple[FindingRecord, ...]:
-    """Turn the findings of all rules into records: box before usage, causes before symptoms, then severity and cost.
+    """Turn the findings of all rules into records: box first, causes before symptoms, then severity and cost.
 
     A rule's `explains` names are resolved to the ids of those that fired.
     """
@@ -37,18 +37,35 @@ def order_findings(outcomes: list[Outcome]) -> tuple[FindingRecord, ...]:
         for outcome in fired
         for finding in outcome.findings
     ]
-    depth = {id: _depth(id, explains, frozenset()) for id in explains}
-    return tuple(sorted(records, key=lambda r: _rank(r, depth[r.id])))
+    return tuple(_causes_first(sorted(records, key=_rank), explains))
 
 
-def _rank(record: FindingRecord, depth: int) -> tuple[int, int, int, float, str, str]:
+def _rank(record: FindingRecord) -> tuple[int, int, float, str, str]:
     cost = record.gain.speedup if record.gain else 0.0
-    return (0 if record.scope == "box" else 1, depth, record.severity.rank, -cost, record.id, record.about or "")
+    return (0 if record.scope == "box" else 1, record.severity.rank, -cost, record.id, record.about or "")
 
 
-def _depth(id: str, explains: dict[str, tuple[str, ...]], path: frozenset[str]) -> int:
-    """How many causes stand above this finding; a circle of explanations counts once."""
-    if id in path:
-        return 0
-    causes = [cause for cause, symptoms in explains.items() if id in symptoms]
-    return max((1 + _depth(cause, explains, path | {id}) for cause in causes), default=0)
+def _causes_first(ranked: list[FindingRecord], explains: dict[str, tuple[str, ...]]) -> list[FindingRecord]:
+    """Put every symptom right behind the last of its causes; a circle of explanations begins at its gravest finding.
+
+    Causes of another scope do not count: box findings stand before usage findings.
+    """
+    waiting = list(ranked)
+    placed: list[FindingRecord] = []
+
+    def is_free(record: FindingRecord) -> bool:
+        return not any(
+            record.id in explains[cause.id] and cause.scope == record.scope and cause.id != record.id
+            for cause in waiting
+        )
+
+    def place(record: FindingRecord) -> None:
+        waiting.remove(record)
+        placed.append(record)
+        for symptom in [r for r in waiting if r.id in explains[record.id] and r.scope == record.scope]:
+            if symptom in waiting and is_free(symptom):
+                place(symptom)
+
+    while waiting:
+        place(next((record for record in waiting if is_free(record)), waiting[0]))
+    return sorted(placed, key=lambda r: 0 if r.scope == "box" else 1)
