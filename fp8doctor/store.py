@@ -24,12 +24,17 @@ REPORT_FIELDS = (
 )
 # A report of a large box is under 2 MB; beyond this a file is something else.
 MAX_FILE_BYTES = 64 << 20
+# What was wrong may be a name or a number out of the file, of any length.
+MAX_REASON = 400
 # Facts are at most a handful of levels deep; what is deeper was made to break readers.
 MAX_DEPTH = 40
 
 
 class NotAFactsFileError(ValueError):
-    """The file holds nothing that can be judged; the text says why in one line."""
+    """The file holds nothing that can be judged; the text says why in one line, whatever the file held."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(" ".join(why.splitlines())[:MAX_REASON])
 
 
 @dataclass
@@ -89,6 +94,8 @@ def _json_problem(value: Any, path: str, depth: int = 0) -> str | None:
         return f"{path[:80]}... is nested deeper than {MAX_DEPTH} levels"
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
+        if isinstance(key, str) and not _is_utf8(key):
+            return f"{path} has a name that is no text"
         if isinstance(item, (dict, list, str, float)) and (found := _json_problem(item, f"{path}.{key}", depth + 1)):
             return found
     return None

@@ -15,7 +15,6 @@ import pytest
 from fp8doctor.model import ProbeRun
 from fp8doctor.plain import to_plain
 from fp8doctor.probing import children
-from fp8doctor.reporting.markdown import compact
 
 Run = Callable[..., ProbeRun[Any]]
 
@@ -26,7 +25,8 @@ def seen(ended: ProbeRun[Any]) -> Any:
 
 
 def facts(ended: ProbeRun[Any]) -> Any:
-    return compact(to_plain(ended.facts))
+    """The facts, without what was not observed."""
+    return ended.facts and {name: value for name, value in to_plain(ended.facts).items() if value is not None}
 
 
 def test_a_probe_that_returns_is_ok_and_its_facts_come_back_as_they_were(run: Run) -> None:
