@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, TypeVar, Union
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 T = TypeVar("T")
 FactsT = TypeVar("FactsT", bound="Facts")
@@ -169,8 +169,8 @@ class NotApplicable:
     reason: str
 
 
-Verdict = Union[Finding, Unknown, NotApplicable, None]
-RuleResult = Union[Verdict, list[Verdict]]
+Verdict = Finding | Unknown | NotApplicable | None
+RuleResult = Verdict | list[Verdict]
 
 
 class NotObservedError(Exception):
