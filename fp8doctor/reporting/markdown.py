@@ -99,7 +99,7 @@ def _finding(one: summary.Shown) -> str:
     lines = [f"- {head}: {inline(finding['title'])}{about}"]
     lines += [f"  - {inline(evidence['text'])}" for evidence in finding["evidence"][:MOST_EVIDENCE]]
     for action in finding["actions"][:MOST_ACTIONS]:
-        lines.append(f"  - do: {inline(action['text'])}")
+        lines.append(f"  - do: {inline(summary.deed(action))}")
         if action["command"]:
             lines.append(code_block(action["command"], "sh", indent=4))
     if gain := summary.gain(finding):

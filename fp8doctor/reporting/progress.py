@@ -79,7 +79,7 @@ class Progress:
         more = f" (+{len(titles) - 1})" if len(titles) > 1 else ""
         line = Table.grid(padding=(0, 1), expand=True)
         line.add_column(width=BAR_COLUMNS)
-        line.add_column(width=10, no_wrap=True)
+        line.add_column(width=11, no_wrap=True)
         line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         text = f"{now}{more}"
         ascii_only = not can_show(self._console.encoding)

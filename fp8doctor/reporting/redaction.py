@@ -20,12 +20,13 @@ _PLACEHOLDER = re.compile(r"<(home|user|host|[a-z]+(?:-[a-z]+)?)(?:-(\d{1,6}))?>
 # Kinds of which most boxes have one: the first gets no number.
 _SINGLE = ("home", "user", "host")
 _HOMES = re.compile(r"(?P<root>/(?:home|Users)/|[A-Za-z]:\\{1,2}Users\\{1,2})(?P<user>[^\\/\s\"'`:;,<>|)\]}]{1,64})")
-_ROOT_HOME = re.compile(r"(?<![\w.~/-])/root(?![\w.-])")
+_ROOT_HOME = re.compile(r"(?<![\w.~/>-])/root(?![\w.-])")
 # Fields whose whole value is one thing, however it looks.
 _WHOLE_FIELDS = {
     "uuid": "gpu-uuid",
     "gpu_uuid": "gpu-uuid",
     "pci_bus_id": "pci",
+    "unique_id": "gpu-uuid",
     "serial": "serial",
     "serial_number": "serial",
     "hostname": "host",
@@ -35,7 +36,24 @@ _WHOLE_FIELDS = {
     "mac_address": "mac",
     "ip_address": "ip",
 }
-# Words that a report needs: an account or a host called so is no secret, and replacing it would wreck the text.
+# Accounts that many machines have: they name nobody.
+_SHARED_ACCOUNTS = frozenset(
+    (
+        "root",
+        "ubuntu",
+        "debian",
+        "ec2-user",
+        "opc",
+        "azureuser",
+        "runner",
+        "jovyan",
+        "nobody",
+        "user",
+        "admin",
+        "docker",
+    )
+)
+# Words that a report needs: someone or something called so is replaced only where it is sure that the name is meant.
 _ORDINARY_WORDS = """
     root user users admin administrator ubuntu debian fedora centos ec2-user opc azureuser runner docker container
     jovyan nobody guest test tester dev developer build builder ci work worker workspace app apps data home local
@@ -46,6 +64,11 @@ _ORDINARY_WORDS = """
     run runs time fast slow true false none null error warning info ready broken unknown
 """
 _ORDINARY = frozenset(_ORDINARY_WORDS.split())
+# Folders in which people have one of their own name.
+_OF_PEOPLE = r"/(?:scratch|data|work|users|u|lustre|gpfs|export|nfs|fsx|storage|projects?|run/user|(?:var/)?tmp)/"
+MOST_PASSES = 6
+# The names of fields and packages.
+_IDENTIFIER = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 # Shorter names are replaced only where it is sure that a name is meant.
 _LEAST_FREE_LETTERS = 4
 
@@ -150,9 +173,14 @@ class _Redactor:
     def text(self, text: str) -> str:
         known = self.done.get(text)
         if known is None:
-            known = text
-            for step in self.steps:
-                known = step(known)
+            before, known = "", text
+            # Again where something was replaced: a placeholder is a boundary that was none before.
+            for _ in range(MOST_PASSES):
+                if known == before:
+                    break
+                before = known
+                for step in self.steps:
+                    known = step(known)
             self.done[text] = known
         return known
 
@@ -173,24 +201,29 @@ class _Redactor:
         for host in self.identity.hosts:
             named += [("host", host, host)] + ([("host", host.split(".")[0], host)] if "." in host else [])
         for kind, name, thing in dict.fromkeys(named):
-            if name.lower() == "localhost" or _PLACEHOLDER.search(name):
-                continue
-            steps.append(self._name_step(kind, name, thing))
+            if name.lower() not in _SHARED_ACCOUNTS | {"localhost"} and not _PLACEHOLDER.search(name):
+                steps.append(self._name_step(kind, name, thing))
         return steps
 
     def _name_step(self, kind: str, name: str, thing: str) -> Callable[[str], str]:
         word = re.escape(name)
         domain = r"(?:\.[A-Za-z0-9-]{1,63}){0,8}" if kind == "host" else ""
-        distinct = name.lower() not in self.vocabulary | _ORDINARY and len(name) >= _LEAST_FREE_LETTERS
-        if distinct:
-            pattern = rf"(?<![A-Za-z0-9]){word}{domain if '.' not in name else ''}(?![A-Za-z0-9])"
+        if len(name) >= _LEAST_FREE_LETTERS and name.lower() not in self.vocabulary | _ORDINARY:
+            pattern = rf"(?P<before>(?<![A-Za-z0-9])){word}{domain if '.' not in name else ''}(?![A-Za-z0-9])"
         elif kind == "user":
-            # name@host, and whose letters say "user": never a bare word.
-            pattern = rf"(?<![\w.@/-]){word}(?=@[A-Za-z])|(?<=\buser=){word}\b|(?<=\bUSER=){word}\b"
+            pattern = (
+                rf"(?P<before>{_OF_PEOPLE}|\b(?:user|USER|LOGNAME)=){word}(?![\w.-])|(?<![\w.@/-]){word}(?=@[A-Za-z<])"
+            )
         else:
-            pattern = rf"(?<=[a-z>]@){word}\b|(?<=\bhost=){word}\b|(?<=\bHOSTNAME=){word}\b"
+            pattern = rf"(?P<before>[\w>]@|\b(?:host|hostname|HOSTNAME)=){word}(?![\w-])"
         compiled = re.compile(pattern)
-        return lambda text: compiled.sub(lambda _: self.name(kind, thing), text) if name in text else text
+
+        def step(text: str) -> str:
+            if name not in text:
+                return text
+            return compiled.sub(lambda match: (match["before"] or "") + self.name(kind, thing), text)
+
+        return step
 
 
 def _is_telling(home: str) -> bool:
@@ -210,7 +243,7 @@ def _strings(value: Any, vocabulary: set[str]) -> list[str]:
             waiting += reversed(item)
         elif isinstance(item, dict):
             found += item
-            vocabulary.update(word for key in item if len(key) < 64 and "/" not in key for word in _words(key))
+            vocabulary.update(word for key in item if _IDENTIFIER.fullmatch(key) for word in _words(key))
             waiting += reversed(list(item.values()))
     return found
 
@@ -222,7 +255,7 @@ def _prose_words(document: dict[str, Any]) -> set[str]:
     for finding in document.get("findings") or ():
         sentences += [str(finding.get("name", "")), str(finding.get("title", ""))]
         sentences += [str(action.get("text", "")) for action in finding.get("actions") or ()]
-    plain = (word for text in sentences for word in text.split() if not re.search(r"[/\\@]", word))
+    plain = (word for text in sentences for word in text.split() if not re.search(r"[/\\@=]", word))
     return {piece for word in plain for piece in _words(word)}
 
 

@@ -221,6 +221,11 @@ def examined_python(view: View) -> str | None:
     return max(dict.fromkeys(paths), key=paths.count) if paths else None
 
 
+def deed(action: dict[str, Any]) -> str:
+    """What an action asks for, with a warning where it reaches beyond the person's own environment."""
+    return one_line(action["text"]) + ("" if action["safe"] else " (changes more than your own environment)")
+
+
 def needs_demo(view: View) -> bool:
     """Whether nothing could be said because no GPU was there to examine, and no finding points to the demo itself."""
     actions = (action for finding in view["findings"] for action in finding["actions"])

@@ -184,8 +184,7 @@ class _Page:
         for evidence in finding["evidence"]:
             yield from self._wrapped(self._text(evidence["text"], "dim"), 6)
         for action in finding["actions"]:
-            note = "" if action["safe"] else " (changes more than your own environment)"
-            yield from self._wrapped(self._text(action["text"] + note), 9, Text("      ->", style="bold"))
+            yield from self._wrapped(self._text(summary.deed(action)), 9, Text("      ->", style="bold"))
             if action["command"]:
                 yield from self._code(action["command"], indent=9)
         if gain := summary.gain(finding):
