@@ -78,6 +78,8 @@ class Probe:
     watches: bool
     # The modes in which it runs.
     modes: tuple[str, ...]
+    # Called in its child while that waits for what the probe needs.
+    prepare: Callable[[], None] | None
     title: str
 
     @property
@@ -119,6 +121,7 @@ def probe(
     order: int = 0,
     watches: bool = False,
     modes: Iterable[str] = ("quick", "default", "thorough"),
+    prepare: Callable[[], None] | None = None,
 ) -> Callable[[F], F]:
     """Mark a function as the probe of the Facts type that it returns.
 
@@ -132,6 +135,8 @@ def probe(
         order: its place among the probes that time the GPU; what tells most per second comes first.
         watches: whether it samples sensors until the timing probes have ended.
         modes: the modes that it runs in.
+        prepare: if given, the child starts with the run and calls this while the probe waits for its turn. It may
+            import what takes long; it must not use the GPU. Whatever it raises is forgotten.
     """
 
     def mark(function: F) -> F:
@@ -158,6 +163,7 @@ def probe(
             order=order,
             watches=watches,
             modes=chosen,
+            prepare=prepare,
             title=_title(function),
         )
         setattr(function, _MARK, spec)

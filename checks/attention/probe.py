@@ -23,6 +23,7 @@ from fp8doctor.checks.attention.call import (
 from fp8doctor.checks.attention.facts import Attention, AttentionBackend, AttentionSwitch
 from fp8doctor.checks.flash_attention.packages import find
 from fp8doctor.checks.torch_build import TorchBuild
+from fp8doctor.checks.torch_build.early import import_torch
 from fp8doctor.model import Request
 from fp8doctor.plain import from_plain
 from fp8doctor.registry import probe
@@ -44,7 +45,7 @@ SWITCHES = {"FA3": (3, CALL_LIMIT_S), "FA4": (4, 45.0)}
 Steps = Generator[Attention, None, Attention]
 
 
-@probe(runs_in="target", timeout_s=150)
+@probe(runs_in="target", timeout_s=150, prepare=import_torch)
 def gather(request: Request, torch_build: TorchBuild | None) -> Iterator[Attention]:
     """Calling each of torch's attention backends once."""
     record = Attention()

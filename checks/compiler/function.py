@@ -12,6 +12,7 @@ from typing import Any
 from fp8doctor.checks.compiler.facts import CompiledCast, CompiledFunction, Compiler
 from fp8doctor.checks.gpu import Gpus
 from fp8doctor.checks.torch_build import TorchBuild
+from fp8doctor.checks.torch_build.early import import_torch
 from fp8doctor.model import Request
 from fp8doctor.plain import from_plain
 from fp8doctor.registry import probe
@@ -25,7 +26,14 @@ ROWS, COLUMNS = 256, 1024
 WRONG_OVER_EAGER = 2.0
 
 
-@probe(runs_in="target", timeout_s=120, modes=("default", "thorough"))
+def prepare() -> None:
+    """Import the compiler while the probes of the GPUs and of torch still run."""
+    # In this process: for two kernels, starting worker processes takes longer than compiling.
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    import_torch("torch._dynamo", "torch._inductor.compile_fx")
+
+
+@probe(runs_in="target", timeout_s=120, modes=("default", "thorough"), prepare=prepare)
 def gather_compiled(
     request: Request, compiler: Compiler | None, torch_build: TorchBuild | None, gpus: Gpus | None
 ) -> Iterator[CompiledFunction]:
@@ -44,7 +52,6 @@ def gather_compiled(
     with tempfile.TemporaryDirectory(prefix="fp8doctor-compile-", dir=request.cache_dir) as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
         os.environ["TRITON_CACHE_DIR"] = os.path.join(folder, "triton")  # noqa: PTH118
-        # In this process: for two kernels, starting worker processes takes longer than compiling.
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         for dtype in DTYPES:
             if done.cast(dtype) is None:

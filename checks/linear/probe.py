@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from fp8doctor.checks.linear.facts import Case, Compilation, Linear
 from fp8doctor.checks.linear.timing import ShapeBench, outcome_of
 from fp8doctor.checks.linear.variants import Layer, Variant, variants
 from fp8doctor.checks.torch_build import TorchBuild
+from fp8doctor.checks.torch_build.early import import_torch
 from fp8doctor.measuring.timer import SAMPLES_A_BATCH, Timer
 from fp8doctor.measuring.workloads import shapes
 from fp8doctor.model import Request
@@ -34,7 +36,14 @@ RECOMPILE_LIMIT = 64
 MAIN = ("torch-bf16", "torch-fp8-rowwise", "torch-fp8-tensorwise", "torchao-fp8-rowwise", "torchao-fp8-tensorwise")
 
 
-@probe(runs_in="target", timeout_s=900, times_gpu=True, order=10, modes=("default", "thorough"))
+def prepare() -> None:
+    """Import torch and its compiler while the probes that do not time anything still run."""
+    # In this process: for kernels this small, starting worker processes takes longer than compiling.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    import_torch("torch._dynamo", "torch._inductor.compile_fx", "torch.profiler")
+
+
+@probe(runs_in="target", timeout_s=900, times_gpu=True, order=10, modes=("default", "thorough"), prepare=prepare)
 def gather(request: Request, torch_build: TorchBuild | None) -> Iterator[Linear]:
     """Timing a linear layer in BF16 and FP8."""
     if torch_build is None or not torch_build.devices:

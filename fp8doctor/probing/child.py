@@ -1,7 +1,8 @@
 """What runs inside a child: one probe, in the examined interpreter, its record written line by line to a descriptor.
 
-Run as a script with the standard library alone. The task comes as JSON on standard input; lines go to the descriptor
-that the task names, because standard output and standard error belong to the examined packages.
+Run as a script with the standard library alone. Standard input brings two lines of JSON: which probe, and, when its
+turn has come, with what. Records go to a descriptor of our own, because standard output and standard error belong to
+the examined packages.
 """
 
 import sys
@@ -98,12 +99,10 @@ def _arguments(spec: Any, task: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _records(task: dict[str, Any]) -> Iterator[Any]:
+def _records(spec: Any, task: dict[str, Any]) -> Iterator[Any]:
     """Run the probe; what it returns, or yields, as plain JSON values."""
     from fp8doctor.plain import to_plain
 
-    module = importlib.import_module(task["module"])
-    spec = getattr(module, task["function"]).__fp8doctor__
     result = spec.function(**_arguments(spec, task))
     seen = False
     for record in result if isinstance(result, Iterator) else (result,):
@@ -131,15 +130,29 @@ def _die_with_the_doctor() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def main() -> int:
-    """Run the task on standard input; 0 if the probe returned, 3 if it raised."""
-    _die_with_the_doctor()
-    task = json.loads(sys.stdin.buffer.read())
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    channel = _Channel(task["descriptor"])
-    sys.meta_path.insert(0, _ByPath(dict(task["importable"])))
+def _prepare(spec: Any) -> None:
+    """Let the probe import what takes long while it waits; a failure shows again, and counts, when it runs."""
     try:
-        for record in _records(task):
+        spec.prepare()
+    except BaseException:  # a package may raise SystemExit or anything of its own
+        with contextlib.suppress(Exception):
+            sys.stderr.write("while preparing: " + traceback.format_exc()[-2000:])
+
+
+def main() -> int:
+    """Run the probe that standard input names; 0 if the probe returned, 3 if it raised."""
+    _die_with_the_doctor()
+    head = json.loads(sys.stdin.buffer.readline())
+    channel = _Channel(head["descriptor"])
+    sys.meta_path.insert(0, _ByPath(dict(head["importable"])))
+    try:
+        module = importlib.import_module(head["module"])
+        spec = getattr(module, head["function"]).__fp8doctor__
+        if head["prepare"]:
+            _prepare(spec)
+        task = json.loads(sys.stdin.buffer.readline())
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for record in _records(spec, task):
             channel.send("facts", record)
     except BaseException as error:  # a package may raise SystemExit or anything of its own
         channel.send("exception", _words(error)[:2000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -11,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fp8doctor.model import Facts, ProbeRun, Request
-from fp8doctor.probing.children import Decode, importable_here, run_probe, tool_interpreter
+from fp8doctor.probing.children import Decode, importable_here, run_probe, start_child, tool_interpreter
+from fp8doctor.probing.process import Child
 from fp8doctor.registry import Probe, Registry
 
 # A timing probe gets this much over the time it was told, to end by itself.
@@ -52,6 +54,7 @@ class Schedule:
         self.cancel = threading.Event()
         self._started = time.monotonic()
         self._importable = importable_here(plan.registry.plugin_paths)
+        self._prepared: dict[str, Child] = {}
 
     def run(self) -> dict[str, ProbeRun[Facts]]:
         """Run all probes.
@@ -65,6 +68,7 @@ class Schedule:
             if p not in wanted:
                 self.runs[p.key] = ProbeRun("skipped", detail=f"not part of a {self.plan.request.mode} run")
         try:
+            self._prepare(wanted)
             self._run_together([p for p in wanted if not p.times_gpu and not p.watches])
             self._run_alone(
                 sorted((p for p in wanted if p.times_gpu), key=lambda p: (p.order, p.key)),
@@ -74,9 +78,23 @@ class Schedule:
             self.cancel.set()
             raise
         finally:
+            for child in self._prepared.values():
+                child.end()
             for p in probes:
                 self.runs.setdefault(p.key, ProbeRun("skipped", detail="interrupted before it ran"))
         return self.runs
+
+    def _prepare(self, probes: list[Probe]) -> None:
+        """Start the children of probes that can prepare while they wait for others."""
+        for p in probes:
+            if p.prepare is not None:
+                with contextlib.suppress(OSError):  # no process or descriptor left: it is tried again in its turn
+                    self._prepared[p.key] = start_child(
+                        p, self._interpreter(p), self._importable, self.plan.environment, prepare=True
+                    )
+
+    def _interpreter(self, probe: Probe) -> str:
+        return tool_interpreter() if probe.runs_in == "tool" else self.plan.target
 
     def _left_s(self) -> float:
         return self.plan.budget_s - (time.monotonic() - self._started)
@@ -158,7 +176,7 @@ class Schedule:
         run = run_probe(
             probe,
             replace(plan.request, seconds_left=max(0.0, min(self._left_s(), probe.timeout_s))),
-            interpreter=tool_interpreter() if probe.runs_in == "tool" else plan.target,
+            interpreter=self._interpreter(probe),
             importable=self._importable,
             runs=self.runs,
             environment=plan.environment,
@@ -166,6 +184,7 @@ class Schedule:
             decode=plan.decode,
             cancel=self.cancel,
             stop=stop,
+            prepared=self._prepared.pop(probe.key, None),
         )
         plan.observe(Event("ended", probe.key, probe.title, run.outcome))
         return run

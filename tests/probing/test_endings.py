@@ -14,7 +14,7 @@ import pytest
 
 from fp8doctor.model import ProbeRun
 from fp8doctor.plain import to_plain
-from fp8doctor.probing import children
+from fp8doctor.probing import children, process
 
 Run = Callable[..., ProbeRun[Any]]
 
@@ -103,7 +103,7 @@ def test_what_a_probe_prints_is_kept_to_its_end_and_within_bounds(run: Run) -> N
     ended = run("prints_a_hundred_megabytes")
     assert ended.outcome == "ok"
     assert (ended.stderr_tail or "").endswith("x\nthe last line")
-    assert len(ended.stderr_tail or "") <= children.OUTPUT_TAIL_BYTES
+    assert len(ended.stderr_tail or "") <= process.OUTPUT_TAIL_BYTES
     assert psutil.Process().memory_info().rss - before < 30 << 20
 
 
@@ -147,7 +147,7 @@ def test_facts_that_break_their_own_form_are_garbage(run: Run, fault: str, detai
 
 def test_a_record_without_end_is_cut_and_the_one_before_it_counts(run: Run) -> None:
     ended = run("writes_a_record_too_long")
-    assert (ended.outcome, ended.detail) == ("garbage", f"a record longer than {children.MAX_RECORD_BYTES} bytes")
+    assert (ended.outcome, ended.detail) == ("garbage", f"a record longer than {process.MAX_RECORD_BYTES} bytes")
     assert facts(ended) == {"number": 7.0}
 
 
