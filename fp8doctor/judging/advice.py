@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from fp8doctor.model import Candidate, Clock, Estimate
 
 # Two runs of the default examination agree within 3 % (benchmarks/RESULTS.md), so a smaller gain is no gain.
 LEAST_GAIN = 1.03
-# A configuration keeps its range while it is within this factor of the best: fewer ranges, same result.
+# A configuration within this factor of the best is as good as the best: fewer ranges, same result.
 AS_GOOD_AS_BEST = 1.05
 # The host keeps the device's queue full up to here; above it, the time of the call is what a user waits for.
 HOST_BOUND = 1.15
@@ -41,8 +42,10 @@ def advise(candidates: Iterable[Candidate]) -> tuple[Use, ...]:
     for members in by_task.values():
         timed = [c for c in members if effective(c) is not None]
         if timed:
-            for shape_members in _by_shape(timed).values():
-                advice += _ranges(shape_members)
+            shapes = [_choices(shape_members) for shape_members in _by_shape(timed).values()]
+            served = _served(choice for choices in shapes for choice in choices)
+            for choices in shapes:
+                advice += _ranges(choices, served)
         else:
             advice += [_known(c) for c in members if c.basis != "measured"]
     return tuple(sorted(advice, key=_gain_first))
@@ -86,39 +89,62 @@ def _by_shape(candidates: list[Candidate]) -> dict[tuple[tuple[str, int], ...], 
     return groups
 
 
-def _ranges(members: list[Candidate]) -> list[Use]:
-    """One Use for each run of neighbouring sweep values with the same choice, walked from the largest down."""
+@dataclass(frozen=True)
+class Choice:
+    """What is good at one value of the sweep: the near-best, fastest first, and the best baseline to compare with."""
+
+    sweep: int | None
+    options: tuple[Candidate, ...]
+    baseline: Candidate | None
+
+
+def _choices(members: list[Candidate]) -> list[Choice]:
+    """The choice at each value of the sweep, largest first."""
     sizes = sorted({c.sweep for c in members}, key=lambda m: -1 if m is None else m, reverse=True)
+    return [_choice(size, [c for c in members if c.sweep == size and is_right(c)]) for size in sizes]
+
+
+def _choice(sweep: int | None, here: list[Candidate]) -> Choice:
+    baselines = [c for c in here if c.baseline]
+    winners = [c for c in here if not c.baseline and all(_gains(c, b) for b in baselines)]
+    pool = winners or baselines
+    best = min(map(_us, pool), default=0.0)
+    near = sorted((c for c in pool if _us(c) <= AS_GOOD_AS_BEST * best), key=_us)
+    return Choice(sweep, tuple(near), _fastest(baselines))
+
+
+def _served(choices: Iterable[Choice]) -> Counter[str]:
+    """How many sizes each configuration would serve as well as the best one there."""
+    return Counter(option.config for choice in choices for option in choice.options)
+
+
+def _ranges(choices: list[Choice], served: Counter[str]) -> list[Use]:
+    """One Use for each run of neighbouring sweep values with the same choice, walked from the largest down.
+
+    Among the near-best the configuration that serves the most sizes is chosen: less to remember, same result.
+    """
     runs: list[list[Pick]] = [[]]
-    for size in sizes:
+    for choice in choices:
+        pick = _pick(choice, served)
         last = runs[-1][-1] if runs[-1] else None
-        here = [c for c in members if c.sweep == size and is_right(c)]
-        pick = _pick(size, here, last.candidate.config if last else None)
         if pick is None or not (last and _goes_on(last, pick)):
             runs.append([])  # also where nothing gave a right result: no range may reach across
         if pick is not None:
             runs[-1].append(pick)
-    return [_use(run, is_top=run[0].sweep == sizes[0]) for run in runs if run]
+    return [_use(run, is_top=run[0].sweep == choices[0].sweep) for run in runs if run]
 
 
 def _goes_on(last: Pick, pick: Pick) -> bool:
-    same_choice = (last.candidate.config, last.clock) == (pick.candidate.config, pick.clock)
-    return same_choice and pick.sweep is not None
+    same_clock = last.clock == pick.clock or pick.candidate.baseline
+    return last.candidate.config == pick.candidate.config and same_clock and pick.sweep is not None
 
 
-def _pick(sweep: int | None, here: list[Candidate], incumbent: str | None) -> Pick | None:
-    baselines = [c for c in here if c.baseline]
-    baseline = _fastest(baselines)
-    winners = [c for c in here if not c.baseline and all(_gains(c, b) for b in baselines)]
-    chosen = _fastest(winners) or baseline
-    if chosen is None:
+def _pick(choice: Choice, served: Counter[str]) -> Pick | None:
+    if not choice.options:
         return None
-    for c in winners:
-        if c.config == incumbent and _us(c) <= AS_GOOD_AS_BEST * _us(chosen):
-            chosen = c
-    clock = _time(chosen)[1]
-    speedup = None if chosen.baseline or baseline is None else _us(baseline) / _us(chosen)
-    return Pick(sweep, chosen, baseline, speedup, clock)
+    chosen = max(choice.options, key=lambda c: served[c.config])
+    speedup = None if chosen.baseline or choice.baseline is None else _us(choice.baseline) / _us(chosen)
+    return Pick(choice.sweep, chosen, choice.baseline, speedup, _time(chosen)[1])
 
 
 def _fastest(members: list[Candidate]) -> Candidate | None:
