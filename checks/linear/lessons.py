@@ -152,17 +152,8 @@ def small_shapes(linear: Linear) -> Verdict:
     losing = [row for row in rows if row[1] is None or row[1] > min(cases.tokens(row[0]))]
     if not losing:
         return None
-    never = [row for row in losing if row[1] is None]
-    device = [row[1] for row in losing if row[1] is not None]
-    title = (
-        "FP8 gains nothing at any measured size"
-        if len(never) == len(rows)
-        else (
-            f"Below about {_round(max(device))} tokens FP8 gains nothing"
-            if device
-            else "Some layers gain nothing in FP8"
-        )
-    )
+    words = [f"Linear({k}, {n}) {_gains_from(on_device)}" for (k, n), on_device, _ in losing[:2]]
+    title = f"Small shapes: {' and '.join(words)}"
     return Finding(
         title=title,
         evidence=tuple(
@@ -177,6 +168,10 @@ def small_shapes(linear: Linear) -> Verdict:
         ),
         actions=(Action("Use BF16 below the break-even; batch or pack tokens to get above it"),),
     )
+
+
+def _gains_from(tokens: int | None) -> str:
+    return "gains nothing at any measured size" if tokens is None else f"gains only from about {_round(tokens)} tokens"
 
 
 def break_evens(cases: Cases, eager: str, layer: Layer) -> tuple[int | None, int | None]:
@@ -249,7 +244,7 @@ def cpu_launch_bound(linear: Linear) -> Verdict:
     if launch:
         evidence.append(Evidence(f"one launched operation costs this host {us(launch)}", launch.median, "us"))
     return Finding(
-        title=f"Up to {worst.m:,} tokens the GPU waits for the host to launch a compiled FP8 layer",
+        title=f"Called alone with {worst.m:,} tokens or fewer, a compiled FP8 layer waits for the host",
         evidence=tuple(evidence),
         actions=(
             Action(

@@ -22,7 +22,7 @@ from fp8doctor.plain import from_plain
 from fp8doctor.registry import probe
 
 # Batches of each case, interleaved with the other cases' of the shape, so that drift hits all alike.
-ROUNDS = {"default": 3, "thorough": 7}
+ROUNDS = {"default": 5, "thorough": 11}
 WARM_S = 2.0
 # Kept free for ending in order.
 RESERVE_S = 1.5

@@ -19,7 +19,6 @@ from fp8doctor.measuring.kernels import profile_calls
 from fp8doctor.measuring.statistics import estimate
 from fp8doctor.measuring.timer import SAMPLES_A_BATCH, Pace, Timer
 
-CALL_SAMPLES = 5
 Call = Callable[[], Any]
 Keep = Callable[[Case], None]
 
@@ -32,6 +31,7 @@ class Timed:
     call: Call
     pace: Pace
     device_us: list[float] = field(default_factory=list)
+    call_us: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -56,14 +56,14 @@ class ShapeBench:
             for _ in range(rounds):
                 for item in timed:
                     item.device_us += self.timer.device_samples(item.call, SAMPLES_A_BATCH, item.pace)
+                    if item.case.kind == "layer":  # nobody waits for a bare product's call
+                        item.call_us.append(self.timer.call_us(item.call))
             for item in timed:
-                # A bare product's call clock tells nothing that a user waits for.
-                call_us = self.timer.call_samples(item.call, CALL_SAMPLES) if item.case.kind == "layer" else None
                 self.keep(
                     replace(
                         item.case,
                         device_us=estimate(item.device_us),
-                        call_us=estimate(call_us) if call_us else None,
+                        call_us=estimate(item.call_us) if item.call_us else None,
                         started_s=round(started - epoch_s, 3),
                         ended_s=round(time.monotonic() - epoch_s, 3),
                     )

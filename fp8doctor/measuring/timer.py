@@ -16,12 +16,12 @@ Call = Callable[[], Any]
 # Raised with every change of method that moves numbers; it stands in each record that holds times.
 METHOD_VERSION = 1
 # Samples a batch: few enough to fit the driver's launch queue, which blocks the host at about 1,000 entries.
-SAMPLES_A_BATCH = 7
+SAMPLES_A_BATCH = 5
 # One event pair costs about 2 us itself; it spans calls of this length in all, so that it costs under 1 %.
 PAIR_US = 200.0
 MOST_CALLS_A_PAIR = 6
 # The loop of the call clock lasts about this long, within these numbers of calls.
-CALL_LOOP_S = 0.0015
+CALL_LOOP_S = 0.002
 CALLS_A_LOOP = (5, 200)
 # The clock is steady when successive tenths of a second agree to 1 %.
 STEADY = 0.01
@@ -103,12 +103,15 @@ class Timer:
             found += self._batch(call, batch, calls, pace.host_us)
         return found
 
-    def call_samples(self, call: Call, samples: int) -> list[float]:
-        """Microseconds per call on the host's clock, as a user's loop has it: not synchronised between calls."""
-        self._loop(call, CALLS_A_LOOP[0])
+    def call_us(self, call: Call) -> float:
+        """Microseconds per call on the host's clock, as a user's loop has it: not synchronised between calls.
+
+        One value of a short loop; taken several times with other work between, the values also tell how the host
+        wavers.
+        """
         rough_s = self._loop(call, CALLS_A_LOOP[0])
         calls = max(CALLS_A_LOOP[0], min(CALLS_A_LOOP[1], math.ceil(CALL_LOOP_S / max(rough_s, 1e-6))))
-        return [self._loop(call, calls) * 1e6 for _ in range(samples)]
+        return self._loop(call, calls) * 1e6
 
     def _loop(self, call: Call, calls: int) -> float:
         """Seconds per call of a loop, from the first call to the end of the last one's work."""
