@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 # 0: nothing at or above --fail-on. 1: findings. 2: the doctor could not do its work, or was called wrongly.
 FAILED = 2
@@ -22,6 +23,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     from fp8doctor.cli.group import cli
 
+    sys.stdout = sys.stdout or _nowhere()  # closed by whoever started us (`fp8doctor >&-`)
+    sys.stderr = sys.stderr or _nowhere()
     try:
         status = cli.main(args=arguments, prog_name="fp8doctor", standalone_mode=False)
         sys.stdout.flush()
@@ -34,7 +37,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except RecursionError:
         return _complain("the file is nested too deeply")
     except BrokenPipeError:  # whoever read has seen enough (`fp8doctor | head`)
-        _drop_stdout()
+        # The interpreter flushes once more at its end, and must find no closed pipe then.
+        sys.stdout = _nowhere()
         return 0
     return status if isinstance(status, int) else 0
 
@@ -57,6 +61,5 @@ def _help_of(context: object) -> str:
     return f"{path} --help"
 
 
-def _drop_stdout() -> None:
-    """Point standard output to nowhere, so that the interpreter's last flush finds no closed pipe."""
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w")  # noqa: PTH123

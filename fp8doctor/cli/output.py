@@ -79,7 +79,13 @@ def console() -> Console:
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    return Console(highlight=False, markup=False, emoji=False)
+
+    class OurConsole(Console):
+        def on_broken_pipe(self) -> None:
+            # Rich would end the process with status 1, which means findings.
+            raise BrokenPipeError
+
+    return OurConsole(highlight=False, markup=False, emoji=False)
 
 
 class reader_may_leave:  # noqa: N801

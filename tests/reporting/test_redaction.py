@@ -217,7 +217,7 @@ def test_no_secret_survives_between_words(secrets: list[str]) -> None:
 
 def test_five_megabytes_take_less_than_a_second() -> None:
     lines = [
-        f"kernel {i} nvjet_qqtst_128x256_{i}x4 took {i / 3:.3f} us at 4096x{i}x3072 in /opt/lib/site-packages/torch/x.so"
+        f"kernel {i} nvjet_qqtst_128x256_{i}x4 took {i / 3:.3f} us at 4096x{i}x3072 in /opt/site-packages/torch/x.so"
         for i in range(46_000)
     ]
     document = {"facts": {"lines": lines, "tail": "/home/alice/x GPU-" + UUID}}

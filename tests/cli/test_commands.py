@@ -1,0 +1,235 @@
+"""The commands, as real processes: what they print where, and the status that they end with."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import psutil
+import pytest
+
+import fp8doctor
+from fp8doctor.cli.demo import recorded
+
+Run = subprocess.CompletedProcess[str]
+HAS_GPU = Path("/proc/driver/nvidia/version").exists()
+without_gpu = pytest.mark.skipif(HAS_GPU, reason="says what a machine without a GPU is told")
+with_boxes = pytest.mark.skipif(not recorded(), reason="no box is recorded yet")
+
+
+def doctor(*arguments: str, text: str | None = None, **environment: str) -> Run:
+    return subprocess.run(
+        [sys.executable, "-m", "fp8doctor", *arguments],
+        input=text,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=100,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A facts file of this machine."""
+    place = tmp_path_factory.mktemp("facts") / "facts.json"
+    run = doctor("collect", "--quick", "-o", str(place))
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == ""
+    return place
+
+
+def not_finite(value: Any) -> Iterator[float]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from not_finite(item)
+
+
+def test_version_and_help() -> None:
+    assert doctor("--version").stdout == f"fp8doctor {fp8doctor.__version__}\n"
+    run = doctor("--help")
+    assert run.returncode == 0
+    for command in ("collect", "diagnose", "explain", "rules", "demo", "schema"):
+        assert f"  {command} " in run.stdout
+    assert all(len(line) <= 80 for line in run.stdout.splitlines())
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["diagnose", "--help"]])
+def test_nothing_heavy_is_imported_to_say_who_one_is(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from fp8doctor.cli import run
+run({arguments!r})
+heavy = {{"msgspec", "rich", "psutil", "importlib.metadata", "json", "fp8doctor.registry", "fp8doctor.api"}}
+sys.exit(", ".join(heavy & sys.modules.keys()) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@without_gpu
+def test_a_machine_without_a_gpu_is_told_so_at_once() -> None:
+    started = time.monotonic()
+    run = doctor("--no-cache")
+    # 4 s on an idle machine; tests run beside others.
+    assert time.monotonic() - started < 30
+    assert run.returncode == 1
+    assert "VERDICT  Cannot say" in run.stdout
+    assert "no-gpu-visible" in run.stdout
+    assert "fp8doctor demo" in run.stdout
+    assert run.stderr == "", "no progress where standard error is no terminal"
+
+
+def test_a_live_report_keeps_its_contract() -> None:
+    run = doctor("--quick", "--json", "--fail-on", "never")
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    schema = json.loads(doctor("schema").stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator(schema).validate(report)
+    assert list(report) == [
+        *("schema", "schema_version", "tool", "created", "source", "elapsed_s", "verdict", "use"),
+        *("findings", "outcomes", "exhibits", "probes", "facts"),
+    ]
+    assert list(report["verdict"]) == ["status", "headline", "fp8_hardware", "fp8_software", "fp8_runs"]
+    assert report["tool"] == {"version": fp8doctor.__version__}
+    assert report["source"] == "live"
+    assert not list(not_finite(report))
+    assert str(Path.home()) not in run.stdout
+
+
+def test_facts_are_judged_elsewhere_as_here(facts: Path) -> None:
+    saved = json.loads(facts.read_text())
+    assert list(saved) == ["schema", "schema_version", "tool", "created", "source", "probes", "facts"]
+    assert saved["schema"] == "fp8doctor.facts"
+    run = doctor("diagnose", str(facts), "--json", "--fail-on", "never")
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    assert report["source"] == "facts"
+    assert report["created"] == saved["created"]
+    again = json.loads(doctor("diagnose", "-", "--json", "--fail-on", "never", text=run.stdout).stdout)
+    assert again["verdict"] == report["verdict"]
+    assert again["findings"] == report["findings"]
+
+
+@without_gpu
+@pytest.mark.parametrize(("level", "status"), [("error", 1), ("warning", 1), ("never", 0)])
+def test_the_exit_status_is_what_was_asked_for(facts: Path, level: str, status: int) -> None:
+    assert doctor("diagnose", str(facts), "--fail-on", level).returncode == status
+
+
+def test_files_are_written_beside_the_report(facts: Path, tmp_path: Path) -> None:
+    as_json, as_markdown = tmp_path / "r.json", tmp_path / "r.md"
+    run = doctor("diagnose", str(facts), "--json", str(as_json), "--markdown", str(as_markdown), "--fail-on", "never")
+    assert run.returncode == 0
+    assert "VERDICT" in run.stdout
+    assert run.stderr.splitlines() == [f"fp8doctor: wrote {as_json}", f"fp8doctor: wrote {as_markdown}"]
+    assert json.loads(as_json.read_text())["schema"] == "fp8doctor.report"
+    assert as_markdown.read_text().startswith("### fp8doctor")
+    alone = doctor("diagnose", str(facts), "--markdown", "--fail-on", "never")
+    assert alone.stdout == as_markdown.read_text()
+
+
+def test_redaction_is_the_default(facts: Path) -> None:
+    document = json.loads(facts.read_text())
+    document["facts"] = {}
+    document["probes"] = {"gpus": {"outcome": "exception", "detail": "in /home/somebody/x"}}
+    text = json.dumps(document)
+    for form in ((), ("--json",), ("--markdown",), ("--verbose",)):
+        assert "somebody" not in doctor("diagnose", "-", *form, text=text).stdout
+        assert "somebody" in doctor("diagnose", "-", *form, "--no-redact", text=text).stdout
+
+
+def test_a_reader_that_leaves_costs_nothing(facts: Path) -> None:
+    for form in ("", "--json", "--markdown", "--verbose"):
+        command = f"{sys.executable} -m fp8doctor diagnose {facts} {form} --fail-on never | head -c 20 >/dev/null"
+        script = f"set -o pipefail; {command}; echo $?"
+        run = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+        assert (run.stdout, run.stderr) == ("0\n", "")
+    for rest in ("rules", "--help", "schema"):
+        script = f"{sys.executable} -m fp8doctor {rest} | true"
+        assert subprocess.run(["bash", "-c", script], capture_output=True, text=True).stderr == ""
+    closed = subprocess.run(["bash", "-c", f"{sys.executable} -m fp8doctor rules >&-"], capture_output=True, text=True)
+    assert "Traceback" not in closed.stderr
+
+
+def test_a_terminal_of_ascii_and_of_no_colour(facts: Path) -> None:
+    run = doctor("diagnose", str(facts), "--verbose", "--fail-on", "never", PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.isascii()
+    assert "\x1b[" not in doctor("diagnose", str(facts), FORCE_COLOR="", NO_COLOR="1").stdout
+
+
+def test_rules_and_explain() -> None:
+    run = doctor("rules")
+    assert run.returncode == 0
+    assert "GPU001" in run.stdout
+    listed = json.loads(doctor("rules", "--json").stdout)
+    one = next(rule for rule in listed if rule["id"] == "GPU001")
+    assert one["name"] == "no-fp8-hardware"
+    assert one["severity"] == "error"
+    for word in ("GPU001", "gpu001", "no-fp8-hardware"):
+        explained = doctor("explain", word)
+        assert explained.returncode == 0
+        assert "GPU001 no-fp8-hardware" in explained.stdout
+        assert "What to do" in explained.stdout
+
+
+def test_several_rules_of_one_name_are_all_explained() -> None:
+    names = [rule["name"] for rule in json.loads(doctor("rules", "--json").stdout)]
+    shared = next((name for name in names if names.count(name) > 1), None)
+    if shared is None:
+        pytest.skip("no two rules share a name")
+    assert doctor("explain", shared).stdout.count(shared) >= 2
+
+
+@with_boxes
+def test_the_demo_is_a_whole_report_and_never_fails() -> None:
+    boxes = doctor("demo", "--list").stdout.split()
+    schema = json.loads(doctor("schema").stdout)
+    for arguments in ([], *([box] for box in boxes)):
+        assert "VERDICT" in (run := doctor("demo", *arguments)).stdout
+        assert run.returncode == 0
+        report = json.loads(doctor("demo", *arguments, "--json").stdout)
+        jsonschema.Draft202012Validator(schema).validate(report)
+        assert report["source"] == "demo"
+        assert "FP8" in doctor("demo", *arguments, "--markdown").stdout
+    assert doctor("demo", "no-such-box").returncode == 2
+
+
+def test_ctrl_c_ends_the_children_and_says_what_was_learnt() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "fp8doctor", "--no-cache"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment,
+    ) as running:  # fmt: skip
+        own = psutil.Process(running.pid)
+        until = time.monotonic() + 30
+        while not (children := own.children()) and time.monotonic() < until:
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        stdout, stderr = running.communicate(timeout=30)
+    assert running.returncode == 2
+    assert stderr == "fp8doctor: interrupted; this is what was learnt until then\n"
+    assert "VERDICT" in stdout
+    assert "interrupted" in stdout
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_system_that_cannot_be_examined() -> None:
+    code = "import psutil, sys; sys.platform = 'darwin'; from fp8doctor.cli import main; main(['--quick'])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
+    assert run.returncode == 2
+    assert "Linux and WSL can be examined" in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+    assert "is not examined, only Linux and WSL" in run.stdout
