@@ -68,5 +68,6 @@ def other_python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _has_nothing_installed(python: Path) -> bool:
-    ask = "import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ('psutil', 'msgspec', 'rich', 'torch'))))"
-    return subprocess.run([python, "-c", ask], stdin=subprocess.DEVNULL, check=False).returncode == 0
+    ask = "from importlib.metadata import distributions; print(*{d.metadata['Name'] for d in distributions()})"
+    answer = subprocess.run([python, "-c", ask], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return answer.returncode == 0 and set(answer.stdout.split()) <= {"pip", "setuptools"}

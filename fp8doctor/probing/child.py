@@ -142,7 +142,10 @@ def _prepare(spec: Any) -> None:
 def main() -> int:
     """Run the probe that standard input names; 0 if the probe returned, 3 if it raised."""
     _die_with_the_doctor()
-    head = json.loads(sys.stdin.buffer.readline())
+    # Put aside at once: what an examined package, or a program that it starts, reads must not be ours.
+    source = os.fdopen(os.dup(0), "rb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    head = json.loads(source.readline())
     channel = _Channel(head["descriptor"])
     sys.meta_path.insert(0, _ByPath(dict(head["importable"])))
     try:
@@ -150,8 +153,8 @@ def main() -> int:
         spec = getattr(module, head["function"]).__fp8doctor__
         if head["prepare"]:
             _prepare(spec)
-        task = json.loads(sys.stdin.buffer.readline())
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        task = json.loads(source.readline())
+        source.close()
         for record in _records(spec, task):
             channel.send("facts", record)
     except BaseException as error:  # a package may raise SystemExit or anything of its own

@@ -90,7 +90,7 @@ def leaves_one_in_a_group_of_its_own() -> Any:
 def leaves_one_that_nobody_can_find() -> Any:
     if os.fork() == 0:  # a daemon: a session of its own, and its parent is gone
         os.setsid()
-        time.sleep(8)
+        time.sleep(6)
         os._exit(0)
     return Trouble(number=1.0)
 
@@ -276,3 +276,25 @@ def watch(request: Request) -> Iterator[Samples]:
         time.sleep(0.01)
         if request.workload == "crash":
             os.abort()
+
+
+def get_ready() -> None:
+    """Do what the environment asks for, before the probe's turn has come."""
+    fault = os.environ.get("WHILE_PREPARING")
+    if fault == "reads":
+        sys.stdin.read()
+        subprocess.run(["cat"], check=True)
+    elif fault:
+        FAULTS[fault]()
+    print("ready", flush=True)
+
+
+@dataclass(frozen=True)
+class Ready(Facts, key="ready"):
+    pid: int | None = None
+
+
+@probe(runs_in="target", timeout_s=30, prepare=get_ready)
+def be_ready(request: Request) -> Ready:
+    """Being ready early."""
+    return Ready(os.getpid())
