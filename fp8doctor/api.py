@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fp8doctor
 from fp8doctor import registry as _registry
@@ -22,9 +22,10 @@ from fp8doctor.judging.judge import judge
 from fp8doctor.judging.report import ProbeRecord, Report, Source, Tool
 from fp8doctor.model import Facts, Message, Messages, Mode, ProbeRun, Request, Shape
 from fp8doctor.plain import to_plain
-from fp8doctor.probing import interpreters
-from fp8doctor.probing.schedule import Event, Plan, Schedule, child_environment
 from fp8doctor.registry import Registry
+
+if TYPE_CHECKING:
+    from fp8doctor.probing.schedule import Event
 
 # The longest a default run takes; --thorough has minutes (design: "a time budget rules the whole run").
 BUDGET_S: dict[str, float] = {"quick": 20.0, "default": 60.0, "thorough": 600.0}
@@ -85,6 +86,10 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
         why = f"{platform.system()} is not examined, only Linux and WSL"
         nothing: dict[str, ProbeRun[Facts]] = {key: ProbeRun("skipped", detail=why) for key in registry.probes}
         raise CannotExamineError(platform.system(), _live_report(registry, nothing, 0.0))
+    # Here, because judging saved facts needs none of it.
+    from fp8doctor.probing import interpreters
+    from fp8doctor.probing.schedule import Plan, Schedule, child_environment
+
     target = interpreters.choose(options.python)
     started = time.monotonic()
     with _cache_folder(options.keep_cache) as cache_dir:

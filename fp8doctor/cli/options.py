@@ -14,6 +14,10 @@ import click
 if TYPE_CHECKING:
     from fp8doctor.model import Shape
 
+    Type = click.ParamType[Any]
+else:
+    Type = click.ParamType  # generic for type checkers alone in the older releases of click
+
 F = TypeVar("F", bound=Callable[..., Any])
 STDOUT = "-"
 # A dimension beyond this, or a matrix beyond 2^34 elements (32 GiB in BF16), is a slip of the keyboard.
@@ -23,7 +27,7 @@ LEAST_BUDGET_S = 5.0
 LARGEST_BUDGET_S = 86_400.0
 
 
-class ShapeType(click.ParamType[Any]):
+class ShapeType(Type):
     """MxKxN: the tokens, input and output width of one linear layer."""
 
     name = "MxKxN"
@@ -45,7 +49,7 @@ class ShapeType(click.ParamType[Any]):
         return Shape(m, k, n)
 
 
-class Seconds(click.ParamType[float]):
+class Seconds(Type):
     """A budget in seconds."""
 
     name = "seconds"
@@ -63,7 +67,7 @@ class Seconds(click.ParamType[float]):
         return seconds
 
 
-class OutputFile(click.ParamType[str]):
+class OutputFile(Type):
     """A file to be written, looked at first: an examination of a minute must not end in "no such folder"."""
 
     name = "file"

@@ -63,6 +63,8 @@ def _readable(view: View) -> Iterator[str]:
     if view["source"] != "live":
         pieces.append(f"recorded {view['created'][:10]}")
     yield f"### {' · '.join(inline(piece) for piece in pieces)}\n"
+    if python := summary.examined_python(view):
+        yield f"Examined: {inline(python)}\n"
     verdict = view["verdict"]
     yield f"**Verdict: {inline(verdict['status'])}.** {inline(verdict['headline'])}\n"
     for place, one in enumerate(summary.advice(view)):

@@ -216,9 +216,9 @@ def gain(finding: dict[str, Any]) -> str:
 
 
 def examined_python(view: View) -> str | None:
-    """The examined interpreter: the one that ran most probes."""
+    """The examined interpreter (it runs most probes) where that is another than the doctor's own."""
     paths = [run["interpreter"] for run in view["probes"].values() if run["interpreter"]]
-    return max(dict.fromkeys(paths), key=paths.count) if paths else None
+    return max(dict.fromkeys(paths), key=paths.count) if len(set(paths)) > 1 else None
 
 
 def deed(action: dict[str, Any]) -> str:

@@ -46,6 +46,8 @@ class _Page:
 
     def lines(self) -> Iterator[Text]:
         yield from self._wrapped(self._header())
+        if python := summary.examined_python(self.view):
+            yield from self._wrapped(self._text(f"examined: {python}", "dim"))
         yield Text()
         yield from self._labelled("VERDICT", self._verdict())
         yield from self._labelled("USE", self._use())
@@ -236,8 +238,6 @@ class _Page:
             yield from self._wrapped(self._text(f"{key} {run['outcome']}{took}{detail}"), 2)
             if run["outcome"] in summary.FAILED and run["stderr_tail"]:
                 yield from self._code("\n".join(run["stderr_tail"].splitlines()[-SHOWN_CODE_LINES:]), 6, "dim")
-        if python := summary.examined_python(self.view):
-            yield from self._wrapped(self._text(f"Examined {python}", "dim"))
 
 
 def _outcome(finding: dict[str, Any]) -> str:

@@ -77,3 +77,5 @@ def test_the_examined_python_is_the_one_that_ran_most() -> None:
     assert summary.examined_python(api.view(HEALTHY)) == "/opt/venv/bin/python"
     view: dict[str, Any] = {**api.view(HEALTHY), "probes": {}}
     assert summary.examined_python(view) is None
+    view["probes"] = {key: run for key, run in api.view(HEALTHY)["probes"].items() if key != "gpus"}
+    assert summary.examined_python(view) is None, "the doctor's own needs no word"

@@ -40,7 +40,8 @@ def test_a_healthy_box_fits_one_screen() -> None:
     lines = shown(HEALTHY).splitlines()
     assert len(lines) <= 35
     assert lines[0] == "fp8doctor 0.1.0 · NVIDIA H200 · sm_90 · driver 580.159.04 · torch 2.11.0+cu130 · 38 s"
-    assert lines[2].startswith("VERDICT  FP8 pays on this box when it is compiled")
+    assert lines[1] == "examined: /opt/venv/bin/python"
+    assert lines[3].startswith("VERDICT  FP8 pays on this box when it is compiled")
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
@@ -197,6 +198,5 @@ def test_verbose_shows_every_exhibit_rule_and_probe() -> None:
         "ceiling",
         "not-applicable, this is no AMD GPU: NA000, NA001",
         "linear ok, 22.0 s",
-        "Examined /opt/venv/bin/python",
     ):
         assert words in text
