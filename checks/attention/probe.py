@@ -74,7 +74,7 @@ def gather(request: Request, torch_build: TorchBuild | None) -> Iterator[Attenti
     check_context(device)
     small = small_attention(device)
     record = replace(record, device="cuda", head_dim=HEAD_DIM, relative_error_limit=small.error_limit)
-    record = yield from _default(record, small, profiled=request.mode != "quick")
+    record = yield from _default(record, small, profiled=request.mode == "thorough")
     record = yield from _backends(record, small, device)
     record = yield from _switches(record, small, device, quick=request.mode == "quick")
     yield record

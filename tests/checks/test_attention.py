@@ -224,7 +224,7 @@ def test_a_torch_that_ends_the_process(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @needs_torch
 def test_the_probe_on_a_gpu(tmp_path: Path) -> None:
-    run = BrokenSite(tmp_path).probe(gather, deadline_s=110)
+    run = BrokenSite(tmp_path).probe(gather, mode="thorough", deadline_s=110)
     assert run.outcome == "ok", (run.detail, run.stderr_tail)
     assert run.facts is not None
     assert run.facts.default_backend in ("flash", "efficient", "cudnn")
