@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,7 @@ def _page(rule: Rule) -> str:
     if rule.explains:
         facts.append(f"It explains also: {', '.join(rule.explains)}.")
     title, _, rest = rule.page.partition("\n")
+    rest = re.sub(r"^([A-Z][a-z][\w ]{1,30}):", r"**\1:**", rest, flags=re.MULTILINE)
     return f"# {rule.id} {rule.name}\n\n**{title}**\n\n{' '.join(facts)}\n{rest.rstrip()}\n"
 
 

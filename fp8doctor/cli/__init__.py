@@ -29,7 +29,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         status = cli.main(args=arguments, prog_name="fp8doctor", standalone_mode=False)
         sys.stdout.flush()
     except click.UsageError as error:
-        return _complain(f"{_one_line(error)} See: {_help_of(error.ctx)}")
+        return _complain(f"{_one_line(error).rstrip('.')}. See: {_help_of(error.ctx)}")
     except click.ClickException as error:
         return _complain(_one_line(error))
     except (click.Abort, KeyboardInterrupt):
@@ -40,6 +40,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # The interpreter flushes once more at its end, and must find no closed pipe then.
         sys.stdout = _nowhere()
         return 0
+    except OSError as error:  # standard output cannot take it (a full disk)
+        sys.stdout = _nowhere()
+        return _complain(f"cannot write: {error.strerror or error}")
     return status if isinstance(status, int) else 0
 
 

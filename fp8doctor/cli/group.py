@@ -43,7 +43,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit status: 0 nothing at or above --fail-on, 1 findings, 2 the doctor could not do its work.",
+    epilog="Exit status: 0 nothing at or above --fail-on, 1 findings, 2 the doctor could not do its work, or Ctrl-C.",
 )
 @click.version_option(fp8doctor.__version__, "-V", "--version", message="fp8doctor %(version)s")
 @options.examination
