@@ -43,6 +43,7 @@ class _Page:
         self.width = max(min(console.width, WIDEST), NARROWEST)
         self.ascii_only = not can_show(console.encoding)
         self.verbose = verbose
+        self.advice = summary.advice(view)
 
     def lines(self) -> Iterator[Text]:
         yield from self._wrapped(self._header())
@@ -51,6 +52,7 @@ class _Page:
         yield Text()
         yield from self._labelled("VERDICT", self._verdict())
         yield from self._labelled("USE", self._use())
+        yield from self._labelled("HOW", self._how())
         yield Text()
         if why := list(self._why()):
             yield from self._labelled("WHY", why)
@@ -124,13 +126,17 @@ class _Page:
             yield line[LABEL_WIDTH:]
 
     def _use(self) -> Iterator[Text]:
-        for place, one in enumerate(summary.advice(self.view)):
+        for place, one in enumerate(self.advice):
             yield from self._beside(self._join(self._text(one.label, "bold"), ": ", self._text(one.gain)))
             for where in one.places:
                 yield from self._beside(self._text(where), indent=2)
-            if one.how and (place == 0 or self.verbose):
-                code = list(self._code(one.how, indent=4))
-                yield from code if self.verbose else code[:SHOWN_CODE_LINES]
+            if place > 0 and self.verbose:
+                yield from self._code(one.how, indent=4)
+
+    def _how(self) -> Iterator[Text]:
+        """The code of the first advice."""
+        code = list(self._code(self.advice[0].how, indent=0)) if self.advice else []
+        yield from code if self.verbose else code[:SHOWN_CODE_LINES]
 
     def _why(self) -> Iterator[Text]:
         if (bars := summary.first_bars(self.view)) is not None:
@@ -147,7 +153,7 @@ class _Page:
             for one in box:
                 yield from self._finding(one, full=True)
         else:
-            yield from self._wrapped(self._all_well())
+            yield from self._wrapped(self._all_well(), 13, Text("On this box  ", style="bold"))
         if usage:
             lessons = all(one.finding["severity"] == "info" for one in usage)
             note = self._text("how to get more from FP8; nothing is broken" if lessons else "", "dim")
@@ -162,7 +168,7 @@ class _Page:
             sign, words = self._text("✓", "bold green"), "nothing wrong found"
         else:
             sign, words = Text("?", "bold yellow"), "nothing wrong found in what little could be seen"
-        return Text.assemble(("On this box", "bold"), "  ", sign, f" {words} ", numbers)
+        return Text.assemble(sign, f" {words} ", numbers)
 
     def _finding(self, one: summary.Shown, *, full: bool) -> Iterator[Text]:
         finding = one.finding
