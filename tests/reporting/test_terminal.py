@@ -50,7 +50,7 @@ def test_a_healthy_box_fits_one_screen() -> None:
 def test_nothing_but_code_is_wider_than_the_terminal(name: str, width: int, verbose: bool) -> None:
     report = REPORTS[name]
     for line in shown(report, width, verbose=verbose).splitlines():
-        assert len(line) <= width or line.strip() in code_lines(report), line
+        assert len(line) <= width or line.removeprefix("HOW").strip() in code_lines(report), line
         assert line == line.rstrip()
 
 
