@@ -10,9 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from fp8doctor.checks.compiler.facts import CompiledCast, CompiledFunction, Compiler
-from fp8doctor.checks.gpu import Gpus
-from fp8doctor.checks.torch_build import TorchBuild
-from fp8doctor.checks.torch_build.early import import_torch
+from fp8doctor.checks.torch_build.early import has_device, import_torch
 from fp8doctor.model import Request
 from fp8doctor.plain import from_plain
 from fp8doctor.registry import probe
@@ -33,14 +31,16 @@ def prepare() -> None:
     import_torch("torch._dynamo", "torch._inductor.compile_fx")
 
 
+# It waits for no other probe of torch: importing torch and its compiler is the longest part of both.
 @probe(runs_in="target", timeout_s=120, modes=("default", "thorough"), prepare=prepare)
-def gather_compiled(
-    request: Request, compiler: Compiler | None, torch_build: TorchBuild | None, gpus: Gpus | None
-) -> Iterator[CompiledFunction]:
+def gather_compiled(request: Request, compiler: Compiler | None) -> Iterator[CompiledFunction]:
     """Compiling a small FP8 function."""
     done = from_plain(CompiledFunction, request.so_far) if request.so_far else CompiledFunction(casts=())
-    if not_tried := _why_not(compiler, torch_build, gpus):
-        yield CompiledFunction(not_tried=not_tried, casts=())
+    if not has_device():
+        yield CompiledFunction(not_tried="no GPU is visible", casts=())
+        return
+    if compiler is not None and compiler.triton_installed is False:
+        yield CompiledFunction(not_tried="there is no Triton", casts=())
         return
     if done.attempting and done.cast(done.attempting) is None:
         crashed = CompiledCast(dtype=done.attempting, outcome="crashed", error=request.so_far_ended)
@@ -57,27 +57,25 @@ def gather_compiled(
             if done.cast(dtype) is None:
                 done = replace(done, attempting=dtype)
                 yield done
+                if not_tried := _why_not():
+                    yield CompiledFunction(not_tried=not_tried, casts=())
+                    return
                 cast = compile_cast(dtype, f"cuda:{request.gpu}")
                 done = replace(done, casts=(*(done.casts or ()), cast), attempting=None)
                 yield done
 
 
-def _why_not(compiler: Compiler | None, torch_build: TorchBuild | None, gpus: Gpus | None) -> str | None:
-    """Why compiling is not tried, told without importing torch."""
-    if gpus is not None and gpus.gpus == ():
-        return "no GPU is visible"
-    if torch_build is not None:
-        if torch_build.installed is False:
-            return "there is no torch"
-        if torch_build.accelerator not in (None, "cuda"):
-            return f"this torch is built for {torch_build.accelerator}; NVIDIA GPUs are what is tried"
-        if torch_build.cuda_available is False:
-            return "torch cannot use the GPU"
-    if compiler is not None and compiler.triton_installed is False:
-        return "there is no Triton"
-    if torch_build is None and gpus is None:
-        return "neither GPUs nor torch could be examined"
-    return None
+def _why_not() -> str | None:
+    """Why compiling is not tried with this torch."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return "there is no torch"
+    if torch.version.cuda is None:
+        return "this torch is not built for CUDA; NVIDIA GPUs are what is tried"
+    return None if torch.cuda.is_available() else "torch cannot use the GPU"
 
 
 def compile_cast(dtype: str, device: str, backend: str = "inductor") -> CompiledCast:

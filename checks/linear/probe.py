@@ -30,6 +30,8 @@ RESERVE_S = 1.5
 SHAPE_S = 2.0
 COMPILE_S = 4.0
 PROFILE_S = 2.0
+# Shapes that are done keep their calls until the end, as long as this share of the memory is free.
+LEAST_FREE = 0.4
 # Dynamo keeps one entry for each configuration and layer; its default limit of 8 would make later ones eager.
 RECOMPILE_LIMIT = 64
 # Beyond the first layer these are measured: what competes, and what the break-even is read from.
@@ -114,6 +116,8 @@ class _Run:
         setattr(dynamo, limit, RECOMPILE_LIMIT)
         for position, ((k, n), tokens) in enumerate(shapes(self.request.workload, self.request.shapes).items()):
             yield from self._layer(timer, rounds, k, n, tokens, position == 0 or self.request.mode == "thorough")
+        yield self._now("calls")
+        self._time_calls(rounds)
         yield from self._profile()
         yield self._now(None)
 
@@ -167,7 +171,8 @@ class _Run:
             yield self._now(label)
             bench = ShapeBench(torch, timer, m, weight, built, _graphed(built), everything, self._keep)
             try:
-                bench.time(rounds, self.request.epoch_s)
+                self._make_room(rounds)
+                bench.time_device(rounds, self.request.epoch_s)
                 self.benches.append(bench)
             except torch.cuda.OutOfMemoryError:
                 self._out_of_memory(label)
@@ -210,6 +215,23 @@ class _Run:
             self.compilations.append(Compilation(variant.config, k, n, None, text))
         self._keep(Case(config=variant.config, kind="layer", k=k, n=n, outcome=outcome, error=text))
         self.torch.cuda.empty_cache()
+
+    def _make_room(self, rounds: int) -> None:
+        """Where memory is short, finish the shapes so far now: their calls hold activations and graphs."""
+        free, total = self.torch.cuda.mem_get_info(self.device)
+        if free < LEAST_FREE * total:
+            self._time_calls(rounds)
+            self.torch.cuda.empty_cache()
+
+    def _time_calls(self, rounds: int) -> None:
+        """The call times of all shapes that wait for it, round by round over the whole of them."""
+        if self.skip != "calls":
+            for _ in range(rounds):
+                if self.left_s() > 0:
+                    for bench in self.benches:
+                        bench.time_calls()
+        for bench in self.benches:
+            bench.keep_calls()
 
     def _profile(self) -> Iterator[Linear]:
         """Look at the kernels of every timed shape, last of all: an attached profiler slows launches."""

@@ -47,8 +47,9 @@ class ShapeBench:
     graphed: frozenset[str]
     with_slow_accumulation: bool
     keep: Keep
+    _called: list[Timed] = field(default_factory=list)
 
-    def time(self, rounds: int, epoch_s: float) -> None:
+    def time_device(self, rounds: int, epoch_s: float) -> None:
         """Call every configuration once and compare it with FP32; then time all of them, batch by batch in turn."""
         with self.torch.no_grad():
             timed = self._prepare()
@@ -56,21 +57,34 @@ class ShapeBench:
             for _ in range(rounds):
                 for item in timed:
                     item.device_us += self.timer.device_samples(item.call, SAMPLES_A_BATCH, item.pace)
-            # Apart from the device's times: loops without a pause bring a large GPU to its power limit.
-            for _ in range(rounds):
-                for item in timed:
-                    if item.case.kind == "layer":  # nobody waits for a bare product's call
-                        item.call_us.append(self.timer.call_us(item.call))
+            ended = time.monotonic()
             for item in timed:
-                self.keep(
-                    replace(
-                        item.case,
-                        device_us=estimate(item.device_us),
-                        call_us=estimate(item.call_us) if item.call_us else None,
-                        started_s=round(started - epoch_s, 3),
-                        ended_s=round(time.monotonic() - epoch_s, 3),
-                    )
+                item.case = replace(
+                    item.case,
+                    device_us=estimate(item.device_us),
+                    started_s=round(started - epoch_s, 3),
+                    ended_s=round(ended - epoch_s, 3),
                 )
+                self.keep(item.case)
+            # Nobody waits for a bare product's call.
+            self._called = [item for item in timed if item.case.kind == "layer"]
+
+    def time_calls(self) -> None:
+        """Take one value of every layer's call time.
+
+        Called several times in the run, with the other shapes between: a host wavers over seconds, not milliseconds.
+        And apart from the device's times, since loops without a pause bring a large GPU to its power limit.
+        """
+        with self.torch.no_grad():
+            for item in self._called:
+                item.call_us.append(self.timer.call_us(item.call))
+
+    def keep_calls(self) -> None:
+        """Keep what `time_calls` gathered, and let go of the memory that the calls hold."""
+        for item in self._called:
+            if item.call_us:
+                self.keep(replace(item.case, call_us=estimate(item.call_us)))
+        self._called = []
 
     def profile(self, cases: dict[tuple[Any, ...], Case]) -> None:
         """Add to each timed case the kernels of one profiled call.
