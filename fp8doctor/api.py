@@ -149,7 +149,8 @@ def _report(
     raw_facts: dict[str, Any] | None,
 ) -> Report:
     judged = judge(registry, runs)
-    own = {key: None if run.facts is None else to_plain(run.facts) for key, run in runs.items()}
+    if raw_facts is None:
+        raw_facts = {key: None if run.facts is None else to_plain(run.facts) for key, run in runs.items()}
     return Report(
         tool=Tool(fp8doctor.__version__),
         created=created,
@@ -166,7 +167,7 @@ def _report(
             for key, run in runs.items()
             if key != Messages.key
         },
-        facts=raw_facts if raw_facts is not None else own,
+        facts=raw_facts,
     )
 
 

@@ -110,17 +110,29 @@ def _hint_problem(hint: Any, where: str) -> str | None:
 
 def unknown_names(cls: type[Any], plain: Any, where: str) -> list[str]:
     """List the paths in `plain` that `cls` has no field for (a newer version wrote them)."""
-    cls, _ = split_optional(cls)
-    origin, args = typing.get_origin(cls), typing.get_args(cls)
-    if dataclasses.is_dataclass(cls) and isinstance(plain, dict):
-        hints = _hints(cls)
-        found = [f"{where}.{name}" for name in plain if name not in hints]
-        for name, hint in hints.items():
-            if name in plain:
-                found += unknown_names(hint, plain[name], f"{where}.{name}")
+    kind, inner = _container(typing.cast("Any", cls))
+    if kind == "fields" and isinstance(plain, dict):
+        found = [f"{where}.{name}" for name in plain if name not in inner]
+        for name, value in plain.items():
+            if isinstance(value, (dict, list)) and name in inner:
+                found += unknown_names(inner[name], value, f"{where}.{name}")
         return found
-    if origin is tuple and isinstance(plain, list):
-        return [path for i, item in enumerate(plain) for path in unknown_names(args[0], item, f"{where}[{i}]")]
-    if origin is dict and isinstance(plain, dict):
-        return [path for key, item in plain.items() for path in unknown_names(args[1], item, f"{where}.{key}")]
+    if kind == "items" and isinstance(plain, list):
+        return [path for i, item in enumerate(plain) for path in unknown_names(inner, item, f"{where}[{i}]")]
+    if kind == "values" and isinstance(plain, dict):
+        return [path for key, item in plain.items() for path in unknown_names(inner, item, f"{where}.{key}")]
     return []
+
+
+@cache
+def _container(hint: Any) -> tuple[str, Any]:
+    """What a hint holds: ("fields", hints by name), ("items", hint), ("values", hint), or ("nothing", None)."""
+    hint, _ = split_optional(hint)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return "fields", _hints(typing.cast("Any", hint))
+    if origin is tuple:
+        return "items", args[0]
+    if origin is dict:
+        return "values", args[1]
+    return "nothing", None

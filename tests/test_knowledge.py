@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from fp8doctor.model import Messages
@@ -53,3 +55,8 @@ def test_every_page_has_its_four_sections(knowledge: Registry) -> None:
         places.append(rule.page.find("\nSources:"))
         assert -1 not in places, f"{rule.id} lacks a section"
         assert places == sorted(places), f"{rule.id} has its sections in another order"
+
+
+def test_every_built_in_pattern_compiles(knowledge: Registry) -> None:
+    for pattern in [text.pattern for text in knowledge.error_texts] + [kernel.pattern for kernel in knowledge.kernels]:
+        re.compile(pattern)

@@ -17,10 +17,15 @@ class Cases:
     """The timed cases of one record, by configuration and shape."""
 
     def __init__(self, linear: Linear) -> None:
-        self.all = linear.cases or ()
         self._timed = {
-            (case.kind, case.config, case.m, case.k, case.n): case for case in self.all if case.device_us is not None
+            (case.kind, case.config, case.m, case.k, case.n): case
+            for case in linear.cases or ()
+            if case.device_us is not None
         }
+        self._tokens: dict[Layer, set[int]] = {}
+        for case in self._timed.values():
+            if case.m is not None and case.k is not None and case.n is not None:
+                self._tokens.setdefault((case.k, case.n), set()).add(case.m)
 
     def get(self, config: str, m: int, layer: Layer, kind: str = "layer") -> Case | None:
         """The timed case of a configuration at (M, (K, N)), None if it was not timed."""
@@ -33,11 +38,11 @@ class Cases:
 
     def layers(self) -> list[Layer]:
         """The (K, N) pairs that were timed, in the order of measuring."""
-        return list(dict.fromkeys((c.k, c.n) for c in self._timed.values() if c.k is not None and c.n is not None))
+        return list(self._tokens)
 
     def tokens(self, layer: Layer) -> list[int]:
         """The token counts timed for a layer, ascending."""
-        return sorted({c.m for c in self._timed.values() if (c.k, c.n) == layer and c.m is not None})
+        return sorted(self._tokens.get(layer, ()))
 
     def configs(self, kind: str = "layer") -> list[str]:
         """The configurations that were timed, in the order of measuring."""
@@ -78,6 +83,17 @@ class Cases:
                 yield m, speedup(slow, fast)
 
 
+# The cases of the record that was looked at last: twenty rules and exhibits ask for the same one.
+_last: list[tuple[Linear, Cases]] = []
+
+
+def cases_of(linear: Linear) -> Cases:
+    """The cases of a record, by configuration and shape."""
+    if not _last or _last[0][0] is not linear:
+        _last[:] = [(linear, Cases(linear))]
+    return _last[0][1]
+
+
 def beyond_noise(ratio: Estimate, least: float = 1.03) -> bool:
     """Whether a factor is a gain: its interval leaves 1 out, and it exceeds what two runs differ by.
 
@@ -103,7 +119,7 @@ def not_measured(linear: Linear) -> NotApplicable | Unknown | None:
     """Why nothing can be said of these cases, None if an FP8 layer was timed."""
     if linear.measurable is False:
         return NotApplicable(linear.why_not or "nothing could be timed")
-    cases = Cases(linear)
+    cases = cases_of(linear)
     if cases.typical() is None:
         return Unknown("no shape was timed")
     if cases.fp8() is None:
@@ -113,7 +129,7 @@ def not_measured(linear: Linear) -> NotApplicable | Unknown | None:
 
 def typical(linear: Linear) -> tuple[Cases, str, int, Layer]:
     """The cases, the FP8 configuration to speak of, and the typical shape; only after `_not_measured` said None."""
-    cases = Cases(linear)
+    cases = cases_of(linear)
     where, config = cases.typical(), cases.fp8()
     assert where is not None
     assert config is not None

@@ -7,7 +7,7 @@ from typing import Any
 from fp8doctor.checks.gpu.clocks import Clocks, during
 from fp8doctor.checks.gpu.facts import Gpus
 from fp8doctor.checks.gpu.peaks import peak_of
-from fp8doctor.checks.linear.cases import Cases, gemm_of, shape_text
+from fp8doctor.checks.linear.cases import cases_of, gemm_of, shape_text
 from fp8doctor.checks.linear.facts import Ceiling, Linear
 from fp8doctor.checks.linear.lessons import break_evens
 from fp8doctor.model import Estimate, Exhibit
@@ -17,7 +17,7 @@ from fp8doctor.registry import exhibit
 @exhibit
 def decomposition(linear: Linear) -> Exhibit | None:
     """Where the time of one FP8 layer goes, beside BF16: bars that start where the one before ended."""
-    cases = Cases(linear)
+    cases = cases_of(linear)
     where, eager = cases.typical(), cases.fp8()
     if where is None or eager is None:
         return None
@@ -102,7 +102,7 @@ def _rates(name: str, ceiling: Ceiling, board: float | None, clocks: Clocks | No
 @exhibit
 def break_even_table(linear: Linear) -> Exhibit | None:
     """From how many tokens each layer gains, on the device and at the call."""
-    cases = Cases(linear)
+    cases = cases_of(linear)
     eager = cases.fp8()
     if eager is None:
         return None
@@ -121,7 +121,7 @@ def _tokens(value: int | None) -> str:
 @exhibit
 def speedup_map(linear: Linear) -> Exhibit | None:
     """Compiled FP8's device-time factor over BF16 by layer and tokens."""
-    cases = Cases(linear)
+    cases = cases_of(linear)
     eager = cases.fp8()
     if eager is None:
         return None

@@ -6,6 +6,7 @@ Nothing but the standard library: imported in children by several subjects.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from fp8doctor.model import Kernel
 
@@ -37,9 +38,12 @@ KERNELS = (
     Kernel(_GEMM + r"(xmma_gemm_f32f32_f32f32|(?<!bla)sgemm)", "fp32-gemm"),
 )
 
-_PATTERNS = tuple((re.compile(kernel.pattern), kernel.kind) for kernel in KERNELS)
+
+@lru_cache(maxsize=1)
+def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple((re.compile(kernel.pattern), kernel.kind) for kernel in KERNELS)
 
 
 def gemm_kind(kernel_name: str) -> str | None:
     """The kind of GEMM that a kernel's demangled name tells, such as "fp8-gemm"; None for any other kernel."""
-    return next((kind for pattern, kind in _PATTERNS if pattern.search(kernel_name)), None)
+    return next((kind for pattern, kind in _patterns() if pattern.search(kernel_name)), None)

@@ -15,7 +15,8 @@ def estimate(samples: Sequence[float], digits: int = 3) -> Estimate:
 
     The interval is the percentile bootstrap's for the median, computed exactly rather than by resampling: a resample's
     median is at most the k-th smallest sample exactly if at least half of its draws are, which is a binomial
-    probability (Maritz and Jarrett, "A note on estimating the variance of the sample median", JASA 73, 1978).
+    probability (Maritz and Jarrett, "A note on estimating the variance of the sample median", JASA 73, 1978). Of an even
+    number the median is the mean of two draws; each end is then that of the outer one, which is a little wide.
 
     Args:
         samples: at least one value, all in one unit.
@@ -29,8 +30,8 @@ def estimate(samples: Sequence[float], digits: int = 3) -> Estimate:
     ordered = sorted(samples)
     n = len(ordered)
     tail = (1 - CONFIDENCE) / 2
-    low = next(k for k in range(1, n + 1) if _median_at_most(k, n) > tail)
-    high = next(k for k in range(1, n + 1) if _median_at_most(k, n) >= 1 - tail)
+    low = next(k for k in range(1, n + 1) if _at_least((n + 1) // 2, k, n) > tail)
+    high = next(k for k in range(1, n + 1) if _at_least(n // 2 + 1, k, n) >= 1 - tail)
     return Estimate(
         median=round(quantile(ordered, 0.5), digits),
         low=round(min(ordered[low - 1], quantile(ordered, 0.5)), digits),
@@ -40,10 +41,10 @@ def estimate(samples: Sequence[float], digits: int = 3) -> Estimate:
     )
 
 
-def _median_at_most(k: int, n: int) -> float:
-    """The probability that the median of a resample of n is at most the k-th smallest of the n samples."""
-    p, half = k / n, n // 2 + 1
-    return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(half, n + 1))
+def _at_least(draws: int, k: int, n: int) -> float:
+    """The probability that at least `draws` of a resample of n are among the k smallest of the n samples."""
+    p = k / n
+    return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(draws, n + 1))
 
 
 def quantile(ordered: Sequence[float], q: float) -> float:
