@@ -233,6 +233,8 @@ def other_generation(torch_build: TorchBuild) -> RuleResult:
     hardware.
     """
     gfx = _architecture(torch_build)
+    if gfx is None and torch_build.devices == ():
+        return NotApplicable("torch sees no GPU")
     if gfx is None:
         return Unknown("the GPU's architecture was not observed")
     if not gfx.startswith("gfx"):
