@@ -5,7 +5,7 @@ from __future__ import annotations
 from fp8doctor.checks.gpu.clocks import Clocks, during
 from fp8doctor.checks.gpu.facts import Gpu, Gpus
 from fp8doctor.checks.gpu.peaks import peak_of
-from fp8doctor.checks.linear.cases import us
+from fp8doctor.checks.linear.cases import time_of, us
 from fp8doctor.checks.linear.facts import Case, Ceiling, Linear
 from fp8doctor.model import Action, Evidence, Finding, NotApplicable, Severity, Unknown, observed
 from fp8doctor.registry import rule
@@ -184,7 +184,12 @@ def wrong_result(linear: Linear) -> Verdict:
     """
     if (missing := _unmeasured(linear)) is not None:
         return missing
-    compared = [c for c in linear.cases or () if c.outcome == "ok" and c.relative_error_limit is not None]
+    # A result that is not finite has no error; the case says so in words.
+    compared = [
+        c
+        for c in linear.cases or ()
+        if c.outcome == "ok" and c.relative_error_limit is not None and (c.relative_error is not None or c.error)
+    ]
     if not compared:
         return Unknown("no result was compared")
     wrong = [c for c in compared if c.relative_error is None or c.relative_error > (c.relative_error_limit or 0.0)]
@@ -221,7 +226,7 @@ def unsteady(linear: Linear, gpus: Gpus | None) -> Verdict:
     """
     if (missing := _unmeasured(linear)) is not None:
         return missing
-    timed = [c for c in linear.cases or () if c.device_us is not None and c.device_us.iqr is not None]
+    timed = [c for c in linear.cases or () if time_of(c.device_us) and c.device_us and c.device_us.iqr is not None]
     if not timed:
         return Unknown("nothing was timed")
     wide = [c for c in timed if c.device_us and (c.device_us.iqr or 0.0) > UNSTEADY * c.device_us.median]
@@ -261,14 +266,18 @@ def not_multiple_of_16(linear: Linear) -> Verdict:
     """
     if (missing := _unmeasured(linear)) is not None:
         return missing
-    odd = {(c.k, c.n): c for c in linear.cases or () if c.k and c.n and (c.k % 16 or c.n % 16)}
+    if not linear.cases:
+        return Unknown("no layer was tried")
+    odd = {(c.k, c.n) for c in linear.cases if c.k and c.n and (c.k % 16 or c.n % 16)}
     if not odd:
         return None
-    refused = [
-        c for c in linear.cases or () if (c.k, c.n) in odd and c.outcome in ("refused", "error") and _claims_fp8(c)
-    ]
-    if not refused:
+    there = [c for c in linear.cases if (c.k, c.n) in odd and _claims_fp8(c)]
+    tried = [c for c in there if c.outcome in ("ok", "refused", "error")]
+    if not tried:
         return Unknown("a shape asked for is no multiple of 16, and no FP8 layer was tried at it")
+    refused = [c for c in tried if c.outcome != "ok"]
+    if not refused:
+        return None
     return Finding(
         title="FP8 refuses a layer whose K or N is no multiple of 16",
         evidence=tuple(
@@ -296,7 +305,9 @@ def shapes_not_measured(linear: Linear) -> Verdict:
     """
     if linear.measurable is False:
         return NotApplicable(linear.why_not or "nothing could be timed")
-    missing = linear.not_measured or ()
+    missing = observed(linear.not_measured, "what was left out")
+    if linear.attempting:  # the last record of all attempts nothing
+        missing = (*missing, f"{linear.attempting} and what was to follow it: the probe ended there")
     if not missing:
         return None
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

@@ -20,7 +20,7 @@ class Cases:
         self._timed = {
             (case.kind, case.config, case.m, case.k, case.n): case
             for case in linear.cases or ()
-            if case.device_us is not None
+            if time_of(case.device_us) is not None
         }
         self._tokens: dict[Layer, set[int]] = {}
         for case in self._timed.values():
@@ -92,6 +92,11 @@ def cases_of(linear: Linear) -> Cases:
     if not _last or _last[0][0] is not linear:
         _last[:] = [(linear, Cases(linear))]
     return _last[0][1]
+
+
+def time_of(value: Estimate | None) -> Estimate | None:
+    """The estimate, if it is a time at all: taking the flushes off a very short call may leave nothing of it."""
+    return value if value is not None and value.low > 0 and value.median > 0 else None
 
 
 def beyond_noise(ratio: Estimate, least: float = 1.03) -> bool:

@@ -28,9 +28,11 @@ def decomposition(linear: Linear) -> Exhibit | None:
         return None
     rows = [_bar("BF16", bf16.median), _bar("FP8 product alone", alone.median, ratio=bf16.median / alone.median)]
     if whole.other_us is not None and whole.other_kernels:
-        between = max(0.0, whole.device_us.median - alone.median - whole.other_us)
-        rows.append(_bar(f"+ quantising, {whole.other_kernels} kernels", whole.other_us, start=alone.median))
-        rows.append(_bar("+ between kernels", between, start=alone.median + whole.other_us))
+        # Timed apart from one another, the parts may exceed the whole by a little.
+        quantising = min(whole.other_us, max(0.0, whole.device_us.median - alone.median))
+        between = max(0.0, whole.device_us.median - alone.median - quantising)
+        rows.append(_bar(f"+ quantising, {whole.other_kernels} kernels", quantising, start=alone.median))
+        rows.append(_bar("+ between kernels", between, start=alone.median + quantising))
     rows.append(_bar("= FP8, eager", whole.device_us.median, ratio=bf16.median / whole.device_us.median))
     compiled = cases.device_us(f"{eager}+compile", m, layer)
     if compiled is not None:
@@ -90,7 +92,7 @@ def _rates(name: str, ceiling: Ceiling, board: float | None, clocks: Clocks | No
     return {
         "what": name,
         "best": f"{burst:,.0f} TFLOP/s" if burst else "",
-        "at (MxKxN)": f"{ceiling.m}x{ceiling.k}x{ceiling.n}",
+        "at (MxKxN)": f"{ceiling.m}x{ceiling.k}x{ceiling.n}" if ceiling.m and ceiling.k and ceiling.n else "",
         "of dense peak": f"{burst / board:.0%} of {board:,.0f}" if burst and board else "not known",
         "sustained": f"{sustained:,.0f} TFLOP/s" if sustained else "",
         "clock and power then": f"{seen.sm_clock_mhz:,.0f} MHz, {seen.power_max_w:,.0f} W"

@@ -10,6 +10,7 @@ from fp8doctor.checks.linear.cases import (
     line,
     not_measured,
     shape_text,
+    time_of,
     typical,
     us,
 )
@@ -59,9 +60,9 @@ def not_compiled(linear: Linear) -> Verdict:
     gain = speedup(eager.device_us, compiled)
     if not beyond_noise(gain):
         return None
-    against, now = speedup(bf16, eager.device_us), speedup(bf16, compiled)
+    slower, now = eager.device_us.median / bf16.median, speedup(bf16, compiled)
     share = f"spends {eager.other_us / eager.device_us.median:.0%} of its time quantising" if eager.other_us else ""
-    pace = f"takes {1 / against.median:.1f}x BF16's time" if against.median < 1 else f"gains only {against.median:.2f}x"
+    pace = f"takes {slower:.1f}x BF16's time" if slower > 1 else f"gains only {1 / slower:.2f}x"
     return Finding(
         title=f"Run eagerly, FP8 {f'{share} and {pace}' if share else pace}; compiled it runs at {now.median:.2f}x",
         evidence=(
@@ -183,8 +184,9 @@ def break_evens(cases: Cases, eager: str, layer: Layer) -> tuple[int | None, int
     at_call = []
     for m in cases.tokens(layer):
         fp8, bf16 = cases.get(config, m, layer), cases.get("torch-bf16", m, layer)
-        if fp8 and bf16 and fp8.call_us and bf16.call_us:
-            at_call.append((m, bf16.call_us.median / fp8.call_us.median))
+        fast, slow = time_of(fp8.call_us if fp8 else None), time_of(bf16.call_us if bf16 else None)
+        if fast and slow:
+            at_call.append((m, slow.median / fast.median))
     return break_even(on_device), break_even(at_call)
 
 

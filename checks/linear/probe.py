@@ -37,6 +37,9 @@ RECOMPILE_LIMIT = 64
 # Beyond the first layer these are measured: what competes, and what the break-even is read from.
 MAIN = ("torch-bf16", "torch-fp8-rowwise", "torch-fp8-tensorwise", "torchao-fp8-rowwise", "torchao-fp8-tensorwise")
 
+_ENDED_A_CHILD = ": the child ended by "
+_CALLS_LOST = "calls and kernels of what was timed before a child ended"
+
 
 def prepare() -> None:
     """Import torch and its compiler while the probes that do not time anything still run."""
@@ -55,6 +58,27 @@ def gather(request: Request, torch_build: TorchBuild | None) -> Iterator[Linear]
     yield from _Run(request).records()
 
 
+def resumed(request: Request) -> Linear:
+    """The record to go on from: a fresh one, or that of a child that crashed, with what it was trying told."""
+    if request.so_far is None:
+        return Linear(measurable=True)
+    record = from_plain(Linear, request.so_far)
+    missing = list(record.not_measured or ())
+    if record.attempting:
+        missing.append(f"{record.attempting}{_ENDED_A_CHILD}{request.so_far_ended}")
+    # The calls themselves were in the memory of the child that crashed.
+    without_calls = [c for c in record.cases or () if c.kind == "layer" and c.device_us and not c.call_us]
+    if without_calls and _CALLS_LOST not in missing:
+        missing.append(_CALLS_LOST)
+    return replace(record, not_measured=tuple(missing), attempting=None)
+
+
+def ended_children(record: Linear) -> frozenset[str]:
+    """What ended a child when it was tried: it is not tried again, whatever ends the next child."""
+    told = (words.partition(_ENDED_A_CHILD) for words in record.not_measured or ())
+    return frozenset(what for what, ended, _ in told if ended)
+
+
 class _Run:
     """One measurement; the record grows and is yielded before each step that may crash."""
 
@@ -66,25 +90,12 @@ class _Run:
         self.request = request
         torch.cuda.set_device(request.gpu)
         self.device = torch.device("cuda", request.gpu)
-        self.cases: dict[tuple[Any, ...], Case] = {}
-        self.compilations: list[Compilation] = []
-        self.not_measured: list[str] = []
-        self.benches: list[ShapeBench] = []
-        self.record = Linear(measurable=True)
-        self.skip: str | None = None
-        self._resume()
-
-    def _resume(self) -> None:
-        """Go on from the record of a child that crashed; what it was trying is told and not tried again."""
-        if self.request.so_far is None:
-            return
-        self.record = from_plain(Linear, self.request.so_far)
+        self.record = resumed(request)
         self.cases = {_key(case): case for case in self.record.cases or ()}
         self.compilations = list(self.record.compilations or ())
         self.not_measured = list(self.record.not_measured or ())
-        self.skip = self.record.attempting
-        if self.skip:
-            self.not_measured.append(f"{self.skip}: the child ended by {self.request.so_far_ended}")
+        self.benches: list[ShapeBench] = []
+        self.skip = ended_children(self.record)
 
     def left_s(self) -> float:
         return self.request.seconds_left - RESERVE_S - (time.monotonic() - self.began)
@@ -105,7 +116,7 @@ class _Run:
             warm_up_s=round(timer.warm(warm, WARM_S), 2),
         )
         del warm
-        if self.record.ceilings is None and self.skip != "ceilings":
+        if self.record.ceilings is None and "ceilings" not in self.skip:
             yield self._now("ceilings")
             with_fp8 = hip is not None or (capability(cc) or (0, 0)) >= (8, 9)
             found = ceilings.measure(torch, timer, epoch_s=self.request.epoch_s, with_fp8=with_fp8)
@@ -152,7 +163,7 @@ class _Run:
         built: dict[str, tuple[Variant, Layer]] = {}
         for variant in self._chosen(everything):
             label = f"{variant.config} K={k} N={n}"
-            if label == self.skip:
+            if label in self.skip:
                 continue
             if variant.compiled and self.left_s() < COMPILE_S + SHAPE_S:
                 self.not_measured.append(f"{label}: no time left to compile it")
@@ -163,7 +174,7 @@ class _Run:
                 built[variant.config] = (variant, layer)
         for m in todo:
             label = f"{m}x{k}x{n}"
-            if label == self.skip:
+            if label in self.skip:
                 continue
             if self.left_s() < SHAPE_S:
                 self.not_measured.append(f"{label}: the time budget was spent")
@@ -225,7 +236,7 @@ class _Run:
 
     def _time_calls(self, rounds: int) -> None:
         """The call times of all shapes that wait for it, round by round over the whole of them."""
-        if self.skip != "calls":
+        if "calls" not in self.skip:
             for _ in range(rounds):
                 if self.left_s() > 0:
                     for bench in self.benches:

@@ -185,21 +185,26 @@ def _bind(layer: Layer, x: Any) -> Call:
 def kernel_fields(ran: list[tuple[str, float]]) -> dict[str, Any]:
     """The fields of a case that come from its profiled call; empty if it shows no kernel.
 
-    cuBLAS clears a small workspace before some products: such a memset belongs to the product.
+    cuBLAS clears a small workspace before some products, and adds up the parts of a product that it split along K:
+    both belong to the product.
     """
     if not ran:
         return {}
     products = [(us, name, kind) for name, us in ran if (kind := gemm_kind(name)) is not None]
     _, name, kind = max(products, default=(0.0, None, "none"))
-    memsets = [us for name, us in ran if name.startswith("Memset")]
-    others = [us for name, us in ran if gemm_kind(name) is None and not name.startswith("Memset")]
+    helpers = [us for name, us in ran if _helps_a_product(name)]
+    others = [us for name, us in ran if gemm_kind(name) is None and not _helps_a_product(name)]
     return {
         "gemm_kernel": name[:160] if name else None,
         "gemm_kind": kind,
-        "gemm_us": round(sum(us for us, _, _ in products) + sum(memsets), 2) if products else None,
+        "gemm_us": round(sum(us for us, _, _ in products) + sum(helpers), 2) if products else None,
         "other_kernels": len(others),
         "other_us": round(sum(others), 2),
     }
+
+
+def _helps_a_product(kernel_name: str) -> bool:
+    return kernel_name.startswith("Memset") or "splitKreduce" in kernel_name
 
 
 def outcome_of(torch: Any, error: Exception) -> tuple[str, str]:

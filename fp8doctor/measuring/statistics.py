@@ -15,8 +15,8 @@ def estimate(samples: Sequence[float], digits: int = 3) -> Estimate:
 
     The interval is the percentile bootstrap's for the median, computed exactly rather than by resampling: a resample's
     median is at most the k-th smallest sample exactly if at least half of its draws are, which is a binomial
-    probability (Maritz and Jarrett, "A note on estimating the variance of the sample median", JASA 73, 1978). Of an even
-    number the median is the mean of two draws; each end is then that of the outer one, which is a little wide.
+    probability (Maritz and Jarrett, "A note on estimating the variance of the sample median", JASA 73, 1978). Of an
+    even number the median is the mean of two draws; each end is then that of the outer one, a little wide.
 
     Args:
         samples: at least one value, all in one unit.
