@@ -79,7 +79,7 @@ def test_ctrl_c_ends_the_children_and_keeps_what_was_learnt(doctor: Doctor) -> N
     started = time.monotonic()
     doctor.process.send_signal(signal.SIGINT)
     learnt = doctor.learnt()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     assert doctor.process.returncode == 130
     assert psutil.wait_procs(doctor.children, timeout=3)[1] == []
     assert learnt["trouble"][:2] == ["exception", "KeyError: 'a b hang'"]
