@@ -14,6 +14,7 @@ from statistics import median
 
 import torch
 
+from fp8doctor.checks.linear import ceilings
 from fp8doctor.checks.linear.variants import gemms, variants
 from fp8doctor.measuring.kernels import profile_calls
 from fp8doctor.measuring.statistics import estimate
@@ -27,6 +28,8 @@ CALLS = 21
 def main() -> int:
     device = torch.device("cuda", 0)
     timer = Timer(torch, device)
+    timer.warm(ceilings.product(torch, device, "bf16", (4096, 4096, 4096)), 2.0)
+    timer.calibrate()
     sizes = sorted(((m, k, n) for k, n in DEFAULT.layers for m in DEFAULT.tokens), key=lambda s: -s[0] * s[1] * s[2])
     failed = False
     for m, k, n in sizes[:3]:

@@ -52,6 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     timer = Timer(torch, torch.device("cuda", 0))
     timer.warm(ceilings.product(torch, timer.device, "bf16", (4096, 4096, 4096)), 2.0)
+    timer.calibrate()
     searched = ceilings.measure(torch, timer, epoch_s=time.monotonic(), with_fp8=True)
     found = sweep(timer, options.seconds)
     print(f"search {searched.took_s} s, sweep {options.seconds:.0f} s")

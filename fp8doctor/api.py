@@ -104,9 +104,7 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
             replaced_environment=replaced,
         )
         budget_s = (options.budget_s or BUDGET_S[options.mode]) - RESERVE_S
-        schedule = Schedule(
-            Plan(registry, request, target.path, budget_s, environment, store.decode_facts, observe)
-        )
+        schedule = Schedule(Plan(registry, request, target.path, budget_s, environment, store.decode_facts, observe))
         try:
             runs = schedule.run()
         except KeyboardInterrupt:

@@ -275,6 +275,8 @@ class Candidate:
     sweep: int | None = None
     device_us: Estimate | None = None
     call_us: Estimate | None = None
+    # The call time counts, since the device waits for the host; False where a whole model pays the host's time once.
+    waits_for_host: bool = False
     error: float | None = None
     error_limit: float | None = None
     requires: tuple[str, ...] = ()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fp8doctor.checks.gpu.facts import Gpus, capability
+from fp8doctor.checks.linear.cases import waits_for_host
 from fp8doctor.checks.linear.facts import Case, Linear
 from fp8doctor.model import Candidate
 from fp8doctor.registry import candidates
@@ -11,8 +14,8 @@ TASK = "linear"
 # Static scales are fast and need calibration on the user's data: shown as a figure, never advised unseen.
 NOT_ADVISED = ("static",)
 
-_IMPORTS = "from torchao.quantization import quantize_, Float8DynamicActivationFloat8WeightConfig"
-_CONFIG = "Float8DynamicActivationFloat8WeightConfig(granularity={granularity}())"
+_IMPORT = "import torchao.quantization as q"
+_DYNAMIC = "q.quantize_(model, q.Float8DynamicActivationFloat8WeightConfig(granularity=q.{granularity}()))"
 _NAMES = {
     "torch-bf16": "BF16",
     "torch-fp8-rowwise": "FP8 row-wise (torch._scaled_mm)",
@@ -32,29 +35,30 @@ def label(config: str) -> str:
     return " + ".join([_NAMES.get(base, base), *(_SUFFIXES.get(s, s) for s in suffixes)])
 
 
-def how(config: str) -> str:
-    """Code or a command that gets a configuration."""
+def how(config: str, waits_up_to: int | None = None) -> str:
+    """Code or a command that gets a configuration; `waits_up_to` as in `_candidate`."""
     base, *suffixes = config.split("+")
     lines = []
     if "fp8" in base and base != "torch-fp8-blockwise":
         granularity = "PerRow" if "rowwise" in base else "PerTensor"
-        if "weightonly" in base:
-            lines += ["from torchao.quantization import quantize_, Float8WeightOnlyConfig"]
-            lines += ["quantize_(model, Float8WeightOnlyConfig())"]
-        else:
-            lines += [f"{_IMPORTS}, {granularity}", f"quantize_(model, {_CONFIG.format(granularity=granularity)})"]
+        quantise = "q.quantize_(model, q.Float8WeightOnlyConfig())" if "weightonly" in base else _DYNAMIC
+        lines += [_IMPORT, quantise.format(granularity=granularity)]
         if base.startswith("torch-"):
             lines.insert(0, "# pip install torchao; measured here as the same steps by hand, without torchao")
     elif base == "torch-fp8-blockwise":
         lines += ["# torch.nn.functional.scaled_mm with ScalingType.BlockWise1x128 and BlockWise128x128"]
     if "cudagraph" in suffixes:
-        mode = 'mode="reduce-overhead"'
-        lines.append(f"model = torch.compile(model, {mode})  # CUDA graphs" if "compile" in suffixes else _GRAPH)
+        lines.append(f"model = torch.compile(model, {_MODE})  # CUDA graphs" if "compile" in suffixes else _GRAPH)
     elif "compile" in suffixes:
         lines.append("model = torch.compile(model)")
+        if waits_up_to:
+            lines.append(
+                f"# with {waits_up_to:,} tokens or fewer also {_MODE}: called alone, this layer waits for the host"
+            )
     return "\n".join(lines) or "model.to(torch.bfloat16)"
 
 
+_MODE = 'mode="reduce-overhead"'
 _GRAPH = "step = torch.cuda.make_graphed_callables(model, (sample_input,))"
 
 
@@ -63,27 +67,38 @@ def timed(linear: Linear) -> list[Candidate]:
     """Every timed layer; the hand-written torch paths step aside where torchao's own were timed."""
     layers = [c for c in linear.cases or () if c.kind == "layer" and c.device_us and c.m and c.k and c.n]
     with_torchao = {(c.m, c.k, c.n) for c in layers if (c.config or "").startswith("torchao-fp8")}
+    waiting: dict[tuple[Any, ...], int] = {}
+    for case in layers:
+        if waits_for_host(case):
+            key = (case.config, case.k, case.n)
+            waiting[key] = max(case.m or 0, waiting.get(key, 0))
     return [
-        _candidate(case)
+        _candidate(case, waiting.get((case.config, case.k, case.n)))
         for case in layers
         if not any(word in (case.config or "") for word in NOT_ADVISED)
         and not ((case.config or "").startswith("torch-fp8") and (case.m, case.k, case.n) in with_torchao)
     ]
 
 
-def _candidate(case: Case) -> Candidate:
+def _candidate(case: Case, waits_up_to: int | None) -> Candidate:
+    """A timed case as a candidate; `waits_up_to` is the most tokens with which it waited for the host.
+
+    A compiled model, or a CUDA graph, pays the host's time once for all its layers, so there the device's time counts.
+    """
     config = case.config or ""
     baseline = config.startswith("torch-bf16")
+    shared = "+" in config
     return Candidate(
         task=TASK,
         config=config,
         label=label(config),
         format="bf16" if baseline else "fp8",
-        how=how(config),
+        how=how(config, waits_up_to if shared else None),
         shape={"k": case.k or 0, "n": case.n or 0},
         sweep=case.m,
         device_us=case.device_us,
         call_us=case.call_us,
+        waits_for_host=waits_for_host(case) and not shared,
         error=case.relative_error,
         error_limit=case.relative_error_limit,
         requires=(config.partition("-")[0],),
@@ -95,9 +110,9 @@ def _candidate(case: Case) -> Candidate:
 def known(gpus: Gpus, linear: Linear | None) -> list[Candidate]:
     """What is known to be best for an architecture; it counts only where nothing was timed.
 
-    Sources: hardware support by compute capability (Transformer Engine, pytorch/quantization.py); row-wise scaling
-    leaves cuBLAS for CUTLASS on Blackwell (PyTorch, ScaledBlas.cpp), where tensor-wise stays; torchao's own advice to
-    compile (docs/source/eager_tutorials/pretraining.rst).
+    Sources: hardware support by compute capability (Transformer Engine, pytorch/quantization.py); which scaling
+    cuBLASLt does itself (PyTorch, ScaledBlas.cpp); torchao's own advice to compile
+    (docs/source/eager_tutorials/pretraining.rst).
     """
     if not gpus.gpus or (linear is not None and any(c.device_us for c in linear.cases or ())):
         return []
@@ -132,6 +147,5 @@ def _known_for(compute_capability: str | None) -> tuple[str | None, str]:
         return None, ""
     if found < (8, 9):
         return "torch-bf16+compile", "everywhere: this GPU has no FP8 compute"
-    if found >= (10, 0):
-        return "torchao-fp8-tensorwise+compile", large
-    return "torchao-fp8-rowwise+compile", large
+    # Only on 9.x does cuBLASLt scale row by row; elsewhere PyTorch takes CUTLASS (ScaledBlas.cpp).
+    return ("torchao-fp8-rowwise+compile" if found[0] == 9 else "torchao-fp8-tensorwise+compile"), large

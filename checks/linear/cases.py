@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fp8doctor.checks.gpu.facts import capability
 from fp8doctor.checks.linear.facts import Case, Linear
 from fp8doctor.measuring.statistics import differs, speedup
 from fp8doctor.model import Estimate, Evidence, NotApplicable, Unknown
 
 # A layer of this many tokens is large enough to be about the GPU and small enough to be everyday.
 TYPICAL_TOKENS = 4096
+# What two runs differ by (benchmarks/RESULTS.md): gains below it are none.
+LEAST_GAIN, SHORT_GAIN, SHORT_US = 1.03, 1.08, 50.0
+# A loop in which the host asks this share of the time, for calls that last this factor of their work.
+ASKING_SHARE, HOST_BOUND = 0.9, 1.15
 Layer = tuple[int, int]
 
 
@@ -49,12 +54,19 @@ class Cases:
         return list(dict.fromkeys(c.config for c in self._timed.values() if c.kind == kind and c.config))
 
     def typical(self) -> tuple[int, Layer] | None:
-        """The shape that stands for all: the first layer at 4,096 tokens, or the nearest measured below, or above."""
-        for layer in self.layers():
+        """The shape that stands for all: 4,096 tokens, or the nearest below, or above, of the first layer.
+
+        The first in which an FP8 layer was timed, if there is one.
+        """
+        layers = self.layers()
+        for layer in [*filter(self._has_fp8, layers), *layers]:
             tokens = self.tokens(layer)
             below = [m for m in tokens if m <= TYPICAL_TOKENS]
             return (max(below) if below else tokens[0]), layer
         return None
+
+    def _has_fp8(self, layer: Layer) -> bool:
+        return any(key[0] == "layer" and "-fp8-" in (key[1] or "") and key[3:] == layer for key in self._timed)
 
     def fp8(self) -> str | None:
         """The eager FP8 configuration to speak of: torchao's where it was timed, the scaling that is faster compiled.
@@ -99,12 +111,32 @@ def time_of(value: Estimate | None) -> Estimate | None:
     return value if value is not None and value.low > 0 and value.median > 0 else None
 
 
-def beyond_noise(ratio: Estimate, least: float = 1.03) -> bool:
+def beyond_noise(ratio: Estimate, shorter: Estimate) -> bool:
     """Whether a factor is a gain: its interval leaves 1 out, and it exceeds what two runs differ by.
 
-    Two default runs agree within 3 % (benchmarks/RESULTS.md).
+    Args:
+        ratio: the factor.
+        shorter: the shorter of the two times: two runs agree within 3 %, on times under 50 us within 8 %
+            (benchmarks/RESULTS.md).
     """
-    return differs(ratio) and ratio.median >= least
+    return differs(ratio) and ratio.median >= (SHORT_GAIN if shorter.median < SHORT_US else LEAST_GAIN)
+
+
+def gains(slow: Estimate, fast: Estimate) -> bool:
+    """Whether `fast` is faster than `slow` beyond the noise."""
+    return beyond_noise(speedup(slow, fast), fast)
+
+
+def waits_for_host(case: Case | None) -> bool:
+    """Whether the device waits for the host when this case is called in a loop.
+
+    The host then spends nearly the whole loop asking. A loop that takes longer than its bursts on the device shows
+    less: at its power limit a GPU slows down, too.
+    """
+    if case is None or case.host_us is None or case.call_us is None or case.device_us is None:
+        return False
+    asks_all_the_time = case.host_us.median >= ASKING_SHARE * case.call_us.median
+    return asks_all_the_time and case.call_us.low > HOST_BOUND * case.device_us.high
 
 
 def us(value: Estimate | float | None) -> str:
@@ -127,13 +159,15 @@ def not_measured(linear: Linear) -> NotApplicable | Unknown | None:
     cases = cases_of(linear)
     if cases.typical() is None:
         return Unknown("no shape was timed")
+    if cases.fp8() is None and (capability(linear.compute_capability) or (8, 9)) < (8, 9):
+        return NotApplicable("this GPU has no FP8 tensor cores")
     if cases.fp8() is None:
         return Unknown("no FP8 layer was timed")
     return None
 
 
 def typical(linear: Linear) -> tuple[Cases, str, int, Layer]:
-    """The cases, the FP8 configuration to speak of, and the typical shape; only after `_not_measured` said None."""
+    """The cases, the FP8 configuration to speak of, and the typical shape; only after `not_measured` said None."""
     cases = cases_of(linear)
     where, config = cases.typical(), cases.fp8()
     assert where is not None

@@ -21,6 +21,8 @@ SUSTAIN_S = 1.0
 BURST_S = 0.002
 LEAST_BURST = 3
 PAUSE_S = 0.005
+# Between two events of the sustained phase.
+STEP_S = 0.01
 # Only to choose the number of products of a burst.
 ASSUMED_FLOPS = {"bf16": 5e14, "fp8": 1e15}
 COPY_BYTES = 2 << 30
@@ -66,8 +68,8 @@ def search_shapes(properties: Any) -> list[tuple[int, int, int]]:
     ]
     transposed = [(columns * 256 * b, k, rows * 128 * a) for k in (4096, 8192) for a, b in ((4, 2), (2, 2), (2, 1))]
     plain = [(size, k, size) for size in (8192, 4096, 16384) for k in (4096, 8192)]
-    # Three operands in BF16 and a result must fit into a quarter of the memory.
-    return [s for s in plain[:2] + aligned + transposed + plain[2:] if 2 * _elements(s) * 4 < memory]
+    # The two operands and the result, in BF16, within a quarter of the memory.
+    return [s for s in plain[:2] + aligned + transposed + plain[2:] if 2 * _elements(s) < memory / 4]
 
 
 def _near_square(count: int) -> tuple[int, int]:
@@ -107,7 +109,7 @@ def _ceiling(
         k=best[1],
         n=best[2],
         burst_tflops=round(rates[best], 1),
-        sustained_tflops=round(sustained, 1),
+        sustained_tflops=None if sustained is None else round(sustained, 1),
         started_s=round(started - epoch_s, 3),
         ended_s=round(time.monotonic() - epoch_s, 3),
         shapes_tried=len(rates),
@@ -152,13 +154,15 @@ def burst_tflops(torch: Any, timer: Timer, number_format: str, shape: tuple[int,
 
 def sustained_tflops(
     torch: Any, timer: Timer, number_format: str, shape: tuple[int, int, int], seconds: float
-) -> float:
-    """The rate over the second half of `seconds` of products without a pause, in TFLOP/s."""
+) -> float | None:
+    """The rate over the second half of `seconds` of products without a pause, in TFLOP/s; None if too few fit."""
     call = product(torch, timer.device, number_format, shape)
+    m, k, n = shape
+    calls = max(1, round(STEP_S * ASSUMED_FLOPS[number_format] / (2.0 * m * k * n)))
     events: list[Any] = []
     began = time.monotonic()
     while time.monotonic() - began < seconds:
-        for _ in range(8):
+        for _ in range(calls):
             call()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
@@ -168,8 +172,9 @@ def sustained_tflops(
     torch.cuda.synchronize(timer.device)
     half = events[len(events) // 2 :]
     steps = len(half) - 1
-    m, k, n = shape
-    return float(2.0 * m * k * n * 8 * steps / (half[0].elapsed_time(half[-1]) * 1e-3) / 1e12)
+    if steps < 1:
+        return None
+    return float(2.0 * m * k * n * calls * steps / (half[0].elapsed_time(half[-1]) * 1e-3) / 1e12)
 
 
 def _copy_gb_s(torch: Any, timer: Timer) -> float | None:

@@ -9,7 +9,7 @@ from fp8doctor.checks.gpu.facts import Gpus
 from fp8doctor.checks.gpu.peaks import peak_of
 from fp8doctor.checks.linear.cases import cases_of, gemm_of, shape_text
 from fp8doctor.checks.linear.facts import Ceiling, Linear
-from fp8doctor.checks.linear.lessons import break_evens
+from fp8doctor.checks.linear.lessons import break_even_of
 from fp8doctor.model import Estimate, Exhibit
 from fp8doctor.registry import exhibit
 
@@ -27,12 +27,11 @@ def decomposition(linear: Linear) -> Exhibit | None:
     if bf16 is None or alone is None or whole is None or whole.device_us is None:
         return None
     rows = [_bar("BF16", bf16.median), _bar("FP8 product alone", alone.median, ratio=bf16.median / alone.median)]
-    if whole.other_us is not None and whole.other_kernels:
-        # Timed apart from one another, the parts may exceed the whole by a little.
-        quantising = min(whole.other_us, max(0.0, whole.device_us.median - alone.median))
-        between = max(0.0, whole.device_us.median - alone.median - quantising)
-        rows.append(_bar(f"+ quantising, {whole.other_kernels} kernels", quantising, start=alone.median))
-        rows.append(_bar("+ between kernels", between, start=alone.median + quantising))
+    # The parts are timed apart from one another: where they exceed the whole, they do not take it apart.
+    rest = whole.device_us.median - alone.median - (whole.other_us or 0.0)
+    if whole.other_us is not None and whole.other_kernels and rest >= 0:
+        rows.append(_bar(f"+ quantising, {whole.other_kernels} kernels", whole.other_us, start=alone.median))
+        rows.append(_bar("+ gaps and rest", rest, start=alone.median + whole.other_us))
     rows.append(_bar("= FP8, eager", whole.device_us.median, ratio=bf16.median / whole.device_us.median))
     compiled = cases.device_us(f"{eager}+compile", m, layer)
     if compiled is not None:
@@ -110,14 +109,10 @@ def break_even_table(linear: Linear) -> Exhibit | None:
         return None
     rows = []
     for layer in cases.layers():
-        device, call = break_evens(cases, eager, layer)
-        cells = {"K": str(layer[0]), "N": str(layer[1]), "on the device": _tokens(device), "at the call": _tokens(call)}
-        rows.append({"cells": cells})
+        even = break_even_of(cases, eager, layer)
+        where = f"Linear({layer[0]}, {layer[1]})"
+        rows.append({"cells": {"layer": where, "on the device": even.device_words(), "at the call": even.call_words()}})
     return Exhibit("linear-break-even", "table", "break-even: FP8 gains from M tokens", "tokens", tuple(rows))
-
-
-def _tokens(value: int | None) -> str:
-    return "no measured M" if value is None else f"{float(f'{value:.2g}'):,.0f}"
 
 
 @exhibit
@@ -139,7 +134,7 @@ def speedup_map(linear: Linear) -> Exhibit | None:
     ]
     if not rows:
         return None
-    title = f"speed-up of {eager}+compile over BF16, device time, by tokens M"
+    title = f"speed-up of {eager}+compile (compiled once for all M) over BF16, device time, by tokens M"
     return Exhibit("linear-speedup", "heatmap", title, "x", tuple(rows))
 
 

@@ -26,6 +26,8 @@ class Case:
     error: str | None = None
     device_us: Estimate | None = None
     call_us: Estimate | None = None
+    # The part of the call time that the host spent asking; where that is nearly all, the device waited for it.
+    host_us: Estimate | None = None
     # Relative Frobenius error of the output against FP32, and the most that the format explains.
     relative_error: float | None = None
     relative_error_limit: float | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from fp8doctor.checks.linear.cases import (
     Cases,
     Layer,
-    beyond_noise,
+    gains,
     gemm_of,
     line,
     not_measured,
@@ -13,6 +15,7 @@ from fp8doctor.checks.linear.cases import (
     time_of,
     typical,
     us,
+    waits_for_host,
 )
 from fp8doctor.checks.linear.facts import Case, Linear
 from fp8doctor.measuring.statistics import break_even, speedup
@@ -20,8 +23,6 @@ from fp8doctor.model import Action, Evidence, Finding, Gain, NotApplicable, Seve
 from fp8doctor.registry import rule
 
 Verdict = Finding | Unknown | NotApplicable | None
-# A call that takes this much longer than its work on the device waits for the host.
-HOST_BOUND = 1.15
 # Quantising under a tenth of the layer is not what holds it back.
 LEAST_SHARE = 0.10
 
@@ -58,13 +59,14 @@ def not_compiled(linear: Linear) -> Verdict:
     if eager is None or eager.device_us is None or compiled is None or bf16 is None:
         return Unknown(f"eager and compiled FP8 were not both timed at {shape_text(m, layer)}")
     gain = speedup(eager.device_us, compiled)
-    if not beyond_noise(gain):
+    if not gains(eager.device_us, compiled):
         return None
     slower, now = eager.device_us.median / bf16.median, speedup(bf16, compiled)
     share = f"spends {eager.other_us / eager.device_us.median:.0%} of its time quantising" if eager.other_us else ""
     pace = f"takes {slower:.1f}x BF16's time" if slower > 1 else f"gains only {1 / slower:.2f}x"
     return Finding(
-        title=f"Run eagerly, FP8 {f'{share} and {pace}' if share else pace}; compiled it runs at {now.median:.2f}x",
+        title=f"At {m}x{layer[0]}x{layer[1]} eager FP8 {f'{share} and {pace}' if share else pace}; compiled it runs "
+        f"at {now.median:.2f}x",
         evidence=(
             line(f"{shape_text(m, layer)}, BF16", bf16),
             line("FP8 eager", eager.device_us, _parts(eager)),
@@ -108,7 +110,7 @@ def quantize_overhead(linear: Linear) -> Verdict:
     if whole is None or alone is None or bf16 is None:
         return Unknown(f"the FP8 product alone was not timed at {shape_text(m, layer)}")
     overhead = whole.median - alone.median
-    if overhead < LEAST_SHARE * whole.median or not beyond_noise(speedup(whole, alone)):
+    if overhead < LEAST_SHARE * whole.median or not gains(whole, alone):
         return None
     static = cases.device_us("torch-fp8-tensorwise-static+compile", m, layer)
     gain = speedup(whole, static) if static else None
@@ -119,15 +121,17 @@ def quantize_overhead(linear: Linear) -> Verdict:
         line(f"FP8 layer, {how}", whole, f", {speedup(bf16, whole).median:.2f}x"),
     ]
     if static:
-        evidence.append(line("with a static scale, compiled", static, f", {speedup(bf16, static).median:.2f}x"))
+        evidence.append(
+            line("with one static scale a tensor, compiled", static, f", {speedup(bf16, static).median:.2f}x")
+        )
     return Finding(
         title=f"Quantising takes {overhead / whole.median:.0%} of an FP8 layer, {how}",
         evidence=tuple(evidence),
         actions=(
+            Action("For inference, calibrate one static scale a tensor and check the quality"),
             Action("Quantise an input once for all layers that read it (fuse query, key and value)"),
-            Action("For inference, calibrate static activation scales and check the quality"),
         ),
-        gain=Gain(gain.median, config, "measured") if gain and beyond_noise(gain) else None,
+        gain=Gain(gain.median, config, "measured") if gain and static and gains(whole, static) else None,
     )
 
 
@@ -149,23 +153,21 @@ def small_shapes(linear: Linear) -> Verdict:
     if (missing := not_measured(linear)) is not None:
         return missing
     cases, eager, _, _ = typical(linear)
-    rows = [(layer, *break_evens(cases, eager, layer)) for layer in cases.layers()]
-    losing = [row for row in rows if row[1] is None or row[1] > min(cases.tokens(row[0]))]
+    rows = [(layer, break_even_of(cases, eager, layer)) for layer in cases.layers()]
+    losing = [row for row in rows if row[1].device is None or row[1].device > row[1].smallest]
     if not losing:
         return None
-    words = [f"Linear({k}, {n}) {_gains_from(on_device)}" for (k, n), on_device, _ in losing[:2]]
-    title = f"Small shapes: {' and '.join(words)}"
+    words = [f"Linear({k}, {n}) {_gains_from(even.device)}" for (k, n), even in losing[:2]]
     return Finding(
-        title=title,
+        title=f"Small shapes: {' and '.join(words)}",
         evidence=tuple(
             Evidence(
-                f"K={layer[0]} N={layer[1]}: break-even at {_words(on_device)} on the device, {_words(at_call)} at the "
-                "call",
-                on_device,
+                f"Linear({k}, {n}): break-even at {even.device_words()} on the device, {even.call_words()} at the call",
+                even.device,
                 "tokens",
                 "linear.cases",
             )
-            for layer, on_device, at_call in rows
+            for (k, n), even in rows
         ),
         actions=(Action("Use BF16 below the break-even; batch or pack tokens to get above it"),),
     )
@@ -175,8 +177,37 @@ def _gains_from(tokens: int | None) -> str:
     return "gains nothing at any measured size" if tokens is None else f"gains only from about {_round(tokens)} tokens"
 
 
-def break_evens(cases: Cases, eager: str, layer: Layer) -> tuple[int | None, int | None]:
-    """The break-even M of compiled FP8 (eager where nothing was compiled) on the device and at the call."""
+@dataclass(frozen=True)
+class BreakEven:
+    """From which M on compiled FP8 gains, and the smallest M measured; None where it gains at no measured M.
+
+    At the call it is a range: from the M at which the intervals allow a gain to the one at which they demand it.
+    """
+
+    smallest: int
+    device: int | None
+    call_from: int | None
+    call_to: int | None
+
+    def device_words(self) -> str:
+        """The break-even on the device in words."""
+        return self._words(self.device)
+
+    def call_words(self) -> str:
+        """The break-even at the call in words."""
+        if self.call_from is None or self.call_from == self.call_to:
+            return self._words(self.call_from)
+        upper = "no measured M" if self.call_to is None else _round(self.call_to)
+        return f"{self._words(self.call_from)} to {upper}"
+
+    def _words(self, tokens: int | None) -> str:
+        if tokens is None:
+            return "no measured M"
+        return f"M = {_round(tokens)}" if tokens > self.smallest else f"M = {tokens} (the smallest measured) or fewer"
+
+
+def break_even_of(cases: Cases, eager: str, layer: Layer) -> BreakEven:
+    """The break-even of compiled FP8 (eager where nothing was compiled), on the device and at the call."""
     config = f"{eager}+compile"
     if not any(cases.get(config, m, layer) for m in cases.tokens(layer)):
         config = eager
@@ -186,8 +217,13 @@ def break_evens(cases: Cases, eager: str, layer: Layer) -> tuple[int | None, int
         fp8, bf16 = cases.get(config, m, layer), cases.get("torch-bf16", m, layer)
         fast, slow = time_of(fp8.call_us if fp8 else None), time_of(bf16.call_us if bf16 else None)
         if fast and slow:
-            at_call.append((m, slow.median / fast.median))
-    return break_even(on_device), break_even(at_call)
+            at_call.append((m, speedup(slow, fast)))
+    return BreakEven(
+        smallest=min(cases.tokens(layer)),
+        device=break_even(on_device),
+        call_from=break_even([(m, ratio.high) for m, ratio in at_call]),
+        call_to=break_even([(m, ratio.low) for m, ratio in at_call]),
+    )
 
 
 def _round(tokens: int) -> str:
@@ -195,15 +231,12 @@ def _round(tokens: int) -> str:
     return f"{float(f'{tokens:.2g}'):,.0f}"
 
 
-def _words(tokens: int | None) -> str:
-    return "no measured M" if tokens is None else f"M = {_round(tokens)}"
-
-
 @rule("LIN004", "cpu-launch-bound", Severity.INFO, scope="usage")
 def cpu_launch_bound(linear: Linear) -> Verdict:
     """The host launches FP8 work more slowly than the GPU does it.
 
-    What it means: the same call takes longer on the host's clock than on the device: the GPU waits between kernels.
+    What it means: the same call takes longer on the host's clock than on the device, and the host spends that time
+    asking for work: the GPU waits between kernels.
 
     Why it costs time: each operation costs the host several microseconds, an FP8 layer has more of them than a BF16
     layer, and a compiled function checks its guards at every call. Small shapes finish before the next one is asked
@@ -221,7 +254,7 @@ def cpu_launch_bound(linear: Linear) -> Verdict:
         return missing
     cases, eager, _, layer = typical(linear)
     config = f"{eager}+compile"
-    bound = [c for m in cases.tokens(layer) if (c := cases.get(config, m, layer)) and _is_host_bound(c)]
+    bound = [c for m in cases.tokens(layer) if (c := cases.get(config, m, layer)) and waits_for_host(c)]
     if not any(cases.get(config, m, layer) for m in cases.tokens(layer)):
         return Unknown("no compiled FP8 layer was timed")
     if not bound:
@@ -255,7 +288,3 @@ def cpu_launch_bound(linear: Linear) -> Verdict:
             ),
         ),
     )
-
-
-def _is_host_bound(case: Case) -> bool:
-    return bool(case.call_us and case.device_us and case.call_us.low > HOST_BOUND * case.device_us.high)

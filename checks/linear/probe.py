@@ -107,6 +107,7 @@ class _Run:
         properties = torch.cuda.get_device_properties(self.device)
         hip = getattr(properties, "gcnArchName", "").partition(":")[0] if torch.version.hip else None
         cc = hip or f"{properties.major}.{properties.minor}"
+        self.with_fp8 = hip is not None or (capability(cc) or (0, 0)) >= (8, 9)
         warm = ceilings.product(torch, self.device, "bf16", (4096, 4096, 4096))
         self.record = replace(
             self.record,
@@ -116,15 +117,17 @@ class _Run:
             warm_up_s=round(timer.warm(warm, WARM_S), 2),
         )
         del warm
+        timer.calibrate()
         if self.record.ceilings is None and "ceilings" not in self.skip:
             yield self._now("ceilings")
-            with_fp8 = hip is not None or (capability(cc) or (0, 0)) >= (8, 9)
-            found = ceilings.measure(torch, timer, epoch_s=self.request.epoch_s, with_fp8=with_fp8)
+            found = ceilings.measure(torch, timer, epoch_s=self.request.epoch_s, with_fp8=self.with_fp8)
             self.record = replace(self.record, ceilings=found)
         import torch._dynamo.config as dynamo
 
         limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
         setattr(dynamo, limit, RECOMPILE_LIMIT)
+        # Otherwise the second layer's K and N become symbolic, and its slower kernels also serve the first layer.
+        dynamo.automatic_dynamic_shapes = False
         for position, ((k, n), tokens) in enumerate(shapes(self.request.workload, self.request.shapes).items()):
             yield from self._layer(timer, rounds, k, n, tokens, position == 0 or self.request.mode == "thorough")
         yield self._now("calls")
@@ -161,7 +164,7 @@ class _Run:
             self._out_of_memory(f"K={k} N={n}")
             return
         built: dict[str, tuple[Variant, Layer]] = {}
-        for variant in self._chosen(everything):
+        for variant in self._chosen(everything, k, n):
             label = f"{variant.config} K={k} N={n}"
             if label in self.skip:
                 continue
@@ -188,12 +191,18 @@ class _Run:
             except torch.cuda.OutOfMemoryError:
                 self._out_of_memory(label)
 
-    def _chosen(self, everything: bool) -> list[Variant]:
-        """All configurations for the first layer; for the others what competes, torchao's where it is installed."""
+    def _chosen(self, everything: bool, k: int, n: int) -> list[Variant]:
+        """All configurations for the first layer; for the others what competes, torchao's where it is installed.
+
+        Where FP8 is refused, by the GPU or for dimensions that are no multiple of 16, the eager call shows it; nothing
+        is compiled for it.
+        """
         from importlib.util import find_spec
 
         installed = find_spec("torchao") is not None
         found = [v for v in variants() if installed or v.library == "torch"]
+        if not self.with_fp8 or k % 16 or n % 16:
+            found = [v for v in found if not (v.compiled and v.multiplies_in_fp8)]
         if everything:
             return found
         main = [v for v in found if v.config.partition("+")[0] in MAIN]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fp8doctor.checks.linear.cases import beyond_noise, gemm_of, line, not_measured, shape_text, typical
+from fp8doctor.checks.linear.cases import cases_of, gains, gemm_of, line, not_measured, shape_text, typical
 from fp8doctor.checks.linear.facts import Linear
 from fp8doctor.measuring.statistics import speedup
 from fp8doctor.model import Action, Finding, Gain, NotApplicable, Severity, Unknown
@@ -34,10 +34,10 @@ def rowwise_slower(linear: Linear) -> Verdict:
     if row is None or tensor is None:
         return Unknown("row-wise and tensor-wise layers were not both timed compiled")
     gain = speedup(row, tensor)
-    if not beyond_noise(gain):
+    if not gains(row, tensor):
         return None
     return Finding(
-        title=f"Row-wise FP8 takes {gain.median:.2f}x the time of tensor-wise FP8",
+        title=f"At {m} tokens row-wise FP8 takes {gain.median:.2f}x the time of tensor-wise FP8",
         evidence=(
             line(f"{shape_text(m, layer)}, row-wise compiled", row),
             line("tensor-wise compiled", tensor),
@@ -70,7 +70,7 @@ def fast_accum_off(linear: Linear) -> Verdict:
     if fast is None or slow is None:
         return Unknown("the two ways of accumulating were not both timed")
     gain = speedup(slow, fast)
-    if not beyond_noise(gain):
+    if not gains(slow, fast):
         return None
     return Finding(
         title=f"use_fast_accum=False makes the FP8 product take {gain.median:.2f}x the time",
@@ -85,7 +85,7 @@ def fast_accum_off(linear: Linear) -> Verdict:
 
 @rule("LIN007", "weight-only-dequant", Severity.INFO, scope="usage")
 def weight_only(linear: Linear) -> Verdict:
-    """Weight-only FP8 multiplies in BF16.
+    """Eager weight-only FP8 multiplies in BF16.
 
     What it means: with weight-only FP8 the weight is stored in 8 bits and turned back to BF16 at every call. The
     product is BF16's. It saves memory, not time.
@@ -98,25 +98,21 @@ def weight_only(linear: Linear) -> Verdict:
     Sources: measured here, eager. torchao calls its weight-only path a reference that multiplies in the original
     precision (pytorch/ao#3288, #4094).
     """
-    if (missing := not_measured(linear)) is not None:
-        return missing
-    cases, eager, m, layer = typical(linear)
-    config = next((c for c in cases.configs() if c.endswith("fp8-weightonly")), None)
-    stored = cases.device_us(config, m, layer) if config else None
-    bf16, fp8 = cases.device_us("torch-bf16", m, layer), cases.device_us(f"{eager}+compile", m, layer)
-    if config is None or stored is None or bf16 is None:
+    if linear.measurable is False:
+        return NotApplicable(linear.why_not or "nothing could be timed")
+    cases = cases_of(linear)
+    where = cases.typical()
+    configs = ("torchao-fp8-weightonly", "torch-fp8-weightonly")
+    config = next((c for c in configs if where and cases.get(c, *where)), None)
+    stored = cases.device_us(config, *where) if config and where else None
+    bf16 = cases.device_us("torch-bf16", *where) if where else None
+    if where is None or stored is None or bf16 is None:
         return Unknown("weight-only FP8 was not timed")
-    loss = speedup(bf16, stored)
-    if not beyond_noise(speedup(stored, bf16)):
+    if not gains(stored, bf16):
         return None
-    gain = speedup(stored, fp8) if fp8 else None
     return Finding(
-        title=f"Weight-only FP8 runs at {loss.median:.2f}x BF16's speed: it saves memory, not time",
-        evidence=(
-            line(f"{shape_text(m, layer)}, BF16", bf16),
-            line("FP8 weight-only", stored),
-            *((line("FP8 dynamic, compiled", fp8),) if fp8 else ()),
-        ),
+        title=f"At {where[0]:,} tokens eager weight-only FP8 runs at {speedup(bf16, stored).median:.2f}x BF16's speed: "
+        "it saves memory, not time",
+        evidence=(line(f"{shape_text(*where)}, BF16", bf16), line("FP8 weight-only, eager", stored)),
         actions=(Action("For speed use dynamic FP8, compiled; keep weight-only where memory is short"),),
-        gain=Gain(gain.median, config, "measured") if gain and beyond_noise(gain) else None,
     )

@@ -19,6 +19,7 @@ from fp8doctor.measuring.kernels import profile_calls
 from fp8doctor.measuring.statistics import estimate
 from fp8doctor.measuring.timer import SAMPLES_A_BATCH, Pace, Timer
 
+LAUNCHES_SHOW = "launches could not be kept out of the time (is CUDA_LAUNCH_BLOCKING set?)"
 Call = Callable[[], Any]
 Keep = Callable[[Case], None]
 
@@ -32,6 +33,7 @@ class Timed:
     pace: Pace
     device_us: list[float] = field(default_factory=list)
     call_us: list[float] = field(default_factory=list)
+    host_us: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -59,6 +61,9 @@ class ShapeBench:
                     item.device_us += self.timer.device_samples(item.call, SAMPLES_A_BATCH, item.pace)
             ended = time.monotonic()
             for item in timed:
+                if not item.device_us:
+                    self.keep(replace(item.case, outcome="not-measured", error=LAUNCHES_SHOW))
+                    continue
                 item.case = replace(
                     item.case,
                     device_us=estimate(item.device_us),
@@ -67,7 +72,7 @@ class ShapeBench:
                 )
                 self.keep(item.case)
             # Nobody waits for a bare product's call.
-            self._called = [item for item in timed if item.case.kind == "layer"]
+            self._called = [item for item in timed if item.case.kind == "layer" and item.device_us]
 
     def time_calls(self) -> None:
         """Take one value of every layer's call time.
@@ -77,13 +82,16 @@ class ShapeBench:
         """
         with self.torch.no_grad():
             for item in self._called:
-                item.call_us.append(self.timer.call_us(item.call))
+                total_us, asking_us = self.timer.call_us(item.call)
+                item.call_us.append(total_us)
+                item.host_us.append(asking_us)
 
     def keep_calls(self) -> None:
         """Keep what `time_calls` gathered, and let go of the memory that the calls hold."""
         for item in self._called:
             if item.call_us:
-                self.keep(replace(item.case, call_us=estimate(item.call_us)))
+                times = {"call_us": estimate(item.call_us), "host_us": estimate(item.host_us)}
+                self.keep(replace(item.case, **times))
         self._called = []
 
     def profile(self, cases: dict[tuple[Any, ...], Case]) -> None:
@@ -121,10 +129,11 @@ class ShapeBench:
         timed: list[Timed] = []
         for config, (variant, layer) in self.built.items():
             case = Case(config=config, kind="layer", m=self.m, k=k, n=n)
-            begun = self._begin(case, _bind(layer, x), reference, ERROR_LIMITS[variant.numerics])
+            limit = ERROR_LIMITS[variant.numerics]
+            begun = self._begin(case, _bind(layer, x), reference, limit)
             if begun is not None:
                 timed.append(begun)
-                if config in self.graphed and (graph := self._graph(begun)) is not None:
+                if config in self.graphed and (graph := self._graph(begun, reference, limit)) is not None:
                     timed.append(graph)
         for config, build in gemms(self.torch, x, self.weight).items():
             if "slowaccum" in config and not self.with_slow_accumulation:
@@ -159,17 +168,22 @@ class ShapeBench:
         )
         return Timed(case, call, self.timer.pace(call))
 
-    def _graph(self, twin: Timed) -> Timed | None:
-        """The same call replayed as a CUDA graph."""
+    def _graph(self, twin: Timed, reference: Any, limit: float) -> Timed | None:
+        """The same call replayed as a CUDA graph, with its input in place."""
         case = replace(twin.case, config=f"{twin.case.config}+cudagraph")
         try:
             graph = self.torch.cuda.CUDAGraph()
             with self.torch.cuda.graph(graph):
-                twin.call()
+                output = twin.call()
         except RuntimeError as failure:
             self._refused(case, failure)
             return None
-        return Timed(case, graph.replay, self.timer.pace(graph.replay))
+
+        def replay() -> Any:
+            graph.replay()
+            return output
+
+        return self._begin(case, replay, reference, limit)
 
     def _refused(self, case: Case, error: Exception) -> None:
         outcome, text = outcome_of(self.torch, error)

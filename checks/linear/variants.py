@@ -70,7 +70,7 @@ def variants() -> tuple[Variant, ...]:
 
 def fp8_dtype(torch: Any) -> Any:
     """e4m3 as this GPU's matrix cores know it: AMD's gfx942 has only the fnuz variant, all others OCP's."""
-    if torch.version.hip and "gfx942" in torch.cuda.get_device_properties(0).gcnArchName:
+    if torch.version.hip and "gfx942" in torch.cuda.get_device_properties(torch.cuda.current_device()).gcnArchName:
         return torch.float8_e4m3fnuz
     return torch.float8_e4m3fn
 
@@ -203,8 +203,8 @@ def _torchao_tensorwise(torch: Any, weight: Any) -> Layer:
 def _quiet(config: Any, **arguments: Any) -> Any:
     """A torchao config without torchao's own Inductor settings, where it has that switch.
 
-    They turn on coordinate descent tuning: on an H200 a layer then took 10 s to compile instead of 1 s, and its device
-    time stayed within 4 % (benchmarks/RESULTS.md).
+    They turn on coordinate descent tuning: on an H200 a layer then took up to 13 s to compile instead of 1 s, and ran
+    3 % (row-wise) to 7 % (tensor-wise) faster (benchmarks/RESULTS.md).
     """
     import inspect
 

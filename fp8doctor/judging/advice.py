@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from fp8doctor.judging.report import Speedup, Use, When
 from fp8doctor.model import Candidate, Clock, Estimate
 
-# Two runs of the default examination agree within 3 % (benchmarks/RESULTS.md), so a smaller gain is no gain.
-LEAST_GAIN = 1.03
+# Two runs of the default examination agree within 3 %, on times under 50 us within 8 % (benchmarks/RESULTS.md), so a
+# smaller gain is no gain.
+LEAST_GAIN, SHORT_GAIN, SHORT_US = 1.03, 1.08, 50.0
 # A configuration within this factor of the best is as good as the best: fewer ranges, same result.
 AS_GOOD_AS_BEST = 1.05
-# The host keeps the device's queue full up to here; above it, the time of the call is what a user waits for.
-HOST_BOUND = 1.15
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,10 @@ def advise(candidates: Iterable[Candidate]) -> tuple[Use, ...]:
 def effective(candidate: Candidate) -> tuple[Estimate, Clock] | None:
     """The time that a user of this configuration waits for, in microseconds, and its clock.
 
-    The device's time where the host keeps the queue full, else the time of the call; None if nothing was timed.
+    The device's time, unless the device waits for the host: then the time of the call. None if nothing was timed.
     """
     device, call = _plausible(candidate.device_us), _plausible(candidate.call_us)
-    if device is not None and (call is None or call.median <= HOST_BOUND * device.median):
+    if device is not None and not (candidate.waits_for_host and call is not None):
         return device, "device"
     return (call, "call") if call is not None else None
 
@@ -91,7 +90,7 @@ def _by_shape(candidates: list[Candidate]) -> dict[tuple[tuple[str, int], ...], 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is good at one value of the sweep: the near-best, fastest first, and the best baseline to compare with."""
+    """What is good at one value of the sweep: the near-best, as listed, and the best baseline to compare with."""
 
     sweep: int | None
     options: tuple[Candidate, ...]
@@ -109,8 +108,8 @@ def _choice(sweep: int | None, here: list[Candidate]) -> Choice:
     winners = [c for c in here if not c.baseline and all(_gains(c, b) for b in baselines)]
     pool = winners or baselines
     best = min(map(_us, pool), default=0.0)
-    near = sorted((c for c in pool if _us(c) <= AS_GOOD_AS_BEST * best), key=_us)
-    return Choice(sweep, tuple(near), _fastest(baselines))
+    near = tuple(c for c in pool if _us(c) <= AS_GOOD_AS_BEST * best)
+    return Choice(sweep, near, _fastest(baselines))
 
 
 def _served(choices: Iterable[Choice]) -> Counter[str]:
@@ -121,7 +120,8 @@ def _served(choices: Iterable[Choice]) -> Counter[str]:
 def _ranges(choices: list[Choice], served: Counter[str]) -> list[Use]:
     """One Use for each run of neighbouring sweep values with the same choice, walked from the largest down.
 
-    Among the near-best the configuration that serves the most sizes is chosen: less to remember, same result.
+    Among the near-best the configuration that serves the most sizes is chosen: less to remember, same result. Of equals
+    it is the one that was listed first, the simpler one.
     """
     runs: list[list[Pick]] = [[]]
     for choice in choices:
@@ -158,7 +158,7 @@ def _fastest(members: list[Candidate]) -> Candidate | None:
 
 def _gains(candidate: Candidate, over: Candidate) -> bool:
     median, low, _ = ratio(_time(over)[0], _time(candidate)[0])
-    return low > 1.0 and median >= LEAST_GAIN
+    return low > 1.0 and median >= (SHORT_GAIN if _us(candidate) < SHORT_US else LEAST_GAIN)
 
 
 def _time(candidate: Candidate) -> tuple[Estimate, Clock]:

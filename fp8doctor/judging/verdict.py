@@ -78,7 +78,8 @@ def _headline(
     if status == "ready":
         best = next(u for u in use if _pays(u))
         assert best.speedup is not None
-        said = f"FP8 pays on this box: up to {best.speedup.high:.2f}x BF16's speed with {best.label}."
+        where = f" (Linear({best.when.k}, {best.when.n}))" if best.when.k and best.when.n else ""
+        said = f"FP8 pays on this box: up to {best.speedup.high:.2f}x BF16's speed with {best.label}{where}."
         return f"{said} {_sentence(cause)}" if cause else said
     if status == "slow":
         said = "FP8 runs on this box, and even its best path gains nothing over BF16."

@@ -17,14 +17,14 @@ Call = Callable[[], Any]
 METHOD_VERSION = 1
 # Samples a batch: few enough to fit the driver's launch queue, which blocks the host at about 1,000 entries.
 SAMPLES_A_BATCH = 5
-# One event pair costs about 2 us itself; it spans calls of this length in all, so that it costs under 1 %.
+# One event pair costs about 2 us itself; calls that are shorter than this share a pair, up to the number below.
 PAIR_US = 200.0
 MOST_CALLS_A_PAIR = 6
 # Work of this length draws enough power to be followed by a pause.
 LONG_BATCH_S = 0.001
-# The loop of the call clock lasts about this long, within these numbers of calls.
-CALL_LOOP_S = 0.002
-CALLS_A_LOOP = (5, 200)
+# The loop of the call clock lasts about this long, within these numbers of calls; the fewest also warm it up.
+CALL_LOOP_S = 0.005
+CALLS_A_LOOP = (8, 200)
 # The clock is steady when successive tenths of a second agree to 1 %.
 STEADY = 0.01
 WARM_STEP_S = 0.1
@@ -32,6 +32,8 @@ WARM_STEP_S = 0.1
 EVENT_US = 10.0
 # L2 on parts whose size torch does not tell.
 UNKNOWN_L2_BYTES = 64 << 20
+# AMD's large GPUs have 256 MB of cache behind L2 (AMD, "CDNA 3 white paper").
+HIP_FLUSH_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,15 @@ class Timer:
     _cycles_per_s: float = 1.5e9
 
     def __post_init__(self) -> None:
-        """Allocate the flush buffer, twice the L2 cache, and time the flush itself."""
+        """Allocate the flush buffer: twice the L2 cache."""
         properties = self.torch.cuda.get_device_properties(self.device)
         self.flush_bytes = 2 * (getattr(properties, "L2_cache_size", 0) or UNKNOWN_L2_BYTES)
+        if self.torch.version.hip:
+            self.flush_bytes = max(self.flush_bytes, HIP_FLUSH_BYTES)
         self._flush = self.torch.empty(self.flush_bytes, dtype=self.torch.int8, device=self.device)
+
+    def calibrate(self) -> None:
+        """Time the spin and the flush, on a GPU that is warm: an idle one may clock its memory low."""
         self._calibrate_spin()
         self._flush_us = self._time_flush()
 
@@ -93,7 +100,7 @@ class Timer:
         return time.perf_counter() - began
 
     def device_samples(self, call: Call, samples: int, pace: Pace) -> list[float]:
-        """Microseconds of device time per call, one value a sample, L2 cold before every call.
+        """Microseconds of device time per call, one value a sample, L2 cold before every call; empty if launches show.
 
         The samples are queued while a spinning kernel holds the stream, so that no launch shows. Calls shorter than
         `PAIR_US` share an event pair, and the flushes between them are taken off at their own measured time.
@@ -110,24 +117,26 @@ class Timer:
             found += self._batch(call, batch, calls, pace.host_us)
         return found
 
-    def call_us(self, call: Call) -> float:
+    def call_us(self, call: Call) -> tuple[float, float]:
         """Microseconds per call on the host's clock, as a user's loop has it: not synchronised between calls.
 
-        One value of a short loop; taken several times with other work between, the values also tell how the host
-        wavers.
+        One value of a short loop, and the part of it that the host spent asking: where that is nearly all, the device
+        waited for the host. Taken several times with other work between, the values also tell how the host wavers.
         """
-        rough_s = self._loop(call, CALLS_A_LOOP[0])
+        rough_s, _ = self._loop(call, CALLS_A_LOOP[0])
         calls = max(CALLS_A_LOOP[0], min(CALLS_A_LOOP[1], math.ceil(CALL_LOOP_S / max(rough_s, 1e-6))))
-        return self._loop(call, calls) * 1e6
+        total_s, asking_s = self._loop(call, calls)
+        return total_s * 1e6, asking_s * 1e6
 
-    def _loop(self, call: Call, calls: int) -> float:
-        """Seconds per call of a loop, from the first call to the end of the last one's work."""
+    def _loop(self, call: Call, calls: int) -> tuple[float, float]:
+        """Seconds per call of a loop: to the end of the last one's work, and until the host had asked for it."""
         self.torch.cuda.synchronize(self.device)
         began = time.perf_counter()
         for _ in range(calls):
             call()
+        asked = time.perf_counter()
         self.torch.cuda.synchronize(self.device)
-        return (time.perf_counter() - began) / calls
+        return (time.perf_counter() - began) / calls, (asked - began) / calls
 
     def flush(self) -> None:
         """Put other data into L2: one pass over twice its size."""
@@ -140,22 +149,23 @@ class Timer:
         call()
         host_us = (time.perf_counter() - began) * 1e6
         self.torch.cuda.synchronize(self.device)
-        return Pace(min(self._batch(call, 2, 1, host_us)), host_us)
+        return Pace(min(self._batch(call, 2, 1, host_us), default=host_us), host_us)
 
     def _batch(self, call: Call, samples: int, calls: int, host_us: float) -> list[float]:
         """Queue `samples` event pairs of `calls` flushed calls behind a spin, and read them.
 
         If the device had begun before the host had queued everything, launches may show: spin longer and try again.
+        Empty if they cannot be hidden (launches that block, as CUDA_LAUNCH_BLOCKING=1 makes them).
         """
         spin_s = 0.0002 + samples * (2 * EVENT_US + calls * (host_us + EVENT_US)) * 1e-6
         for _ in range(4):
             pairs, took_s, held = self._queue(call, samples, calls, spin_s)
             if held:
-                break
+                times = [start.elapsed_time(end) * 1e3 / calls for start, end in pairs]
+                between_us = self._flush_us if calls > 1 else 0.0
+                return [us - between_us for us in times if us > between_us]
             spin_s = 2 * max(spin_s, took_s)
-        if calls == 1:
-            return [start.elapsed_time(end) * 1e3 for start, end in pairs]
-        return [max(start.elapsed_time(end) * 1e3 / calls - self._flush_us, 0.0) for start, end in pairs]
+        return []
 
     def _queue(self, call: Call, samples: int, calls: int, spin_s: float) -> tuple[list[tuple[Any, Any]], float, bool]:
         event = self.torch.cuda.Event

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +108,8 @@ def tokens(when: dict[str, Any]) -> str:
     if low is None and high is None:
         return one_line(when["text"])
     if high is None:
-        return f"from {low:,} tokens"
+        measured = re.search(r"\(measured up to [\d,]+\)", when.get("text") or "")
+        return f"from {low:,} tokens" + (f" {measured.group()}" if measured else "")
     if low is None:
         return f"up to {high:,} tokens"
     return f"at {low:,} tokens" if low == high else f"{low:,} to {high:,} tokens"

@@ -27,7 +27,9 @@ def test_the_method_stands_in_the_record_as_plain_data() -> None:
 def timer() -> Timer:
     import torch
 
-    return Timer(torch, torch.device("cuda", 0))
+    timer = Timer(torch, torch.device("cuda", 0))
+    timer.calibrate()
+    return timer
 
 
 def product(timer: Timer, size: int) -> Any:
