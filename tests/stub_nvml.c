@@ -122,6 +122,14 @@ int nvmlDeviceGetMaxClockInfo(device_t d, unsigned which, unsigned *out) {
     return get_unsigned(d, which == 2 ? "memory_clock_max" : "sm_clock_max", out);
 }
 
+int nvmlDeviceGetApplicationsClock(device_t d, unsigned which, unsigned *out) {
+    return get_unsigned(d, which == 2 ? "memory_clock_max" : "application_clock", out);
+}
+
+int nvmlDeviceGetDefaultApplicationsClock(device_t d, unsigned which, unsigned *out) {
+    return get_unsigned(d, which == 2 ? "memory_clock_max" : "application_clock_default", out);
+}
+
 #ifndef OLD_DRIVER
 int nvmlDeviceGetCurrentClocksEventReasons(device_t d, unsigned long long *out) { return get_number(d, "reasons", out); }
 #endif
@@ -171,6 +179,10 @@ static int processes(device_t d, const char *key, unsigned *count, process_t *ou
 
 int nvmlDeviceGetComputeRunningProcesses_v3(device_t d, unsigned *count, process_t *out) {
     return processes(d, "processes", count, out);
+}
+
+int nvmlDeviceGetGraphicsRunningProcesses_v3(device_t d, unsigned *count, process_t *out) {
+    return processes(d, "graphics", count, out);
 }
 
 int nvmlDeviceGetMPSComputeRunningProcesses_v3(device_t d, unsigned *count, process_t *out) {

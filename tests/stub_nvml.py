@@ -28,6 +28,8 @@ H200: dict[str, object] = {
     "temperature": 31,
     "sm_clock": 345,
     "sm_clock_max": 1980,
+    "application_clock": 1980,
+    "application_clock_default": 1980,
     "memory_clock": 3201,
     "memory_clock_max": 3201,
     "reasons": 1,
@@ -42,6 +44,7 @@ H200: dict[str, object] = {
     "virtualization": 0,
     "utilization": 0,
     "processes": "",
+    "graphics": "",
     "mps": "",
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from fp8doctor.checks.attention.facts import Attention, AttentionBackend, AttentionSwitch
+from fp8doctor.checks.gpu.facts import capability
+from fp8doctor.checks.torch_build.facts import TorchBuild
 from fp8doctor.model import (
     Action,
     ErrorText,
@@ -21,6 +23,8 @@ from fp8doctor.registry import rule
 
 _FUSED = ("flash", "efficient", "cudnn")
 _FAILED = ("error", "crashed", "timeout")
+# SDPA's fused kernels take BF16 from this compute capability on (sdp_utils.cpp in PyTorch).
+_FIRST_FUSED_BF16 = (8, 0)
 
 
 def _needs_gpu(attention: Attention) -> NotApplicable | Unknown | None:
@@ -93,7 +97,7 @@ def _judge_switch(switch: AttentionSwitch, attention: Attention) -> Verdict:
 
 
 @rule("ATT002", "attention-backend-slow", Severity.WARNING, scope="box")
-def only_math(attention: Attention) -> RuleResult:
+def only_math(attention: Attention, torch_build: TorchBuild | None = None) -> RuleResult:
     """A plain BF16 attention call gets no fused kernel.
 
     What it means: SDPA has three fused backends (flash, memory-efficient, cuDNN) and a fallback called math, which
@@ -103,14 +107,17 @@ def only_math(attention: Attention) -> RuleResult:
     Why it costs time: on an H200, math reached 7 to 24 TFLOP/s where torch's flash backend reached 220 to 331 and
     cuDNN 339 to 646 (forward, head dimension 64 and 128, 2,048 to 8,192 tokens).
 
-    What to do: read torch's reasons. A GPU before sm_80 has no BF16 kernel and takes the memory-efficient one in FP16;
-    a build without flash attention needs another torch; a backend that was switched off can be switched on again.
+    What to do: read torch's reasons. A build without flash attention needs another torch; a backend that was switched
+    off can be switched on again. GPUs before sm_80 have no fused BF16 kernel by design and are not asked; they take
+    the memory-efficient one in FP16.
 
     Sources: measured on an H200 (benchmarks/RESULTS.md); select_sdp_backend and the conditions it asks for in
     PyTorch's aten/src/ATen/native/transformers/cuda/sdp_utils.cpp; flashinfer-ai/flashinfer#521 for the cause's name.
     """
     if (away := _needs_gpu(attention)) is not None:
         return away
+    if (architecture := _examined_capability(torch_build)) is not None and architecture < _FIRST_FUSED_BF16:
+        return NotApplicable("a GPU before compute capability 8.0 has no fused BF16 attention, by design")
     default = observed(attention.default_backend, "the backend of a plain SDPA call")
     if default == "unknown":
         return Unknown("torch did not say which backend a plain SDPA call takes")
@@ -128,6 +135,14 @@ def only_math(attention: Attention) -> RuleResult:
         ),
         actions=(Action("See torch's own reasons in your program: force one backend and read the warnings.", _FORCE),),
     )
+
+
+def _examined_capability(build: TorchBuild | None) -> tuple[int, int] | None:
+    """The compute capability of the GPU that was called, None if it is not known or not NVIDIA's."""
+    if build is None or build.examined_gpu is None:
+        return None
+    found = (d.compute_capability for d in build.devices or () if d.index == build.examined_gpu)
+    return capability(next(found, None))
 
 
 _FORCE = "with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION): ..."

@@ -38,6 +38,9 @@ class Gpu:
     temperature_c: float | None = None
     sm_clock_mhz: int | None = None
     sm_clock_max_mhz: int | None = None
+    # The applications clock of the SMs as it is set, and the one it is reset to.
+    application_clock_mhz: int | None = None
+    application_clock_default_mhz: int | None = None
     memory_clock_mhz: int | None = None
     memory_clock_max_mhz: int | None = None
     # Names of the clock event (throttle) reasons set at this moment.
@@ -55,6 +58,8 @@ class Gpu:
     utilization_percent: int | None = None
     # Compute processes other than the doctor's own; an empty tuple was observed to be none.
     processes: tuple[GpuProcess, ...] | None = None
+    # What graphics processes (desktop, browser) hold that are no compute processes as well.
+    graphics_memory_mib: float | None = None
     # What the management library said when this GPU gave no answer ("GPU_IS_LOST: ...", "NO_PERMISSION: ...").
     failure: str | None = None
 

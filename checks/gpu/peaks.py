@@ -33,13 +33,6 @@ class Peak:
     # True if a rate is SMs x clock x the architecture's rate, and no sheet with that figure was read.
     computed: bool = False
 
-    def at_clock(self, sm_clock_mhz: float) -> tuple[float | None, float | None]:
-        """BF16 and FP8 TFLOP/s at a measured SM clock: boards run above the rated boost, so 100 % is no bound."""
-        if self.clock_mhz is None:
-            return None, None
-        factor = sm_clock_mhz / self.clock_mhz
-        return _times(self.bf16_tflops, factor), _times(self.fp8_tflops, factor)
-
     def flop_per_clock_per_sm(self) -> tuple[float | None, float | None]:
         """BF16 and FP8 FLOP per clock and SM that the rates come from, None where they are not SMs x clock."""
         if self.clock_mhz is None or self.sm_count is None:
@@ -56,6 +49,8 @@ _TRTLLM = "NVIDIA datasheets, as in TensorRT-LLM's cluster_info.py"
 _MLE = "stas00/ml-engineering, accelerator tables"
 _PAGES = "NVIDIA product page (sparse figures, halved)"
 _VERL = "volcengine/verl, flops_counter.py"
+_UNSETTLED = "sources differ on the figures left out"
+_GPUMAP_4080 = f"BF16: lamonoai/gpumap; FP8 computed ({_UNSETTLED})"
 _AMD = "AMD Instinct MI350X datasheet and CDNA 4 white paper"
 
 # fmt: off
@@ -86,13 +81,13 @@ PEAKS: tuple[Peak, ...] = (
     Peak(r"\bRTX 6000 Ada", "8.9", 142, 2505, 364, 728.5, 48, 960, _WP_PRO),
     Peak(r"GeForce RTX 4090$", "8.9", 128, 2520, 165.2, 330.3, 24, 1008, _WP_ADA),
     Peak(r"GeForce RTX 4090 D$", "8.9", 114, 2520, 147.1, 294.2, 24, 1008, "SMs x clock x Ada's GeForce rate", True),
-    Peak(r"GeForce RTX 4080$", "8.9", 76, 2505, 97, 195, 16, 717, "BF16: lamonoai/gpumap; FP8 computed", True),
+    Peak(r"GeForce RTX 4080$", "8.9", 76, 2505, 97, 195, 16, None, _GPUMAP_4080, True),
     Peak(r"GeForce RTX 4070 Ti$", "8.9", 60, 2610, 80, 160, 12, 504, "BF16: lamonoai/gpumap; FP8 computed", True),
     # Hopper. The NVL boards are limited by power, and the H20 by export rules: below SMs x clock.
     Peak(r"\bH100 80GB HBM3$", "9.0", 132, 1830, 989, 1979, 80, 3350, f"{_PAGES}; {_TRTLLM}"),
     Peak(r"\bH100 PCIe$", "9.0", 114, 1620, 756, 1513, 80, 2000, _TRTLLM),
     Peak(r"\bH100 NVL$", "9.0", 132, None, 835.5, 1670.5, 94, 3938, _PAGES),
-    Peak(r"\bH800$", "9.0", 132, None, 989, 1979, 80, 3350, f"NVIDIA H800 datasheet (sparse figures, halved); {_VERL}"),
+    Peak(r"\bH800$", "9.0", 132, None, None, None, 80, 3350, f"NVIDIA H800 datasheet; {_VERL} ({_UNSETTLED})"),
     Peak(r"\bH800 PCIe$", "9.0", None, None, 756, None, 80, 2000, "karpathy/nanochat, runtime.py"),
     Peak(r"\bH20\b", "9.0", 78, None, 148, 296, 96, 4000, f"Tom's Hardware on H20, L20 and L2; {_VERL}"),
     Peak(r"\bH20\b", "9.0", 78, None, 148, 296, 141, 4800, f"Tom's Hardware on H20, L20 and L2; {_VERL}"),
@@ -103,8 +98,8 @@ PEAKS: tuple[Peak, ...] = (
     # Blackwell of the data centre. Its clocks are known only from the rates themselves.
     Peak(r"\bB200$", "10.0", 148, None, 2250, 4500, 180, 7700, "NVIDIA Blackwell datasheet (sparse figures, halved)"),
     Peak(r"\bB300 SXM6\b", "10.3", None, None, 2250, 4500, 288, None, f"{_MLE} (7700 and 8000 GB/s are both printed)"),
-    Peak(r"\bGB200\b", "10.0", None, None, 2500, 5000, 186, 8000, f"NVIDIA Blackwell datasheet; {_MLE}"),
-    Peak(r"\bGB300\b", "10.3", None, None, 2500, 5000, 288, 8000, f"{_MLE}; Verda on GB300 NVL72"),
+    Peak(r"\bGB200\b", "10.0", None, None, None, None, 186, None, f"NVIDIA Blackwell datasheet; {_MLE} ({_UNSETTLED})"),
+    Peak(r"\bGB300\b", "10.3", None, None, None, None, 288, None, f"{_MLE}; Verda on GB300 NVL72 ({_UNSETTLED})"),
     # Blackwell of desks. NVIDIA prints no BF16 or FP8 rate for the GB10.
     Peak(r"\bGB10$", "12.1", 48, None, None, None, 128, 273, "NVIDIA blog quoted in NVIDIA/cudnn-frontend#1164"),
     Peak(r"GeForce RTX 5090$", "12.0", 170, 2407, 209.5, 419, 32, 1792, _WP_RTX),

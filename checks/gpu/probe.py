@@ -23,6 +23,8 @@ CORES_PER_SM = {
 }
 VENDORS = {"cuda": "nvidia", "hip": "amd", "xpu": "intel"}
 COMPUTE_MODES = {0: "default", 1: "exclusive-thread", 2: "prohibited", 3: "exclusive-process"}
+COMPUTE_PROCESSES = ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetComputeRunningProcesses_v2")
+GRAPHICS_PROCESSES = ("nvmlDeviceGetGraphicsRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses_v2")
 VIRTUALIZATION_MODES = {0: "none", 1: "passthrough", 2: "vgpu", 3: "host-vgpu", 4: "host-vsga"}
 
 
@@ -90,6 +92,8 @@ def read_gpu(nvml: Nvml, index: int, family: frozenset[int]) -> Gpu:
         temperature_c=temperature(nvml, handle),
         sm_clock_mhz=get("nvmlDeviceGetClockInfo", handle, lib.NVML_CLOCK_SM),
         sm_clock_max_mhz=get("nvmlDeviceGetMaxClockInfo", handle, lib.NVML_CLOCK_SM),
+        application_clock_mhz=get("nvmlDeviceGetApplicationsClock", handle, lib.NVML_CLOCK_GRAPHICS),
+        application_clock_default_mhz=get("nvmlDeviceGetDefaultApplicationsClock", handle, lib.NVML_CLOCK_GRAPHICS),
         memory_clock_mhz=get("nvmlDeviceGetClockInfo", handle, lib.NVML_CLOCK_MEM),
         memory_clock_max_mhz=get("nvmlDeviceGetMaxClockInfo", handle, lib.NVML_CLOCK_MEM),
         clock_event_reasons=nvml.event_reasons(handle),
@@ -105,6 +109,7 @@ def read_gpu(nvml: Nvml, index: int, family: frozenset[int]) -> Gpu:
         virtualization=VIRTUALIZATION_MODES.get(get("nvmlDeviceGetVirtualizationMode", handle)),
         utilization_percent=None if utilization is None else int(utilization.gpu),
         processes=_others(nvml, handle, family),
+        graphics_memory_mib=_graphics_memory_mib(nvml, handle, family),
         failure=nvml.take_gone(),
     )
 
@@ -145,9 +150,17 @@ def _sm_count(cores: int | None, found: tuple[int, int] | None, mig: list[int] |
     return cores // lanes if lanes and cores % lanes == 0 else None
 
 
+def _graphics_memory_mib(nvml: Nvml, handle: Any, family: frozenset[int]) -> float | None:
+    processes = nvml.get(GRAPHICS_PROCESSES, handle)
+    if processes is None:
+        return None
+    # A program that does both is in both lists, each time with all of its memory.
+    counted = family | {p.pid for p in nvml.get(COMPUTE_PROCESSES, handle) or ()}
+    return round(sum(p.usedGpuMemory or 0 for p in processes if p.pid not in counted) / MIB, 1)
+
+
 def _others(nvml: Nvml, handle: Any, family: frozenset[int]) -> tuple[GpuProcess, ...] | None:
-    names = ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetComputeRunningProcesses_v2")
-    processes = nvml.get(names, handle)
+    processes = nvml.get(COMPUTE_PROCESSES, handle)
     if processes is None:
         return None
     return tuple(

@@ -349,6 +349,7 @@ ERROR_TEXTS = (
         r"could not select device driver .* with capabilities: \[\[gpu\]\]",
         rule="GPU002",
         fix="Docker knows no GPU runtime: install NVIDIA's container toolkit on the host.",
+        # NVIDIA, "Installing the NVIDIA Container Toolkit", Configuring Docker (NVIDIA/cloud-native-docs).
         command="sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker",
     ),
 )

@@ -81,7 +81,9 @@ def shared_or_mig(gpus: Gpus) -> RuleResult:
     """The GPU is shared, or only a slice of it is used.
 
     What it means: another process holds memory or keeps the GPU busy, clients share it through MPS, or MIG cuts it into
-    slices. Processes in other containers may be hidden; their memory is not.
+    slices. Processes in other containers may be hidden; their memory is not. The memory of graphics processes (a
+    desktop, a browser) is not counted where the driver lists them. Memory that is held while nothing was seen to work
+    is only told.
 
     Why it costs time: what others compute is missing from every product timed here, and comes and goes between runs. A
     slice has a part of the SMs and of the bandwidth, so the full board's figures do not hold for it.
@@ -89,8 +91,8 @@ def shared_or_mig(gpus: Gpus) -> RuleResult:
     What to do: time again when the GPU is alone. On a slice, compare with the slice's share; utilisation
     reads 0 on MIG.
 
-    Sources: nvidia-ml-py, nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetMigMode; Syllo/nvtop#256;
-    pytorch/pytorch#14531 (two processes: each takes twice as long).
+    Sources: nvidia-ml-py, nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetGraphicsRunningProcesses,
+    nvmlDeviceGetMigMode; Syllo/nvtop#256; pytorch/pytorch#14531 (two processes: each takes twice as long).
     """
     return each(gpus, lambda gpu: _shared(gpu, gpus.doctor_idle))
 
@@ -104,20 +106,30 @@ def _shared(gpu: Gpu, doctor_idle: bool | None) -> Verdict:
             actions=(Action("Compare with the slice's share of the board, and list the slices.", "nvidia-smi -L"),),
             about=about(gpu),
         )
-    evidence = _neighbours(gpu, doctor_idle)
-    if not evidence:
+    held = _held(gpu, doctor_idle)
+    working = _working(gpu, bool(doctor_idle or held))
+    if not held and not working:
         if gpu.processes is None:
             observed(gpu.memory_used_mib, f"who else uses {label(gpu)}")
         return None
+    if not working:
+        return Finding(
+            title=f"Others hold memory of {label(gpu)}",
+            evidence=held,
+            actions=(Action("See who holds it, if the memory is wanted.", "nvidia-smi"),),
+            about=about(gpu),
+            severity=Severity.INFO,
+        )
     return Finding(
         title=f"{label(gpu)} is not alone: times measured now include someone else's work",
-        evidence=evidence,
+        evidence=held + working,
         actions=(Action("See who uses it, and measure when it is alone.", "nvidia-smi"),),
         about=about(gpu),
     )
 
 
-def _neighbours(gpu: Gpu, doctor_idle: bool | None) -> tuple[Evidence, ...]:
+def _held(gpu: Gpu, doctor_idle: bool | None) -> tuple[Evidence, ...]:
+    """What others hold, which alone says nothing about times: a program that waits holds its memory, too."""
     evidence = []
     seen = [p for p in gpu.processes or () if p.pid is not None and (p.used_memory_mib or 0) >= PROCESS_MIB]
     if seen:
@@ -125,13 +137,19 @@ def _neighbours(gpu: Gpu, doctor_idle: bool | None) -> tuple[Evidence, ...]:
         many = f"{len(seen)} other process{'es hold' if len(seen) > 1 else ' holds'}"
         evidence.append(Evidence(f"{many} {held / 1024:.1f} GiB", held, "MiB", path(gpu, "processes")))
     listed = sum(p.used_memory_mib or 0 for p in gpu.processes or () if p.pid is not None)
-    unseen = (gpu.memory_used_mib or 0) - listed
+    unseen = (gpu.memory_used_mib or 0) - listed - (gpu.graphics_memory_mib or 0)
     least = UNSEEN_MIB if doctor_idle else UNSEEN_MIB_BESIDE_PROBES
     if unseen >= least and not SYSTEM_MANAGED.search(gpu.name or ""):
-        text = f"{unseen / 1024:.1f} GiB are held by what is not listed as a compute process here"
+        text = f"{unseen / 1024:.1f} GiB are held by what is not listed as a process here"
         evidence.append(Evidence(text, unseen, "MiB", path(gpu, "memory_used_mib")))
+    return tuple(evidence)
+
+
+def _working(gpu: Gpu, by_others: bool) -> tuple[Evidence, ...]:
+    """Signs that others compute; `by_others` says whether the GPU's work may be put down to them."""
+    evidence = []
     busy = gpu.utilization_percent
-    if busy is not None and busy >= BUSY_PERCENT and (doctor_idle or evidence):
+    if busy is not None and busy >= BUSY_PERCENT and by_others:
         text = f"busy {busy} % of the time while the doctor looked"
         evidence.append(Evidence(text, busy, "%", path(gpu, "utilization_percent")))
     if gpu.mps_active:
@@ -189,17 +207,19 @@ def _braked(gpu: Gpu, clocks: Clocks | None) -> Verdict:
 
 @rule("GPU008", "clocks-pinned", Severity.WARNING, scope="box")
 def clocks_pinned(gpus: Gpus, clocks: Clocks | None) -> RuleResult:
-    """The GPU's clocks are set by hand.
+    """The GPU's applications clock is set below its default.
 
-    What it means: the driver says that a clock setting, not load or power, holds the clock where it is. Benchmarks do
-    this on purpose.
+    What it means: the driver says that the applications clock, not load or power, holds the clock where it is, and that
+    clock is lower than the one the board comes with. Benchmarks do this on purpose. Boards whose default itself is
+    below the highest clock report the same reason; that is no setting of anyone, and no finding.
 
     Why it costs time: products run at the set clock even where power and heat would allow a higher one.
 
-    What to do: if nobody wants the setting, undo it (it needs root).
+    What to do: if nobody wants the setting, undo it (it needs root). Where the driver does not tell the default, look
+    at what is set.
 
-    Sources: NVIDIA, NVML API, nvmlClocksEventReasonApplicationsClocksSetting; nvidia-smi, options -ac, -lgc, -rac,
-    -rgc.
+    Sources: NVIDIA, NVML API, nvmlClocksEventReasonApplicationsClocksSetting, nvmlDeviceGetApplicationsClock and
+    nvmlDeviceGetDefaultApplicationsClock; nvidia-smi, options -ac, -rac.
     """
     return each(gpus, lambda gpu: _pinned(gpu, clocks))
 
@@ -216,19 +236,32 @@ def _pinned(gpu: Gpu, clocks: Clocks | None) -> Verdict:
     clock = rates[len(rates) // 2] if rates else gpu.sm_clock_mhz
     if rates and top and rates[len(rates) // 2] >= FULL_CLOCK * top:
         return None
+    is_set, default = gpu.application_clock_mhz, gpu.application_clock_default_mhz
+    if is_set is not None and default is not None and is_set >= default:
+        return None
     where = "under load" if busy else "at rest"
     evidence = [
         Evidence(f"{name} is set {where}", name, fact="clocks.samples" if busy else path(gpu, "clock_event_reasons"))
     ]
     if clock is not None and top is not None:
         evidence.append(Evidence(f"SM clock {clock} MHz {where}, at most {top} MHz", clock, "MHz"))
+    if is_set is None or default is None:
+        return Finding(
+            title=f"{label(gpu)}: an applications clock limits the SM clock",
+            evidence=tuple(evidence),
+            actions=(Action("See whether it is set below its default.", "nvidia-smi -q -d CLOCK"),),
+            about=about(gpu),
+            severity=Severity.INFO,
+        )
+    text = f"applications clock {is_set} MHz, by default {default} MHz"
+    evidence.append(Evidence(text, is_set, "MHz", path(gpu, "application_clock_mhz")))
     return Finding(
-        title=f"The clocks of {label(gpu)} are set by hand",
+        title=f"The applications clock of {label(gpu)} is set to {is_set} MHz; its default is {default} MHz",
         evidence=tuple(evidence),
         actions=(
             Action(
                 "Undo the setting, if nobody wants it.",
-                f"sudo nvidia-smi -i {gpu.index or 0} -rgc && sudo nvidia-smi -i {gpu.index or 0} -rac",
+                f"sudo nvidia-smi -i {gpu.index or 0} -rac",
                 safe=False,
             ),
         ),

@@ -47,7 +47,7 @@ def gather(request: Request) -> Machine:
         shm_total_mib=shm_total,
         shm_free_mib=shm_free,
         container=_container(),
-        # As systemd tells it (src/basic/virt.c).
+        # systemd looks for "Microsoft" and "WSL" there (detect_container in its src/basic/virt.c).
         wsl=any(word in platform.release() for word in ("microsoft", "Microsoft", "WSL")),
         virtual_machine="hypervisor" in (_field(cpuinfo, "flags") or "").split() if cpuinfo else None,
         mps_daemon=_mps_runs(),

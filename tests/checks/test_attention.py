@@ -13,7 +13,7 @@ from fp8doctor.checks.attention import Attention, AttentionBackend, AttentionSwi
 from fp8doctor.checks.attention.call import attempt, ended_as, small_attention
 from fp8doctor.checks.attention.probe import _forced, _found, _switched, gather, reasons
 from fp8doctor.checks.attention.rules import ERROR_TEXTS, KERNELS, backend_fails, only_math, switch_fails, wrong
-from fp8doctor.checks.torch_build import TorchBuild
+from fp8doctor.checks.torch_build import TorchBuild, TorchDevice
 from fp8doctor.model import Facts, Finding, NotApplicable, ProbeRun, RuleResult, Severity, Unknown
 from tests.broken_packages import BrokenSite
 
@@ -88,12 +88,25 @@ def test_a_switch_that_was_not_tried_is_unknown() -> None:
 
 def test_only_math() -> None:
     refused = tuple(AttentionBackend(name, "refused", "not for this") for name in ("flash", "efficient", "cudnn"))
-    turing = replace(H200, default_backend="math", backends=(*refused, RIGHT[3]))
-    (finding,) = findings(only_math(turing))
+    unfused = replace(H200, default_backend="math", backends=(*refused, RIGHT[3]))
+    (finding,) = findings(only_math(unfused))
     assert len(finding.evidence) == 3
     # One fused backend that runs makes it another story, which nobody has seen yet.
-    assert isinstance(only_math(replace(turing, backends=(*refused[:2], RIGHT[2], RIGHT[3]))), Unknown)
-    assert isinstance(only_math(replace(turing, default_backend="unknown")), Unknown)
+    assert isinstance(only_math(replace(unfused, backends=(*refused[:2], RIGHT[2], RIGHT[3]))), Unknown)
+    assert isinstance(only_math(replace(unfused, default_backend="unknown")), Unknown)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fires"),
+    [("7.0", False), ("7.5", False), ("8.0", True), ("12.0", True), ("gfx942", True), (None, True)],
+)
+def test_math_is_by_design_before_ampere(architecture: str | None, fires: bool) -> None:
+    refused = tuple(AttentionBackend(name, "refused", "not for this") for name in ("flash", "efficient", "cudnn"))
+    attention = replace(H200, default_backend="math", backends=(*refused, RIGHT[3]))
+    build = TorchBuild(devices=(TorchDevice(index=0, compute_capability=architecture),), examined_gpu=0)
+    result = only_math(attention, build)
+    assert bool(findings(result)) is fires
+    assert isinstance(result, NotApplicable) is not fires
 
 
 def test_a_wrong_backend() -> None:

@@ -31,11 +31,14 @@ H200 = Gpu(
     temperature_c=31.0,
     sm_clock_mhz=345,
     sm_clock_max_mhz=1980,
+    application_clock_mhz=1980,
+    application_clock_default_mhz=1980,
     clock_event_reasons=("GpuIdle",),
     mig_enabled=False,
     mps_active=False,
     utilization_percent=0,
     processes=(),
+    graphics_memory_mib=0.0,
 )
 IDLE = Gpus(gpus=(H200,), source="nvml", visibility={}, doctor_idle=True)
 EMPTY = Gpus(gpus=())
@@ -211,13 +214,33 @@ def test_power_cap() -> None:
     [
         {"mig_enabled": True},
         {"mps_active": True},
-        {"processes": (GpuProcess(4242, 20480.0),), "memory_used_mib": 20490.0},
-        {"memory_used_mib": 60000.0},
+        {
+            "processes": (GpuProcess(4242, 20480.0),),
+            "memory_used_mib": 20490.0,
+            "utilization_percent": 97,
+        },
+        {"memory_used_mib": 60000.0, "utilization_percent": 97},
         {"utilization_percent": 97},
     ],
 )
 def test_shared_or_mig(changes: dict[str, object]) -> None:
-    assert len(fired(state.shared_or_mig(box(**changes)))) == 1
+    (finding,) = fired(state.shared_or_mig(box(**changes)))
+    assert finding.severity is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"processes": (GpuProcess(4242, 20480.0),), "memory_used_mib": 20490.0},
+        {"memory_used_mib": 60000.0},
+        {"memory_used_mib": 60000.0, "graphics_memory_mib": 1500.0},
+        {"memory_used_mib": 60000.0, "utilization_percent": None},
+    ],
+)
+def test_memory_that_is_held_and_nobody_works_is_only_told(changes: dict[str, object]) -> None:
+    (finding,) = fired(state.shared_or_mig(box(**changes)))
+    assert finding.severity is Severity.INFO
+    assert finding.title == "Others hold memory of NVIDIA H200"
 
 
 @pytest.mark.parametrize(
@@ -228,6 +251,7 @@ def test_shared_or_mig(changes: dict[str, object]) -> None:
             "processes": (GpuProcess(None, 600.0),),
             "memory_used_mib": 604.0,
         },  # a probe of our own, seen from a container
+        {"memory_used_mib": 3500.0, "graphics_memory_mib": 3000.0},  # a browser
         {"utilization_percent": 3},
         {"processes": None},
     ],
@@ -290,13 +314,26 @@ def test_power_throttle_under_load() -> None:
 
 def test_clocks_pinned() -> None:
     pinned = "ApplicationsClocksSetting"
-    (finding,) = fired(state.clocks_pinned(IDLE, load(pinned, sm_clock_mhz=1200)))
+    low = box(application_clock_mhz=1200)
+    (finding,) = fired(state.clocks_pinned(low, load(pinned, sm_clock_mhz=1200)))
     assert finding.severity is None
     assert "1200 MHz" in finding.evidence[1].text
-    (at_rest,) = fired(state.clocks_pinned(box(clock_event_reasons=(pinned,)), None))
+    assert "by default 1980 MHz" in finding.evidence[2].text
+    (at_rest,) = fired(state.clocks_pinned(box(clock_event_reasons=(pinned,), application_clock_mhz=1200), None))
     assert at_rest.severity is Severity.INFO
-    assert not fired(state.clocks_pinned(IDLE, load(pinned, sm_clock_mhz=1980)))  # set, and costs nothing
-    assert not fired(state.clocks_pinned(box(clock_event_reasons=(pinned,)), load("SwPowerCap")))
+    assert not fired(state.clocks_pinned(low, load(pinned, sm_clock_mhz=1980)))  # set, and costs nothing
+    assert not fired(state.clocks_pinned(low, load("SwPowerCap")))
+
+
+def test_an_applications_clock_as_the_board_comes_with_is_no_setting() -> None:
+    slow = load("ApplicationsClocksSetting", sm_clock_mhz=1095)
+    by_default = {"application_clock_default_mhz": 1095, "sm_clock_max_mhz": 1410}
+    assert state.clocks_pinned(box(application_clock_mhz=1095, **by_default), slow) == [None]
+    assert state.clocks_pinned(box(application_clock_mhz=1200, **by_default), slow) == [None]  # raised
+    for unknown_clocks in ({"application_clock_mhz": None}, {"application_clock_default_mhz": None}):
+        (finding,) = fired(state.clocks_pinned(box(**unknown_clocks), slow))
+        assert finding.severity is Severity.INFO
+        assert "an applications clock limits the SM clock" in finding.title
 
 
 def test_gpu_lost() -> None:

@@ -89,10 +89,12 @@ def test_an_h200(library: Path) -> None:
     assert (gpu.power_limit_w, gpu.power_limit_default_w, gpu.power_w) == (700.0, 700.0, 76.12)
     assert (gpu.temperature_c, gpu.clock_event_reasons) == (31.0, ("GpuIdle",))
     assert (gpu.sm_clock_mhz, gpu.sm_clock_max_mhz, gpu.memory_clock_mhz) == (345, 1980, 3201)
+    assert (gpu.application_clock_mhz, gpu.application_clock_default_mhz) == (1980, 1980)
     assert (gpu.mig_enabled, gpu.mps_active, gpu.ecc_enabled, gpu.persistence_mode) == (False, False, True, True)
     assert (gpu.pcie_generation, gpu.pcie_width_max) == (5, 16)
     assert (gpu.compute_mode, gpu.virtualization) == ("default", "none")
     assert (gpu.utilization_percent, gpu.processes, gpu.failure) == (0, (), None)
+    assert gpu.graphics_memory_mib == 0.0
 
 
 def test_a_power_cap(library: Path) -> None:
@@ -139,6 +141,19 @@ def test_processes_of_others(library: Path) -> None:
             own.kill()
     assert gpu.processes is not None
     assert [(p.pid, p.used_memory_mib) for p in gpu.processes] == [(1, 3072.0), (None, 2048.0)]
+
+
+def test_memory_of_graphics_is_told_apart(library: Path) -> None:
+    # The second process computes as well, so that it stands in both lists.
+    (gpu,) = gpus(library, graphics=f"1:{1 << 30},4194303:{2 << 30}", processes=f"4194303:{2 << 30}").gpus or ()
+    assert gpu.graphics_memory_mib == 1024.0
+    (gpu,) = gpus(library, graphics=None).gpus or ()
+    assert gpu.graphics_memory_mib is None
+
+
+def test_an_applications_clock_that_was_lowered(library: Path) -> None:
+    (gpu,) = gpus(library, application_clock=1200).gpus or ()
+    assert (gpu.application_clock_mhz, gpu.application_clock_default_mhz) == (1200, 1980)
 
 
 def test_clients_of_mps_and_mig(library: Path) -> None:

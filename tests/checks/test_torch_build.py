@@ -223,6 +223,15 @@ def test_wrong_results_are_an_alarm() -> None:
     assert isinstance(product_rules.wrong_result(NO_TORCH), NotApplicable)
 
 
+@pytest.mark.parametrize("scaling", ["mxfp8", "nvfp4"])
+def test_a_scaling_that_was_never_seen_right_is_not_accused(scaling: str) -> None:
+    differs = product_rules.wrong_result(called("10.0", **{scaling: "wrong"}))
+    assert isinstance(differs, Unknown)
+    assert "was not verified" in differs.reason
+    both = product_rules.wrong_result(called("10.0", **{scaling: "wrong", "rowwise": "wrong"}))
+    assert [f.title for f in findings(both)] == ["FP8 products with rowwise scaling run and are wrong on this GPU"]
+
+
 def test_rowwise_refused_beside_a_tensorwise_that_runs() -> None:
     assert findings(product_rules.no_rowwise(called("12.0", rowwise="refused")))
     assert product_rules.no_rowwise(H200) is None
