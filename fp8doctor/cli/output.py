@@ -57,7 +57,7 @@ class Outputs:
         from fp8doctor.reporting import terminal
 
         with reader_may_leave():
-            terminal.render(api.view(report, redact=self.redact), console(), verbose=self.verbose)
+            terminal.render(api.view(report, redact=self.redact, facts=False), console(), verbose=self.verbose)
 
 
 def write(place: str, text: str) -> None:

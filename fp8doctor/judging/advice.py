@@ -13,6 +13,8 @@ from fp8doctor.model import Candidate, Clock, Estimate
 # Two runs of the default examination agree within 3 %, on times under 50 us within 8 % (benchmarks/RESULTS.md), so a
 # smaller gain is no gain.
 LEAST_GAIN, SHORT_GAIN, SHORT_US = 1.03, 1.08, 50.0
+# A simpler configuration that serves this share of the sizes that another serves is preferred.
+NEARLY_AS_MANY = 0.8
 # A configuration within this factor of the best is as good as the best: fewer ranges, same result.
 AS_GOOD_AS_BEST = 1.05
 
@@ -120,8 +122,8 @@ def _served(choices: Iterable[Choice]) -> Counter[str]:
 def _ranges(choices: list[Choice], served: Counter[str]) -> list[Use]:
     """One Use for each run of neighbouring sweep values with the same choice, walked from the largest down.
 
-    Among the near-best the configuration that serves the most sizes is chosen: less to remember, same result. Of equals
-    it is the one that was listed first, the simpler one.
+    Among the near-best the configuration that serves the most sizes is chosen: less to remember, same result. Of those
+    that serve nearly as many it is the one that was listed first, the simpler one.
     """
     runs: list[list[Pick]] = [[]]
     for choice in choices:
@@ -142,7 +144,8 @@ def _goes_on(last: Pick, pick: Pick) -> bool:
 def _pick(choice: Choice, served: Counter[str]) -> Pick | None:
     if not choice.options:
         return None
-    chosen = max(choice.options, key=lambda c: served[c.config])
+    most = max(served[c.config] for c in choice.options)
+    chosen = next(c for c in choice.options if served[c.config] >= NEARLY_AS_MANY * most)
     speedup = None if chosen.baseline or choice.baseline is None else _us(choice.baseline) / _us(chosen)
     return Pick(choice.sweep, chosen, choice.baseline, speedup, _time(chosen)[1])
 

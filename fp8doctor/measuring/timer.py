@@ -114,7 +114,10 @@ class Timer:
             work_s = batch * calls * pace.device_us * 1e-6
             if work_s > LONG_BATCH_S:
                 time.sleep(work_s)
-            found += self._batch(call, batch, calls, pace.host_us)
+            taken = self._batch(call, batch, calls, pace.host_us)
+            if not taken:
+                break
+            found += taken
         return found
 
     def call_us(self, call: Call) -> tuple[float, float]:
