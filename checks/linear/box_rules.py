@@ -316,6 +316,8 @@ def shapes_not_measured(linear: Linear) -> Verdict:
     missing = observed(linear.not_measured, "what was left out")
     if linear.attempting:  # the last record of all attempts nothing
         missing = (*missing, f"{linear.attempting} and what was to follow it: the probe ended there")
+    if untimed := [c for c in linear.cases or () if c.outcome == "not-measured"]:
+        missing = (*missing, f"{len(untimed)} of {len(linear.cases or ())} cases: {untimed[0].error}")
     if not missing:
         return None
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

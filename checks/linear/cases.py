@@ -56,7 +56,7 @@ class Cases:
     def typical(self) -> tuple[int, Layer] | None:
         """The shape that stands for all: 4,096 tokens, or the nearest below, or above, of the first layer.
 
-        The first in which an FP8 layer was timed, if there is one.
+        The first in which a dynamic FP8 layer was timed, if there is one: a shape that FP8 refuses stands for none.
         """
         layers = self.layers()
         for layer in [*filter(self._has_fp8, layers), *layers]:
@@ -66,7 +66,7 @@ class Cases:
         return None
 
     def _has_fp8(self, layer: Layer) -> bool:
-        return any(key[0] == "layer" and "-fp8-" in (key[1] or "") and key[3:] == layer for key in self._timed)
+        return any(key[0] == "layer" and _is_dynamic_fp8(key[1]) and key[3:] == layer for key in self._timed)
 
     def fp8(self) -> str | None:
         """The eager FP8 configuration to speak of: torchao's where it was timed, the scaling that is faster compiled.
@@ -93,6 +93,10 @@ class Cases:
             fast, slow = self.device_us(config, m, layer), self.device_us(versus, m, layer)
             if fast and slow:
                 yield m, speedup(slow, fast)
+
+
+def _is_dynamic_fp8(config: str | None) -> bool:
+    return any(scaling in (config or "") for scaling in ("-fp8-rowwise", "-fp8-tensorwise"))
 
 
 # The cases of the record that was looked at last: twenty rules and exhibits ask for the same one.

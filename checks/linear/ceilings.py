@@ -185,6 +185,8 @@ def _copy_gb_s(torch: Any, timer: Timer) -> float | None:
         torch.cuda.empty_cache()
         return None
     samples = timer.device_samples(lambda: target.copy_(source), 7, Pace(device_us=1000.0, host_us=20.0))
+    if not samples:  # launches show
+        return None
     return round(2 * COPY_BYTES / sorted(samples)[len(samples) // 2] * 1e6 / 1e9, 1)
 
 

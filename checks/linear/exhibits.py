@@ -9,7 +9,7 @@ from fp8doctor.checks.gpu.facts import Gpus
 from fp8doctor.checks.gpu.peaks import peak_of
 from fp8doctor.checks.linear.cases import cases_of, gemm_of, shape_text
 from fp8doctor.checks.linear.facts import Ceiling, Linear
-from fp8doctor.checks.linear.lessons import break_even_of
+from fp8doctor.checks.linear.lessons import break_evens
 from fp8doctor.model import Estimate, Exhibit
 from fp8doctor.registry import exhibit
 
@@ -108,11 +108,11 @@ def break_even_table(linear: Linear) -> Exhibit | None:
     if eager is None:
         return None
     rows = []
-    for layer in cases.layers():
-        even = break_even_of(cases, eager, layer)
+    for layer, even in break_evens(cases, eager):
         where = f"Linear({layer[0]}, {layer[1]})"
         rows.append({"cells": {"layer": where, "on the device": even.device_words(), "at the call": even.call_words()}})
-    return Exhibit("linear-break-even", "table", "break-even: FP8 gains from M tokens", "tokens", tuple(rows))
+    title = "break-even: FP8 gains from M tokens"
+    return Exhibit("linear-break-even", "table", title, "tokens", tuple(rows)) if rows else None
 
 
 @exhibit

@@ -153,7 +153,9 @@ def small_shapes(linear: Linear) -> Verdict:
     if (missing := not_measured(linear)) is not None:
         return missing
     cases, eager, _, _ = typical(linear)
-    rows = [(layer, break_even_of(cases, eager, layer)) for layer in cases.layers()]
+    rows = break_evens(cases, eager)
+    if not rows:
+        return Unknown("no layer was timed both in FP8 and in BF16")
     losing = [row for row in rows if row[1].device is None or row[1].device > row[1].smallest]
     if not losing:
         return None
@@ -188,6 +190,7 @@ class BreakEven:
     device: int | None
     call_from: int | None
     call_to: int | None
+    calls_timed: bool = True
 
     def device_words(self) -> str:
         """The break-even on the device in words."""
@@ -195,6 +198,8 @@ class BreakEven:
 
     def call_words(self) -> str:
         """The break-even at the call in words."""
+        if not self.calls_timed:
+            return "not timed"
         if self.call_from is None or self.call_from == self.call_to:
             return self._words(self.call_from)
         upper = "no measured M" if self.call_to is None else _round(self.call_to)
@@ -204,6 +209,15 @@ class BreakEven:
         if tokens is None:
             return "no measured M"
         return f"M = {_round(tokens)}" if tokens > self.smallest else f"M = {tokens} (the smallest measured) or fewer"
+
+
+def break_evens(cases: Cases, eager: str) -> list[tuple[Layer, BreakEven]]:
+    """The break-even of each layer that was timed both in FP8 and in BF16: one that refuses FP8 has none."""
+    return [
+        (layer, break_even_of(cases, eager, layer))
+        for layer in cases.layers()
+        if any(any(cases.speedups(f"{eager}{how}", "torch-bf16", layer)) for how in ("+compile", ""))
+    ]
 
 
 def break_even_of(cases: Cases, eager: str, layer: Layer) -> BreakEven:
@@ -223,6 +237,7 @@ def break_even_of(cases: Cases, eager: str, layer: Layer) -> BreakEven:
         device=break_even(on_device),
         call_from=break_even([(m, ratio.high) for m, ratio in at_call]),
         call_to=break_even([(m, ratio.low) for m, ratio in at_call]),
+        calls_timed=bool(at_call),
     )
 
 
@@ -254,9 +269,12 @@ def cpu_launch_bound(linear: Linear) -> Verdict:
         return missing
     cases, eager, _, layer = typical(linear)
     config = f"{eager}+compile"
-    bound = [c for m in cases.tokens(layer) if (c := cases.get(config, m, layer)) and waits_for_host(c)]
-    if not any(cases.get(config, m, layer) for m in cases.tokens(layer)):
+    compiled = [c for m in cases.tokens(layer) if (c := cases.get(config, m, layer))]
+    if not compiled:
         return Unknown("no compiled FP8 layer was timed")
+    if not any(c.call_us and c.host_us for c in compiled):
+        return Unknown("the calls of the compiled FP8 layer were not timed")
+    bound = [c for c in compiled if waits_for_host(c)]
     if not bound:
         return None
     worst = bound[-1]

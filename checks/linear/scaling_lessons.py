@@ -37,7 +37,7 @@ def rowwise_slower(linear: Linear) -> Verdict:
     if not gains(row, tensor):
         return None
     return Finding(
-        title=f"At {m} tokens row-wise FP8 takes {gain.median:.2f}x the time of tensor-wise FP8",
+        title=f"At {m:,} tokens row-wise FP8 takes {gain.median:.2f}x the time of tensor-wise FP8",
         evidence=(
             line(f"{shape_text(m, layer)}, row-wise compiled", row),
             line("tensor-wise compiled", tensor),

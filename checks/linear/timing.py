@@ -90,8 +90,7 @@ class ShapeBench:
         """Keep what `time_calls` gathered, and let go of the memory that the calls hold."""
         for item in self._called:
             if item.call_us:
-                times = {"call_us": estimate(item.call_us), "host_us": estimate(item.host_us)}
-                self.keep(replace(item.case, **times))
+                self.keep(replace(item.case, call_us=estimate(item.call_us), host_us=estimate(item.host_us)))
         self._called = []
 
     def profile(self, cases: dict[tuple[Any, ...], Case]) -> None:
@@ -170,7 +169,8 @@ class ShapeBench:
 
     def _graph(self, twin: Timed, reference: Any, limit: float) -> Timed | None:
         """The same call replayed as a CUDA graph, with its input in place."""
-        case = replace(twin.case, config=f"{twin.case.config}+cudagraph")
+        of = twin.case
+        case = Case(config=f"{of.config}+cudagraph", kind=of.kind, m=of.m, k=of.k, n=of.n)
         try:
             graph = self.torch.cuda.CUDAGraph()
             with self.torch.cuda.graph(graph):

@@ -11,11 +11,13 @@ import pytest
 import fp8doctor
 from fp8doctor.checks.gpu.facts import Gpu, Gpus
 from fp8doctor.checks.linear.advice import how, label
+from fp8doctor.checks.linear.cases import gains, waits_for_host
 from fp8doctor.checks.linear.facts import Linear
 from fp8doctor.checks.linear.variants import variants
+from fp8doctor.judging.advice import advise
 from fp8doctor.judging.report import Report
 from fp8doctor.model import Candidate
-from tests.linear_facts import LINEAR, NO_GPU, TOKENS, candidates, case, changed, only
+from tests.linear_facts import LINEAR, NO_GPU, TOKENS, candidates, case, changed, only, us
 
 BOXES = Path(__file__).parent.parent / "boxes"
 EVERY_CONFIG = sorted({f"{v.config}{graph}" for v in variants() for graph in ("", "+cudagraph")})
@@ -80,9 +82,58 @@ def test_a_label_is_words_and_tells_configurations_apart(config: str) -> None:
         assert [label(other) for other in EVERY_CONFIG].count(label(config)) == 1
 
 
+def named(found: list[Candidate], config: str, m: int) -> Candidate:
+    return next(c for c in found if (c.config, c.sweep) == (config, m))
+
+
+def test_the_host_counts_for_an_eager_layer_and_not_where_a_model_pays_it_once() -> None:
+    graphed = case("torchao-fp8-rowwise+compile+cudagraph", 16, 16.3, 40.0)
+    found = candidates(replace(LINEAR, cases=(*(LINEAR.cases or ()), graphed)))
+    assert waits_for_host(graphed)
+    assert not named(found, graphed.config or "", 16).waits_for_host
+    assert not named(found, "torchao-fp8-rowwise+compile", 16).waits_for_host
+    assert named(found, "torchao-fp8-rowwise", 16).waits_for_host
+    assert not named(found, "torch-bf16", 4096).waits_for_host
+
+
+def test_a_loop_at_its_power_limit_does_not_wait_for_the_host() -> None:
+    limited = case("torchao-fp8-rowwise", 8192, 400.0, 600.0, host_us=us(90))
+    assert not waits_for_host(limited)
+    assert waits_for_host(replace(limited, host_us=us(590)))
+    assert not waits_for_host(replace(limited, host_us=us(590), call_us=us(440))), "hardly longer than its work"
+    for unseen in ("device_us", "call_us", "host_us"):
+        assert not waits_for_host(replace(limited, **{unseen: None}))
+
+
+# Two runs agree within 3 %, on times under 50 us within 8 %.
+@pytest.mark.parametrize(
+    ("slow", "fast", "is_one"), [(102.9, 100, False), (103.1, 100, True), (43, 40, False), (43.5, 40, True)]
+)
+def test_a_gain_exceeds_what_two_runs_differ_by(slow: float, fast: float, is_one: bool) -> None:
+    assert gains(us(slow, 0.001), us(fast, 0.001)) is is_one
+    assert not gains(us(slow, 0.1), us(fast, 0.1)), "the intervals overlap"
+
+
+def test_a_compiled_layer_that_waits_called_alone_says_up_to_which_size() -> None:
+    found = candidates(LINEAR)
+    assert "# with 8,192 tokens or fewer" in named(found, "torchao-fp8-rowwise+compile", 4096).how
+    assert "waits for the host" not in named(found, "torchao-fp8-rowwise", 16).how
+
+
+def test_of_equals_the_simpler_one_is_advised() -> None:
+    even = {"torch-bf16": 100.0, "torch-bf16+cudagraph": 99.5, "torch-bf16+compile": 99.0}
+    even |= {"torchao-fp8-rowwise+compile": 60.0, "torchao-fp8-rowwise+compile+cudagraph": 59.0}
+    times = [case(config, m, time) for m in (8192, 4096) for config, time in even.items()]
+    (use,) = advise(candidates(replace(LINEAR, cases=tuple(times))))
+    assert (use.label, use.versus) == ("torchao float8 row-wise + torch.compile", "torch-bf16")
+    (use,) = advise(candidates(replace(LINEAR, cases=tuple(c for c in times if "fp8" not in (c.config or "")))))
+    assert use.label == "BF16"
+
+
 def test_code_names_the_scaling_that_was_timed() -> None:
-    assert "granularity=PerRow()" in how("torchao-fp8-rowwise+compile")
-    assert "granularity=PerTensor()" in how("torchao-fp8-tensorwise")
+    assert how("torchao-fp8-weightonly").startswith("import torchao.quantization as q\nq.quantize_(model, ")
+    assert "granularity=q.PerRow()" in how("torchao-fp8-rowwise+compile")
+    assert "granularity=q.PerTensor()" in how("torchao-fp8-tensorwise")
     assert "Float8WeightOnlyConfig" in how("torchao-fp8-weightonly")
     assert "pip install torchao" in how("torch-fp8-rowwise")
     assert label("torchao-fp8-rowwise+compile+cudagraph") == "torchao float8 row-wise + torch.compile + CUDA graph"
@@ -94,7 +145,7 @@ def test_code_names_the_scaling_that_was_timed() -> None:
         ("7.5", None),
         ("8.0", "torch-bf16+compile"),
         ("8.6", "torch-bf16+compile"),
-        ("8.9", "torchao-fp8-rowwise+compile"),
+        ("8.9", "torchao-fp8-tensorwise+compile"),
         ("9.0", "torchao-fp8-rowwise+compile"),
         ("10.0", "torchao-fp8-tensorwise+compile"),
         ("12.0", "torchao-fp8-tensorwise+compile"),

@@ -8,7 +8,7 @@ import pytest
 
 from fp8doctor.checks.linear.facts import Ceiling, Ceilings, Linear
 from fp8doctor.model import EXHIBIT_ROWS, Exhibit
-from tests.linear_facts import LINEAR, NO_GPU, STEADY, changed, exhibits, only, us, without
+from tests.linear_facts import LINEAR, NO_GPU, STEADY, case, changed, exhibits, only, us, without
 
 COMPILED = "torchao-fp8-rowwise+compile"
 ALL = {
@@ -55,7 +55,7 @@ def test_where_the_time_of_an_fp8_layer_goes() -> None:
         ("BF16", 101.7, None),
         ("FP8 product alone", 55.4, 1.84),
         ("+ quantising, 8 kernels", 148.2, None),
-        ("+ between kernels", 12.1, None),
+        ("+ gaps and rest", 12.1, None),
         ("= FP8, eager", 215.7, 0.47),
         ("= FP8, compiled", 80.5, 1.26),
     ]
@@ -64,15 +64,14 @@ def test_where_the_time_of_an_fp8_layer_goes() -> None:
 def test_a_part_begins_where_the_one_before_ended_and_the_parts_end_where_the_whole_does() -> None:
     drawn = bars(LINEAR)
     assert drawn["+ quantising, 8 kernels"][0] == drawn["FP8 product alone"][1]
-    assert drawn["+ between kernels"][0] == drawn["+ quantising, 8 kernels"][1]
-    assert drawn["+ between kernels"][1] == pytest.approx(drawn["= FP8, eager"][1], abs=0.11)
+    assert drawn["+ gaps and rest"][0] == drawn["+ quantising, 8 kernels"][1]
+    assert drawn["+ gaps and rest"][1] == pytest.approx(drawn["= FP8, eager"][1], abs=0.11)
     assert all(drawn[whole][0] == 0 for whole in ("BF16", "FP8 product alone", "= FP8, eager", "= FP8, compiled"))
 
 
-def test_parts_that_were_timed_longer_than_the_whole_do_not_reach_beyond_it() -> None:
+def test_parts_that_were_timed_longer_than_the_whole_do_not_take_it_apart() -> None:
     drawn = bars(changed("torchao-fp8-rowwise", other_us=163.0))
-    assert drawn["+ quantising, 8 kernels"] == (55.4, 215.7)
-    assert drawn["+ between kernels"] == (215.7, 215.7)
+    assert list(drawn) == ["BF16", "FP8 product alone", "= FP8, eager", "= FP8, compiled"]
 
 
 def test_without_a_profile_or_a_compiler_those_bars_are_left_out() -> None:
@@ -103,11 +102,27 @@ def test_no_share_of_a_peak_and_no_shape_that_nobody_knows() -> None:
 
 def test_break_even_by_layer_on_both_clocks() -> None:
     (row,) = cells(exhibits(LINEAR)["linear-break-even"])
-    assert row == {"K": "3072", "N": "3072", "on the device": "1,000", "at the call": "7,800"}
-    never = changed(COMPILED, device_us=us(500.0), call_us=None)
+    assert row == {"layer": "Linear(3072, 3072)", "on the device": "M = 1,000", "at the call": "M = 7,600 to 8,000"}
+    never = changed(COMPILED, device_us=us(500.0), call_us=us(600.0))
     rowwise = tuple(c for c in never.cases or () if "tensorwise" not in (c.config or ""))
     shown = cells(exhibits(replace(never, cases=rowwise))["linear-break-even"])
     assert shown[0]["on the device"] == shown[0]["at the call"] == "no measured M"
+    always = cells(exhibits(changed(COMPILED, device_us=us(9.0)))["linear-break-even"])
+    assert always[0]["on the device"] == "M = 16 (the smallest measured) or fewer"
+
+
+def test_a_break_even_that_the_noise_leaves_open_says_so() -> None:
+    close = changed(COMPILED, call_us=us(201.0, 0.03))
+    assert cells(exhibits(close)["linear-break-even"])[0]["at the call"].endswith(" to no measured M")
+
+
+def test_what_was_not_timed_is_no_break_even() -> None:
+    uncalled = replace(LINEAR, cases=tuple(replace(c, call_us=None, host_us=None) for c in LINEAR.cases or ()))
+    assert cells(exhibits(uncalled)["linear-break-even"])[0]["at the call"] == "not timed"
+    assert "linear-break-even" not in exhibits(without("torch-bf16"))
+    odd = case("torch-bf16", 8192, 300.0, k=4097, n=50257)
+    with_odd = replace(LINEAR, cases=(odd, *(LINEAR.cases or ())))
+    assert [row["layer"] for row in cells(exhibits(with_odd)["linear-break-even"])] == ["Linear(3072, 3072)"]
 
 
 def test_the_map_has_each_size_that_was_timed_in_both_formats() -> None:

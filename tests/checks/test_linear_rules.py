@@ -10,7 +10,9 @@ import pytest
 
 from fp8doctor.checks.gpu.clocks import Clocks, ClockSample
 from fp8doctor.checks.gpu.facts import GpuProcess, Gpus
+from fp8doctor.checks.linear.cases import cases_of
 from fp8doctor.checks.linear.facts import Case, Ceiling, Linear
+from fp8doctor.checks.linear.timing import LAUNCHES_SHOW
 from fp8doctor.model import NotApplicable, Severity, Unknown
 from tests.linear_facts import (
     BF16_KERNEL,
@@ -87,7 +89,8 @@ def test_where_only_bf16_was_timed_nothing_is_said_of_fp8(rule: str) -> None:
 def test_eager_fp8_is_slower_than_bf16_and_compiled_fp8_is_not() -> None:
     found = finding("CMP002", LINEAR)
     assert found.title == (
-        "Run eagerly, FP8 spends 69% of its time quantising and takes 2.1x BF16's time; compiled it runs at 1.26x"
+        "At 4096x3072x3072 eager FP8 spends 69% of its time quantising and takes 2.1x BF16's time; "
+        "compiled it runs at 1.26x"
     )
     assert found.gain is not None
     assert (found.gain.speedup, found.gain.versus) == (2.68, "torchao-fp8-rowwise")
@@ -97,7 +100,8 @@ def test_eager_fp8_is_slower_than_bf16_and_compiled_fp8_is_not() -> None:
 
 def test_without_a_profile_the_lesson_of_compiling_stands_without_shares() -> None:
     unprofiled = changed("torchao-fp8-rowwise", other_us=None, gemm_us=None, other_kernels=None)
-    assert finding("CMP002", unprofiled).title == "Run eagerly, FP8 takes 2.1x BF16's time; compiled it runs at 1.26x"
+    title = finding("CMP002", unprofiled).title
+    assert title == "At 4096x3072x3072 eager FP8 takes 2.1x BF16's time; compiled it runs at 1.26x"
 
 
 def test_where_eager_fp8_gains_already_the_words_say_so() -> None:
@@ -135,7 +139,9 @@ def test_quantising_that_hardly_shows_is_no_lesson() -> None:
 def test_small_shapes_gain_only_from_a_number_of_tokens() -> None:
     found = finding("LIN001", LINEAR)
     assert found.title == "Small shapes: Linear(3072, 3072) gains only from about 1,000 tokens"
-    assert found.evidence[0].text == "K=3072 N=3072: break-even at M = 1,000 on the device, M = 7,800 at the call"
+    (even,) = found.evidence
+    assert even.text == "Linear(3072, 3072): break-even at M = 1,000 on the device, M = 7,600 to 8,000 at the call"
+    assert even.value == 1024
 
 
 def test_where_no_size_gains_it_says_so_and_where_all_do_it_is_silent() -> None:
@@ -157,10 +163,28 @@ def test_a_host_that_keeps_up_is_no_lesson() -> None:
     assert isinstance(verdict("LIN004", without(*COMPILED)), Unknown)
 
 
+def test_a_loop_that_its_power_limit_slows_does_not_wait_for_the_host() -> None:
+    limited = replace(
+        LINEAR,
+        cases=tuple(
+            replace(c, call_us=us(1.5 * c.device_us.median), host_us=us(0.3 * c.device_us.median))
+            if c.device_us and c.call_us
+            else c
+            for c in LINEAR.cases or ()
+        ),
+    )
+    assert verdict("LIN004", limited) is None
+
+
+def test_calls_that_nobody_timed_are_not_said_to_keep_up() -> None:
+    for unseen in (changed(COMPILED[0], call_us=None), changed(COMPILED[0], host_us=None)):
+        assert isinstance(verdict("LIN004", unseen), Unknown)
+
+
 def test_rowwise_scaling_is_slower_on_some_gpus_and_not_on_this_one() -> None:
     assert verdict("LIN005", LINEAR) is None
     found = finding("LIN005", changed("torchao-fp8-tensorwise+compile", device_us=us(70)))
-    assert found.title == "Row-wise FP8 takes 1.15x the time of tensor-wise FP8"
+    assert found.title == "At 4,096 tokens row-wise FP8 takes 1.15x the time of tensor-wise FP8"
     assert found.gain is not None
     assert found.gain.versus == "torchao-fp8-rowwise+compile"
     assert isinstance(verdict("LIN005", without("torchao-fp8-tensorwise+compile")), Unknown)
@@ -174,11 +198,50 @@ def test_accurate_accumulation_makes_the_product_slower() -> None:
 
 def test_weight_only_saves_memory_and_no_time() -> None:
     found = finding("LIN007", LINEAR)
-    assert found.title == "Weight-only FP8 runs at 0.55x BF16's speed: it saves memory, not time"
-    assert found.gain is not None
-    assert found.gain.versus == "torchao-fp8-weightonly"
+    assert found.title == (
+        "At 4,096 tokens eager weight-only FP8 runs at 0.55x BF16's speed: it saves memory, not time"
+    )
+    assert found.gain is None, "what to do instead is another configuration"
     assert verdict("LIN007", changed("torchao-fp8-weightonly", device_us=us(101))) is None
     assert isinstance(verdict("LIN007", without("torchao-fp8-weightonly")), Unknown)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in LESSONS if rule != "LIN007"])
+def test_a_gpu_without_fp8_needs_no_lesson_in_it(rule: str) -> None:
+    ampere = replace(only("torch-bf16", "torch-bf16+compile", "torchao-fp8-weightonly"), compute_capability="8.0")
+    assert verdict(rule, ampere) == NotApplicable("this GPU has no FP8 tensor cores")
+
+
+def test_weights_may_be_stored_in_fp8_by_a_gpu_without_it_and_that_costs_too() -> None:
+    ampere = replace(only("torch-bf16", "torch-bf16+compile", "torchao-fp8-weightonly"), compute_capability="8.0")
+    assert "at 0.55x BF16's speed" in finding("LIN007", ampere).title
+
+
+def first_odd(*more: Case) -> Linear:
+    """The facts behind a layer asked for first, of odd size: timed in BF16 and weight-only, refused in FP8."""
+    size: dict[str, Any] = {"k": 4097, "n": 50257}
+    refused = Case(config="torchao-fp8-rowwise", kind="layer", **size, outcome="refused", error=REFUSED)
+    odd = (case("torch-bf16", 77, 300.0, 310.0, **size), case("torch-fp8-weightonly", 77, 900.0, 910.0, **size))
+    return replace(LINEAR, cases=(*odd, refused, *(LINEAR.cases or ()), *more))
+
+
+@pytest.mark.parametrize("rule", LESSONS)
+def test_an_odd_layer_that_refuses_fp8_does_not_take_the_lessons_of_the_others(rule: str) -> None:
+    assert verdict(rule, first_odd()) == verdict(rule, LINEAR)
+
+
+def test_a_layer_in_which_fp8_was_not_timed_is_not_said_to_gain_nothing() -> None:
+    other = case("torch-bf16", 4096, 101.7, 103.5, k=12288)
+    found = finding("LIN001", first_odd(other))
+    assert [e.text.partition(":")[0] for e in found.evidence] == ["Linear(3072, 3072)"]
+    assert isinstance(verdict("LIN001", without("torch-bf16")), Unknown)
+
+
+def test_without_any_fp8_the_first_layer_stands_for_all() -> None:
+    odd = first_odd()
+    bf16 = replace(odd, cases=tuple(c for c in odd.cases or () if not _fp8(c)))
+    assert cases_of(bf16).typical() == (77, (4097, 50257))
+    assert cases_of(odd).typical() == (4096, (3072, 3072))
 
 
 # --- is the box as it should be? -----------------------------------------------------------------------------------
@@ -222,6 +285,20 @@ def test_fp8_products_that_are_hardly_faster_than_bf16s() -> None:
     assert isinstance(verdict("LIN009", replace(LINEAR, ceilings=None)), Unknown)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "severity"),
+    [
+        *((covered, None) for covered in ("9.0", "10.0", "10.3")),
+        *((other, Severity.INFO) for other in ("8.9", "12.0", "gfx942", None)),
+    ],
+)
+def test_of_boards_that_the_tables_do_not_cover_a_slow_product_is_only_told(
+    architecture: str | None, severity: Severity | None
+) -> None:
+    found = finding("LIN009", replace(ceiling(836.0, 900.0), compute_capability=architecture))
+    assert found.severity is severity
+
+
 def test_an_fp8_layer_that_ran_a_bf16_product() -> None:
     cast = changed("torchao-fp8-rowwise+compile", gemm_kind="bf16-gemm", gemm_kernel=BF16_KERNEL)
     found = finding("LIN010", cast)
@@ -252,6 +329,11 @@ def test_a_wrong_result_is_an_error_however_fast(fields: dict[str, Any], words: 
     assert REGISTRY.rules["LIN011"].severity is Severity.ERROR
 
 
+def test_a_bf16_product_that_was_added_up_in_bf16_is_no_wrong_result() -> None:
+    assert verdict("LIN011", changed("torch-bf16", relative_error=0.005)) is None
+    assert isinstance(verdict("LIN011", only("torch-bf16", "torch-bf16+compile")), Unknown)
+
+
 def test_an_error_that_was_not_observed_is_no_wrong_result() -> None:
     assert verdict("LIN011", changed("torchao-fp8-tensorwise", relative_error=None)) is None
     unseen = replace(LINEAR, cases=tuple(replace(c, relative_error=None) for c in LINEAR.cases or ()))
@@ -279,6 +361,7 @@ def test_a_layer_whose_size_is_no_multiple_of_16() -> None:
     refused = case("torch-fp8-rowwise", 8192, None, k=4097, n=50257, outcome="refused", error=REFUSED)
     found = finding("LIN002", odd(bf16, refused))
     assert found.evidence[0].text == f"K=4097 N=50257: {REFUSED}"
+    assert REGISTRY.rules["LIN002"].severity is Severity.INFO, "the box is as it should be"
     assert isinstance(verdict("LIN002", odd(bf16)), Unknown), "no FP8 layer was tried at it"
 
 
@@ -302,3 +385,10 @@ def test_a_probe_that_was_ended_on_its_way_did_not_measure_all() -> None:
     result = verdict("LIN013", replace(LINEAR, attempting="2048x3072x3072"))
     assert isinstance(result, Unknown)
     assert "2048x3072x3072 and what was to follow it" in result.reason
+
+
+def test_times_that_launches_spoilt_are_told_as_missing() -> None:
+    shown = changed("torch-bf16", device_us=None, outcome="not-measured", error=LAUNCHES_SHOW)
+    result = verdict("LIN013", shown)
+    assert isinstance(result, Unknown)
+    assert result.reason == f"not measured: 4 of 52 cases: {LAUNCHES_SHOW}"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fp8doctor.judging.advice import LEAST_GAIN, advise, effective, is_right, ratio
+from fp8doctor.judging.advice import LEAST_GAIN, SHORT_GAIN, SHORT_US, advise, effective, is_right, ratio
 from fp8doctor.judging.report import Speedup, Use
 from fp8doctor.model import Candidate, Estimate
 
@@ -79,6 +79,26 @@ def test_a_gain_within_the_noise_is_no_gain() -> None:
         replace(close[1], device_us=Estimate(70, 60, 81, 20)),
     ]
     assert summary(advise(noisy)) == [("torch-bf16", 64, None)]
+
+
+@pytest.mark.parametrize(
+    ("bf16", "fp8", "chosen"),
+    [(102.9, 100, "torch-bf16"), (103.1, 100, "fp8"), (43, 40, "torch-bf16"), (43.5, 40, "fp8")],
+)
+def test_two_runs_differ_by_more_where_times_are_short(bf16: float, fp8: float, chosen: str) -> None:
+    members = [
+        candidate("torch-bf16", 64, None, device_us=us(bf16, 0.001)),
+        candidate("fp8", 64, None, device_us=us(fp8, 0.001)),
+    ]
+    assert summary(advise(members)) == [(chosen, 64, None)]
+
+
+def test_of_equals_the_one_that_was_listed_first_is_chosen_for_it_is_the_simpler() -> None:
+    assert summary(advise(table((64, 100, {"simple": 50, "elaborate": 49})))) == [("simple", 64, None)]
+    assert summary(advise(table((64, 100, {"elaborate": 49, "simple": 50})))) == [("elaborate", 64, None)]
+    assert summary(advise(table((64, 100, {"torch-bf16+compile": 99})))) == [("torch-bf16", 64, None)]
+    (use,) = advise(table((64, 100, {"torch-bf16+compile": 99, "fp8": 50})))
+    assert use.versus == "torch-bf16"
 
 
 def test_it_must_beat_every_baseline_and_not_only_the_first() -> None:
@@ -173,10 +193,11 @@ def test_no_range_reaches_across_a_size_at_which_nothing_was_right() -> None:
 # --- the clock that counts
 
 
-def test_the_devices_time_counts_where_the_host_keeps_up_and_the_calls_where_it_does_not() -> None:
-    keeps_up, does_not = candidate("fp8", 64, 100, 110), candidate("fp8", 64, 100, 300)
-    assert effective(keeps_up) == (us(100), "device")
-    assert effective(does_not) == (us(300), "call")
+def test_the_devices_time_counts_where_the_host_keeps_up_and_the_calls_where_the_device_waits() -> None:
+    keeps_up = candidate("fp8", 64, 100, 300)
+    assert effective(keeps_up) == (us(100), "device"), "a loop at its power limit takes longer, too"
+    assert effective(replace(keeps_up, waits_for_host=True)) == (us(300), "call")
+    assert effective(candidate("fp8", 64, 100, waits_for_host=True)) == (us(100), "device")
     assert effective(candidate("fp8", 64, 100)) == (us(100), "device")
     assert effective(candidate("fp8", 64, None, 70)) == (us(70), "call")
     assert effective(candidate("fp8", 64, None)) is None
@@ -184,8 +205,8 @@ def test_the_devices_time_counts_where_the_host_keeps_up_and_the_calls_where_it_
 
 def test_a_range_has_one_clock() -> None:
     members = [
-        candidate("torch-bf16", 64, 20, 50),
-        candidate("fp8", 64, 10, 40),
+        candidate("torch-bf16", 64, 20, 50, waits_for_host=True),
+        candidate("fp8", 64, 10, 40, waits_for_host=True),
         candidate("torch-bf16", 4096, 200, 201),
         candidate("fp8", 4096, 100, 101),
     ]
@@ -219,7 +240,8 @@ def measured(draw: st.DrawFn) -> list[Candidate]:
     for config in draw(st.lists(st.sampled_from(["torch-bf16", "torch-bf16+compile", "a", "b", "c"]), unique=True)):
         for m in draw(st.lists(st.sampled_from([1, 16, 64, 512, 1024, 4096]), unique=True)):
             made = candidate(config, m, None, error=draw(errors), error_limit=draw(st.just(0.08) | st.none()))
-            members.append(replace(made, device_us=draw(times), call_us=draw(times)))
+            waits = draw(st.booleans())
+            members.append(replace(made, device_us=draw(times), call_us=draw(times), waits_for_host=waits))
     return members
 
 
@@ -256,7 +278,7 @@ def test_nothing_wrong_and_nothing_within_the_noise_of_a_baseline_is_ever_advise
             for baseline in (c for c in timed.values() if c.baseline and c.sweep == m):
                 median, low, _ = ratio(effective(baseline)[0], own)  # type: ignore[index]
                 assert low > 1
-                assert median >= LEAST_GAIN
+                assert median >= (SHORT_GAIN if own.median < SHORT_US else LEAST_GAIN)
 
 
 @given(measured())

@@ -12,6 +12,7 @@ from fp8doctor.checks.linear.facts import Linear
 from fp8doctor.measuring.kernels import profile_calls
 from fp8doctor.measuring.timer import METHOD_VERSION, SAMPLES_A_BATCH, Method, Pace, Timer
 from fp8doctor.plain import from_plain, plain_problem, to_plain
+from tests.stub_cuda import L2_BYTES, StubTorch
 
 on_gpu = pytest.mark.gpu
 
@@ -99,4 +100,56 @@ def test_as_many_samples_as_asked_for(timer: Timer, samples: int) -> None:
 def test_a_call_in_a_loop_takes_no_less_than_its_work(timer: Timer) -> None:
     call = product(timer, 8192)
     device_us = median(timer.device_samples(call, 5, timer.pace(call)))
-    assert timer.call_us(call) == pytest.approx(device_us, rel=0.25)
+    total_us, asking_us = timer.call_us(call)
+    assert total_us == pytest.approx(device_us, rel=0.25)
+    assert 0 < asking_us < 0.5 * total_us, "the host asks for one kernel, and the device works on it"
+
+
+# --- with a stub for the device --------------------------------------------------------------------------------------
+
+
+def stubbed(**device: Any) -> tuple[StubTorch, Timer]:
+    torch = pytest.importorskip("torch")
+    stub = StubTorch(torch, **device)
+    return stub, Timer(stub, torch.device("cpu"))
+
+
+@pytest.mark.torch
+def test_a_timer_runs_nothing_until_it_is_told_to_calibrate() -> None:
+    stub, timer = stubbed()
+    assert stub.queues == 0
+    timer.calibrate()
+    assert stub.queues > 0
+    assert timer.flush_bytes == 2 * L2_BYTES
+
+
+@pytest.mark.torch
+@pytest.mark.timeout(20)
+def test_launches_that_show_give_no_time_at_all_and_end() -> None:
+    _, timer = stubbed(launches_show=True)
+    assert timer.device_samples(lambda: None, 7, Pace(10.0, 5.0)) == []
+    assert timer.pace(lambda: None).device_us > 0
+
+
+@pytest.mark.torch
+@pytest.mark.timeout(20)
+def test_a_call_of_which_the_flushes_leave_nothing_has_no_time() -> None:
+    stub, timer = stubbed(pair_ms=0.5)
+    timer.calibrate()
+    stub.pair_ms = 0.3
+    assert timer.device_samples(lambda: None, 7, Pace(10.0, 5.0)) == []
+
+
+@pytest.mark.torch
+def test_the_hosts_part_of_a_loop_is_what_it_spends_asking() -> None:
+    stub, timer = stubbed()
+
+    def busy_host() -> None:
+        time.sleep(0.001)
+
+    total_us, asking_us = timer.call_us(busy_host)
+    assert 1000 <= asking_us <= total_us
+    assert asking_us >= 0.9 * total_us
+    stub.cuda.synchronize = lambda device=None: time.sleep(0.05)
+    total_us, asking_us = timer.call_us(lambda: None)
+    assert asking_us < 0.1 * total_us
