@@ -15,7 +15,8 @@ TASK = "linear"
 NOT_ADVISED = ("static",)
 
 _IMPORT = "import torchao.quantization as q"
-_DYNAMIC = "q.quantize_(model, q.Float8DynamicActivationFloat8WeightConfig(granularity=q.{granularity}()))"
+_DYNAMIC = """Config = q.Float8DynamicActivationFloat8WeightConfig
+q.quantize_(model, Config(granularity=q.{granularity}()))"""
 _NAMES = {
     "torch-bf16": "BF16",
     "torch-fp8-rowwise": "FP8 row-wise (torch._scaled_mm)",
@@ -44,7 +45,7 @@ def how(config: str, waits_up_to: int | None = None) -> str:
         quantise = "q.quantize_(model, q.Float8WeightOnlyConfig())" if "weightonly" in base else _DYNAMIC
         lines += [_IMPORT, quantise.format(granularity=granularity)]
         if base.startswith("torch-"):
-            lines.insert(0, "# pip install torchao; measured here as the same steps by hand, without torchao")
+            lines.insert(0, "# pip install torchao (measured here: the same steps by hand)")
     elif base == "torch-fp8-blockwise":
         lines += ["# torch.nn.functional.scaled_mm with ScalingType.BlockWise1x128 and BlockWise128x128"]
     if "cudagraph" in suffixes:

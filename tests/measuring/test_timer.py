@@ -49,9 +49,9 @@ def test_the_flush_is_twice_the_cache_and_the_method_says_so(timer: Timer) -> No
 
 
 @on_gpu
-@pytest.mark.parametrize("size", [8192, 4096])
-def test_device_time_is_the_kernels_duration_as_the_profiler_has_it(timer: Timer, size: int) -> None:
-    call = product(timer, size)
+def test_device_time_is_the_kernels_duration_as_the_profiler_has_it(timer: Timer) -> None:
+    """At a size that keeps a large GPU below its power limit: there, two ways of timing draw different power."""
+    call = product(timer, 4096)
     timer.warm(call, 2.0)
     ours = median(timer.device_samples(call, 15, timer.pace(call)))
     ran = profile_calls(timer.torch, timer.device, [call] * 15, timer.flush)
@@ -73,7 +73,8 @@ def test_a_host_that_dawdles_does_not_show_in_device_time(timer: Timer, told_hos
 
     prompt = median(timer.device_samples(call, 10, timer.pace(call)))
     slow = median(timer.device_samples(dawdling, 10, Pace(device_us=prompt, host_us=told_host_us)))
-    assert slow == pytest.approx(prompt, rel=0.05)
+    # Idle between the calls, the GPU may even be faster.
+    assert slow < prompt * 1.05
 
 
 @on_gpu
