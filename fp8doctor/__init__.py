@@ -20,3 +20,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module 'fp8doctor' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    # What is loaded on first use is offered to completion too.
+    return sorted({*globals(), *__all__})

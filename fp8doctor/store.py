@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ MAX_FILE_BYTES = 64 << 20
 MAX_REASON = 400
 # Facts are at most a handful of levels deep; what is deeper was made to break readers.
 MAX_DEPTH = 40
+# The first line of the Markdown report, below whatever a person wrote above it.
+_MARKDOWN = re.compile(rb"^### fp8doctor ", re.MULTILINE)
+_GIVES_A_FILE = "`fp8doctor --json FILE` or `fp8doctor collect -o FILE` gives a file that can be judged"
 
 
 class NotAFactsFileError(ValueError):
@@ -72,12 +76,12 @@ def decode_facts(facts_type: type[Facts], plain: Any) -> Facts:
     """
     if unknown := unknown_names(facts_type, plain, facts_type.key):
         raise ValueError(f"unknown fields: {', '.join(unknown[:5])}")
+    if problem := _json_problem(plain, facts_type.key):
+        raise ValueError(problem)
     return _convert(facts_type, plain)
 
 
 def _convert(facts_type: type[Facts], plain: Any) -> Facts:
-    if problem := _json_problem(plain, facts_type.key):
-        raise ValueError(problem)
     try:
         return msgspec.convert(plain, facts_type)
     except msgspec.ValidationError as error:
@@ -99,6 +103,15 @@ def _json_problem(value: Any, path: str, depth: int = 0) -> str | None:
         if isinstance(item, (dict, list, str, float)) and (found := _json_problem(item, f"{path}.{key}", depth + 1)):
             return found
     return None
+
+
+def _is_too_deep(value: Any) -> bool:
+    """Whether `value` is nested deeper than MAX_DEPTH. All else that a report cannot carry, strict JSON cannot."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        items = (item for held in level for item in (held.values() if isinstance(held, dict) else held))
+        level = [item for item in items if isinstance(item, (dict, list))]
+    return bool(level)
 
 
 def _is_utf8(text: str) -> bool:
@@ -139,16 +152,23 @@ def decode(data: bytes, registry: Registry) -> Saved:
     try:
         document = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if _MARKDOWN.search(data):
+            raise NotAFactsFileError(f"this is the Markdown report, not a facts file; {_GIVES_A_FILE}") from None
         raise NotAFactsFileError(f"not JSON, or cut short ({error})") from None
     if not isinstance(document, dict) or document.get("schema") not in (REPORT_SCHEMA, FACTS_SCHEMA):
         raise NotAFactsFileError("neither a facts file nor a report of fp8doctor")
+    if lost := _lost_facts(document.get("left_out")):
+        raise NotAFactsFileError(
+            f"this paste was shortened and lacks {lost}, so it cannot be judged again; the verdict and the findings"
+            f" are in the text above it, and {_GIVES_A_FILE}"
+        )
     newer = _is_newer_minor(document.get("schema_version"))
     try:
         envelope = msgspec.convert(document, _Envelope)
     except msgspec.ValidationError as error:
         raise NotAFactsFileError(str(error)) from None
-    if problem := _json_problem(envelope.facts, "facts"):
-        raise NotAFactsFileError(problem)
+    if _is_too_deep(envelope.facts):
+        raise NotAFactsFileError(f"facts are nested deeper than {MAX_DEPTH} levels")
     saved = Saved(
         source=envelope.source,
         created=envelope.created,
@@ -160,6 +180,13 @@ def decode(data: bytes, registry: Registry) -> Saved:
     for key in dict.fromkeys([*registry.facts_types, *envelope.probes, *envelope.facts]):
         _take(key, envelope.facts.get(key), envelope.probes.get(key), registry, saved, newer)
     return saved
+
+
+def _lost_facts(left_out: Any) -> str:
+    """The facts that the Markdown report had no room for, the first of them by name; "" if it had room for all."""
+    names = left_out if isinstance(left_out, list) else []
+    lost = [name[:60] for name in names if isinstance(name, str) and name.startswith("facts.")]
+    return ", ".join(lost[:2]) + (f" and {len(lost) - 2} more" if len(lost) > 2 else "")
 
 
 def _is_newer_minor(version: Any) -> bool:

@@ -322,3 +322,25 @@ def test_a_file_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
     for path in (huge, Path("/dev/zero")):
         with pytest.raises(NotAFactsFileError, match="larger than 64 MiB"):
             store.read_file(path, REGISTRY)
+
+
+# --- what the Markdown report carries
+
+
+def test_a_paste_that_lost_facts_is_not_judged_as_if_they_had_not_been_observed() -> None:
+    said = refusal(document(left_out=["facts.linear.cases", "facts.sensors.samples", "facts.fan", "exhibits"]))
+    assert "lacks facts.linear.cases, facts.sensors.samples and 1 more" in said
+    assert "the findings are in the text above it" in said
+    assert said.endswith("`fp8doctor --json FILE` or `fp8doctor collect -o FILE` gives a file that can be judged")
+    assert len(refusal(document(left_out=["facts." + "x" * 9_000] * 9))) < store.MAX_REASON
+
+
+@pytest.mark.parametrize("left_out", [[], ["exhibits", "probes.*.stderr_tail"], "facts.fan", [1], None])
+def test_a_paste_that_lost_only_what_is_made_anew_is_judged(left_out: Any) -> None:
+    assert decoded(document(left_out=left_out)).runs["fan"].facts == Fan(900.0)
+
+
+def test_the_markdown_report_itself_is_refused_by_its_name() -> None:
+    assert refusal(b"### fp8doctor 0.1.0\n").startswith(
+        "this is the Markdown report, not a facts file; `fp8doctor --json"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fp8doctor.model import Facts
+from fp8doctor.model import Caption, Facts
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class Compiler(Facts, key="compiler"):
     caches: tuple[CompileCache, ...] | None = None
     # The variables of `rules.SWITCHES` that are set, with their values.
     switches: dict[str, str] | None = None
+
+    def caption(self) -> Caption | None:
+        """Triton's version, where it is installed."""
+        return Caption(34, f"triton {self.triton_version}") if self.triton_installed and self.triton_version else None
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,10 @@ from fp8doctor.model import (
 from fp8doctor.registry import rule
 
 
-def _not_here(gpus: Gpus | None, torch_build: TorchBuild | None) -> NotApplicable | None:
-    """Without a GPU, or a torch that uses it, no FP8 kernel is compiled anyway."""
+def _not_here(gpus: Gpus | None, torch_build: TorchBuild | None) -> NotApplicable | Unknown | None:
+    """Without a GPU, or a torch that uses it, no FP8 kernel is compiled anyway; if neither was seen, nobody knows."""
+    if (gpus is None or gpus.gpus is None) and (torch_build is None or torch_build.installed is None):
+        return Unknown("neither the GPUs nor torch were observed")
     if gpus is not None and gpus.gpus == ():
         return NotApplicable("no GPU is visible")
     if torch_build is not None and torch_build.installed is False:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fp8doctor.model import Facts
+from fp8doctor.model import Caption, Facts
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class FlashAttention(Facts, key="flash_attention"):
     compute_capability: str | None = None
     # What was being tried when this record was written.
     attempting: str | None = None
+
+    def caption(self) -> Caption | None:
+        """The versions of the generations that are installed; each begins with its generation's number."""
+        versions = [one.version for one in self.generations or () if one.installed and one.version]
+        return Caption(33, f"flash-attn {', '.join(versions)}") if versions else None
 
     def generation(self, number: int) -> Generation | None:
         """The record of one generation, None if it was not looked for."""

@@ -187,8 +187,11 @@ def no_gpu_visible(gpus: Gpus) -> Finding | None:
 
     Why it costs time: without a visible GPU programs stop, or go on with the CPU.
 
-    What to do: what the finding's action says; it differs between a missing driver, a container that was started
-    without its GPUs, a driver half updated and a variable that hides them.
+    What to do: run `nvidia-smi`. If it fails too, install NVIDIA's driver, or restart after an update that left the
+    kernel module and the library at two versions. In a container, start it with its GPUs (`docker run --gpus all`);
+    NVIDIA_VISIBLE_DEVICES must not be empty, void or none. In WSL, install the driver in Windows, and none inside. If
+    it shows GPUs, look at CUDA_VISIBLE_DEVICES. For an AMD GPU, install torch for ROCm. The finding names the one that
+    fits where the evidence settles it.
 
     Sources: nvidia-ml-py (error codes); NVIDIA Container Toolkit (NVIDIA_VISIBLE_DEVICES: void, none); the PCI code and
     ID assignment (class 03, vendor 10de); NVIDIA, CUDA on WSL user guide.

@@ -23,7 +23,8 @@ from fp8doctor.model import (
 )
 from fp8doctor.registry import rule
 
-INSTALL = "python -m pip install --force-reinstall torch"
+INSTALL = "python -m pip install torch"
+REINSTALL = "python -m pip install --force-reinstall torch"
 # What cannot work once torch itself, or its grip on the GPU, is missing.
 SYMPTOMS = ("no-fp8-gemm-in-torch", "fp8-gemm-fails")
 NO_TORCH = NotApplicable("torch is not installed")
@@ -61,7 +62,8 @@ def torch_missing(torch_build: TorchBuild) -> Finding | None:
         evidence=tuple(evidence),
         actions=(
             Action("If the model runs in another environment, examine that one.", "fp8doctor --python PATH"),
-            Action("Otherwise install torch here.", INSTALL),
+            # Where pip's records are left, it takes torch for installed unless it is forced.
+            Action("Otherwise install torch here.", REINSTALL if torch_build.version else INSTALL),
         ),
     )
 
@@ -95,7 +97,7 @@ def torch_broken(run: ProbeRun[TorchBuild]) -> RuleResult:
     return Finding(
         title="import torch fails",
         evidence=(Evidence(f"import torch: {error}", error, fact="torch_build.import_error"),),
-        actions=(Action("Reinstall torch and what it depends on, best in a fresh environment.", INSTALL),),
+        actions=(Action("Reinstall torch and what it depends on, best in a fresh environment.", REINSTALL),),
     )
 
 
@@ -137,7 +139,7 @@ def cpu_only(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResult:
             else Action(
                 "Install a CUDA build. PyPI's needs driver 580 or newer since torch 2.11; for an older driver take it"
                 " from an index for CUDA 12 (download.pytorch.org/whl/cu126).",
-                INSTALL,
+                REINSTALL,
             ),
         ),
     )
@@ -250,7 +252,7 @@ def _judge_code(build: TorchBuild, gpu: SeenGpu) -> Verdict:
         actions=(
             Action(
                 "Install a build whose list covers this GPU.",
-                f"{INSTALL} --index-url https://download.pytorch.org/whl/{index}",
+                f"{REINSTALL} --index-url https://download.pytorch.org/whl/{index}",
             ),
         ),
         about=gpu.about,
@@ -357,6 +359,6 @@ def cuda_too_old_for_ada(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResu
         evidence=(
             Evidence(f"torch was built with CUDA {torch_build.cuda}", torch_build.cuda, fact="torch_build.cuda"),
         ),
-        actions=(Action("Install a build for CUDA 12.4 or newer.", INSTALL),),
+        actions=(Action("Install a build for CUDA 12.4 or newer.", REINSTALL),),
         severity=Severity.ERROR if too_old else Severity.WARNING,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fp8doctor.model import Facts, NotApplicable
+from fp8doctor.model import Caption, Facts, NotApplicable
 
 # Values of `Torchao.attempting`; while a layer is tried it holds the configuration's name.
 IMPORTING_TORCH = "import torch"
@@ -66,3 +66,7 @@ class Torchao(Facts, key="torchao"):
     linears: tuple[QuantizedLinear, ...] | None = None
     # What was being tried when this record was written.
     attempting: str | None = None
+
+    def caption(self) -> Caption | None:
+        """torchao's version, where it is installed."""
+        return Caption(31, f"torchao {self.version}") if self.installed and self.version else None

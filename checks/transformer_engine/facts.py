@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fp8doctor.model import Facts, NotApplicable
+from fp8doctor.model import Caption, Facts, NotApplicable
 
 # Values of `TransformerEngine.attempting`; while a recipe is tried it holds the recipe's name.
 IMPORTING_TORCH = "import torch"
@@ -53,3 +53,7 @@ class TransformerEngine(Facts, key="transformer_engine"):
     recipes: tuple[Recipe, ...] | None = None
     # What was being tried when this record was written.
     attempting: str | None = None
+
+    def caption(self) -> Caption | None:
+        """Transformer Engine's version, where it is installed."""
+        return Caption(32, f"TE {self.version}") if self.installed and self.version else None

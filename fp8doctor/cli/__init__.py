@@ -6,10 +6,15 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    import click
 
 # 0: nothing at or above --fail-on. 1: findings. 2: the doctor could not do its work, or was called wrongly.
 FAILED = 2
+# How like a known name (1: equal, as difflib counts) a mistyped one is at least; "dmo" is 0.86 like "demo".
+CLOSE = 0.75
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,8 +33,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         status = cli.main(args=arguments, prog_name="fp8doctor", standalone_mode=False)
         sys.stdout.flush()
+    except click.NoSuchOption as error:
+        known = [name for one in error.ctx.command.params for name in one.opts] if error.ctx else []
+        return _misused(f"No such option {error.option_name!r}{did_you_mean(error.option_name, known)}", error)
     except click.UsageError as error:
-        return _complain(f"{_one_line(error).rstrip('.')}. See: {_help_of(error.ctx)}")
+        return _misused(_one_line(error), error)
     except click.ClickException as error:
         return _complain(_one_line(error))
     except (click.Abort, KeyboardInterrupt):
@@ -44,6 +52,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = _nowhere()
         return _complain(f"cannot write: {error.strerror or error}")
     return status if isinstance(status, int) else 0
+
+
+def did_you_mean(asked: str, known: Sequence[str]) -> str:
+    """The one known name that is surely meant, as the end of a complaint; "" if none is close."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(asked, known, 1, CLOSE)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _misused(line: str, error: click.UsageError) -> int:
+    line = line if line.endswith("?") else line.rstrip(".") + "."
+    return _complain(f"{line} See: {_help_of(error.ctx)}")
 
 
 def _complain(line: str) -> int:

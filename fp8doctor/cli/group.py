@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 import fp8doctor
-from fp8doctor.cli import options
+from fp8doctor.cli import did_you_mean, options
 
 COMMANDS = ("collect", "diagnose", "explain", "rules", "demo", "schema")
 
@@ -32,6 +32,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that the arguments name; options of the examination do not go with one."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"No such command {args[0]!r}{did_you_mean(args[0], COMMANDS)}", ctx)
         name, command, rest = super().resolve_command(ctx, args)
         given = [p for p in ctx.command.params if ctx.get_parameter_source(p.name or "") is ParameterSource.COMMANDLINE]
         if given:

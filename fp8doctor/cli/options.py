@@ -61,9 +61,7 @@ class Seconds(Type):
         except ValueError:
             seconds = math.nan
         if not LEAST_BUDGET_S <= seconds <= LARGEST_BUDGET_S:
-            self.fail(
-                f"{value!r} is no number of seconds from {LEAST_BUDGET_S:.0f} to {LARGEST_BUDGET_S:.0f}.", param, ctx
-            )
+            self.fail(f"must be between {LEAST_BUDGET_S:.0f} and {LARGEST_BUDGET_S:.0f} seconds.", param, ctx)
         return seconds
 
 

@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from fp8doctor.judging.advice import effective
 from fp8doctor.judging.outcomes import Outcome
 from fp8doctor.judging.report import FindingRecord, Status, Use, VerdictRecord
-from fp8doctor.model import Candidate, Settles, Severity
+from fp8doctor.model import Candidate, Clock, Settles, Severity
 
 # Titles that begin with one of these go on in small letters after a colon; "Triton" and "Transformer" do not.
 _NO_NAMES = {"A", "An", "Each", "Every", "It", "No", "None", "Nothing", "One", "Some", "The", "There", "These", "This"}
+
+# What a factor is a factor of: the GPU's own time, or what a program waits for.
+_CLOCKS: dict[Clock, str] = {"device": "on the GPU", "call": "at the call (Python's time included)"}
 
 
 def decide(
@@ -79,7 +82,8 @@ def _headline(
         best = next(u for u in use if _pays(u))
         assert best.speedup is not None
         where = f" (Linear({best.when.k}, {best.when.n}))" if best.when.k and best.when.n else ""
-        said = f"FP8 pays on this box: up to {best.speedup.high:.2f}x BF16's speed with {best.label}{where}."
+        speed = f"up to {best.speedup.high:.2f}x BF16's speed {_CLOCKS[best.speedup.clock]}"
+        said = f"FP8 pays on this box: {speed} with {best.label}{where}."
         return f"{said} {_sentence(cause)}" if cause else said
     if status == "slow":
         said = "FP8 runs on this box, and even its best path gains nothing over BF16."

@@ -162,7 +162,7 @@ def _judge(why: str, status: int | None, said: Running, deadline_s: float) -> En
         return Ended("ok", None, said)
     if why == "stopped":
         seen = said.facts is not None
-        return Ended("ok" if seen else "skipped", None if seen else "the timing was over before it saw anything", said)
+        return Ended("ok" if seen else "skipped", None if seen else "nothing was timed long enough to be watched", said)
     if said.exception is not None:
         return Ended("exception", said.exception, said)
     if status is not None and status < 0:

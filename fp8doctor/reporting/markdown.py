@@ -105,7 +105,7 @@ def _finding(one: summary.Shown) -> str:
         if action["command"]:
             lines.append(code_block(action["command"], "sh", indent=4))
     if gain := summary.gain(finding):
-        lines.append(f"  - gives {gain} over {inline(finding['gain']['versus'])}")
+        lines.append(f"  - gives {inline(gain)}")
     if one.symptoms:
         lines.append(f"  - also explains: {inline(', '.join(s['id'] + ' ' + s['name'] for s in one.symptoms))}")
     return "\n".join(lines)

@@ -210,11 +210,12 @@ def first_bars(view: View) -> dict[str, Any] | None:
 
 
 def gain(finding: dict[str, Any]) -> str:
-    """What acting on the finding gives: "2.40x", with how that is known unless it was measured; "" if not said."""
+    """What acting on the finding gives: "2.40x over torch-bf16"; how it is known unless measured; "" if not said."""
     said = finding["gain"]
     if not said:
         return ""
-    return factor(said["speedup"]) + ("" if said["basis"] == "measured" else f" ({said['basis']})")
+    basis = "" if said["basis"] == "measured" else f" ({said['basis']})"
+    return f"{factor(said['speedup'])} over {one_line(said['versus'])}{basis}"
 
 
 def examined_python(view: View) -> str | None:

@@ -196,7 +196,7 @@ class _Page:
             if action["command"]:
                 yield from self._code(action["command"], indent=9)
         if gain := summary.gain(finding):
-            yield from self._wrapped(self._text(f"gives {gain} over {finding['gain']['versus']}"), 6)
+            yield from self._wrapped(self._text(f"gives {gain}"), 6)
 
     def _not_known(self) -> Iterator[Text]:
         if failed := summary.failed_probes(self.view):
@@ -247,7 +247,7 @@ class _Page:
 
 
 def _outcome(finding: dict[str, Any]) -> str:
-    """What to do and what it gives, in a few words: "torch.compile, 2.40x"."""
+    """What to do and what it gives, in a few words: "torch.compile, 2.40x over eager-fp8"."""
     action = one_line(finding["actions"][0]["text"]).rstrip(".") if finding["actions"] else ""
     return ", ".join(filter(None, (action, summary.gain(finding))))
 

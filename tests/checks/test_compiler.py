@@ -18,7 +18,7 @@ from fp8doctor.checks.compiler.texts import ERROR_TEXTS
 from fp8doctor.checks.gpu import Gpu, Gpus
 from fp8doctor.checks.libraries import Libraries
 from fp8doctor.checks.torch_build import TorchBuild
-from fp8doctor.model import Facts, Finding, NotApplicable, ProbeRun, Request, RuleResult, Severity, Unknown
+from fp8doctor.model import Caption, Facts, Finding, NotApplicable, ProbeRun, Request, RuleResult, Severity, Unknown
 from fp8doctor.probing.children import importable_here, run_probe
 from fp8doctor.probing.schedule import child_environment
 from fp8doctor.registry import Probe
@@ -85,6 +85,29 @@ def test_without_a_gpu_or_a_torch_for_it_nothing_applies(gpus: Gpus | None, torc
         rules.compile_switched_off(bare, None, gpus, torch),
     ):
         assert isinstance(result, NotApplicable)
+
+
+def test_where_neither_a_gpu_nor_torch_was_seen_nothing_is_missing() -> None:
+    """An examination interrupted in its first seconds has looked for Triton and for nothing else."""
+    bare = Compiler(triton_installed=False, c_compiler_found=False, switches={"TORCH_COMPILE_DISABLE": "1"}, caches=())
+    for gpus, torch in ((None, None), (Gpus(), TorchBuild())):
+        for result in (
+            rules.triton_missing(bare, None, gpus, torch),
+            rules.c_compiler_missing(bare, None, gpus, torch),
+            rules.python_headers_missing(bare, None, gpus, torch),
+            rules.compile_cache_not_writable(bare, gpus, torch),
+            rules.compile_switched_off(bare, None, gpus, torch),
+            rules.compile_errors_hidden(bare, gpus, torch),
+            rules.compiled_kernels_slowed(bare, gpus, torch),
+            rules.compile_caches_off(bare, gpus, torch),
+        ):
+            assert isinstance(result, Unknown)
+
+
+def test_caption() -> None:
+    assert HEALTHY.caption() == Caption(34, "triton 3.6.0")
+    assert replace(HEALTHY, triton_installed=False).caption() is None
+    assert Compiler().caption() is None
 
 
 def test_triton_missing() -> None:
@@ -350,11 +373,12 @@ def test_what_ran_eagerly_is_not_called_compiled(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.torch
-def test_a_failed_compilation_is_told_even_where_errors_are_suppressed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_compilation_is_told_even_where_errors_are_suppressed() -> None:
     import torch
 
-    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", True)
-    cast = compile_cast("float8_e4m3fn", "cpu", backend="no-such-backend")
+    # Not by monkeypatch: it gives the option back by deleting it, which hides it from all later tests.
+    with torch._dynamo.config.patch(suppress_errors=True):
+        cast = compile_cast("float8_e4m3fn", "cpu", backend="no-such-backend")
     assert cast.outcome == "error"
     assert "no-such-backend" in (cast.error or "")
 

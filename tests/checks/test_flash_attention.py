@@ -16,7 +16,7 @@ from fp8doctor.checks.flash_attention import usage_rules as usage
 from fp8doctor.checks.flash_attention.probe import REFUSAL, _call, _with_bf16, _with_fp8, gather
 from fp8doctor.checks.flash_attention.texts import ERROR_TEXTS, KERNELS
 from fp8doctor.checks.torch_build import TorchBuild
-from fp8doctor.model import Finding, NotApplicable, ProbeRun, RuleResult, Severity, Unknown
+from fp8doctor.model import Caption, Finding, NotApplicable, ProbeRun, RuleResult, Severity, Unknown
 from tests.broken_packages import MISSING_SYMBOL, BrokenSite, Fault
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
@@ -388,3 +388,10 @@ def test_a_torch_that_ends_the_process(site: BrokenSite) -> None:
     assert item is not None
     assert item.outcome is None
     assert "torch, or its first step on the GPU, failed: SIGSEGV" in (item.not_called or "")
+
+
+def test_caption() -> None:
+    assert FlashAttention((FA2, *ABSENT[1:])).caption() == Caption(33, "flash-attn 2.8.3")
+    assert FlashAttention((FA2, ABSENT[1], FA4)).caption() == Caption(33, "flash-attn 2.8.3, 4.0.0b36")
+    assert FlashAttention(ABSENT).caption() is None
+    assert FlashAttention().caption() is None

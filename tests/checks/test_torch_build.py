@@ -122,6 +122,12 @@ def test_missing_torch_names_the_folder_left_behind() -> None:
     assert rules.torch_missing(HOPPER) is None
 
 
+def test_missing_torch_is_installed_and_only_forced_over_records_that_lie() -> None:
+    plain, ghost = replace(NO_TORCH, version=None), replace(NO_TORCH, version="2.11.0")
+    assert findings(rules.torch_missing(plain))[0].actions[-1].command == "python -m pip install torch"
+    assert "--force-reinstall" in (findings(rules.torch_missing(ghost))[0].actions[-1].command or "")
+
+
 def test_import_that_never_ends_is_broken() -> None:
     hung = ProbeRun("timeout", TorchBuild(installed=True, attempting=IMPORTING), detail="no end after 90 s")
     assert findings(rules.torch_broken(hung))

@@ -15,7 +15,7 @@ from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.checks.torchao import QuantizedLinear, Torchao, rules
 from fp8doctor.checks.torchao.facts import IMPORTING
 from fp8doctor.checks.torchao.probe import gather
-from fp8doctor.model import Finding, NotApplicable, ProbeRun, Severity, Unknown
+from fp8doctor.model import Caption, Finding, NotApplicable, ProbeRun, Severity, Unknown
 from tests.broken_packages import MISSING_SYMBOL, BrokenSite, Fault
 
 ROWWISE = QuantizedLinear(
@@ -317,3 +317,9 @@ def test_the_real_one_quantises_a_weight() -> None:
     assert linears["weight-only"].weight_is_fp8
     assert linears["weight-only"].relative_error == pytest.approx(0.027, rel=0.05)
     assert rules.not_applied(run.facts) == [None] * len(linears)
+
+
+def test_caption() -> None:
+    assert HEALTHY.caption() == Caption(31, "torchao 0.17.0")
+    assert Torchao(installed=False).caption() is None
+    assert Torchao().caption() is None

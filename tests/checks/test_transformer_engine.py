@@ -13,7 +13,7 @@ import pytest
 from fp8doctor.checks.transformer_engine import Recipe, TransformerEngine, import_rules, recipe_rules, texts
 from fp8doctor.checks.transformer_engine.facts import IMPORTING
 from fp8doctor.checks.transformer_engine.probe import gather
-from fp8doctor.model import Finding, NotApplicable, ProbeRun, Severity, Unknown
+from fp8doctor.model import Caption, Finding, NotApplicable, ProbeRun, Severity, Unknown
 from tests.broken_packages import MISSING_SYMBOL, BrokenSite, Fault
 
 IMPORT_RULES: dict[str, Any] = {
@@ -378,3 +378,9 @@ def test_a_recipe_that_crashes_costs_itself_alone(site: BrokenSite) -> None:
         "te.Linear under DelayedScaling does not run",
         "te.Linear under Float8CurrentScaling does not run",
     ]
+
+
+def test_caption() -> None:
+    assert replace(HEALTHY, version="2.20.2").caption() == Caption(32, "TE 2.20.2")
+    assert TransformerEngine(installed=False).caption() is None
+    assert TransformerEngine().caption() is None

@@ -222,7 +222,7 @@ def test_ctrl_c_ends_the_children_and_says_what_was_learnt() -> None:
     assert running.returncode == 2
     assert stderr == "fp8doctor: interrupted; this is what was learnt until then\n"
     assert "VERDICT" in stdout
-    assert "interrupted" in stdout
+    assert "The examination was interrupted. " in " ".join(stdout.split())
     # One that was only starting when the signal came ends by itself: the kernel, or its empty input, tells it to.
     _, left = psutil.wait_procs(children, timeout=5)
     assert not [child for child in left if child.status() != psutil.STATUS_ZOMBIE]
@@ -235,3 +235,10 @@ def test_a_system_that_cannot_be_examined() -> None:
     assert "Linux and WSL can be examined" in run.stderr
     assert len(run.stderr.splitlines()) == 1
     assert "is not examined, only Linux and WSL" in run.stdout
+
+
+def test_what_is_loaded_on_first_use_is_offered_to_completion() -> None:
+    import fp8doctor
+
+    assert {"examine", "diagnose", "Report", "__version__"} <= set(dir(fp8doctor))
+    assert all(hasattr(fp8doctor, name) for name in fp8doctor.__all__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_an_estimate_or_hearsay_never_makes_a_box_ready_or_slow() -> None:
     assert decide(yes, (), (use(None),), [timed(baseline=True)]).status == "unknown"
     assert decide(yes, (), (use(None),), [timed(us=0.0)]).status == "unknown"
     both = decide(yes, (), (use(3.0, "estimated", "a dream"), use(1.2, label="torchao")), [timed()])
-    assert both.headline == "FP8 pays on this box: up to 1.20x BF16's speed with torchao."
+    assert both.headline == "FP8 pays on this box: up to 1.20x BF16's speed on the GPU with torchao."
 
 
 # --- the sentence
@@ -150,8 +151,12 @@ def headline(hardware: Any, software: Any, runs: Any, measured: Any, *found: Fin
 def test_headlines() -> None:
     eager = finding("Eager FP8 spends most of its time quantising", Severity.INFO)
     assert headline(True, True, True, PAYS, eager) == (
-        "FP8 pays on this box: up to 1.90x BF16's speed with torchao rowwise. "
+        "FP8 pays on this box: up to 1.90x BF16's speed on the GPU with torchao rowwise. "
         "Eager FP8 spends most of its time quantising."
+    )
+    at_the_call = replace(use(1.2), speedup=Speedup(1.1, 1.2, "call"))
+    assert headline(True, True, True, ((at_the_call,), [timed()])) == (
+        "FP8 pays on this box: up to 1.20x BF16's speed at the call (Python's time included) with torchao rowwise."
     )
     assert headline(True, True, True, GAINS_NOTHING) == (
         "FP8 runs on this box, and even its best path gains nothing over BF16."

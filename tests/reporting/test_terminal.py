@@ -95,7 +95,10 @@ def test_a_lesson_is_one_line_and_no_alarm() -> None:
     text = shown(HEALTHY)
     assert "✓ nothing wrong found (31 passed, 12 not applicable, 1 could not tell)" in text
     assert "In use       how to get more from FP8; nothing is broken" in text
-    assert "eager FP8 spends 68 % of its time quantising -> wrap the model in\n    torch.compile, 2.40x" in text
+    assert (
+        "eager FP8 spends 68 % of its time quantising -> wrap the model in\n    torch.compile, 2.40x over torchao"
+        in text
+    )
     assert "quantising takes 134 us" not in text
     assert "✗" not in text
 
