@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -49,6 +48,8 @@ def gather_compiled(request: Request, compiler: Compiler | None) -> Iterator[Com
     if request.cache_dir is not None:
         os.makedirs(request.cache_dir, exist_ok=True)  # noqa: PTH103
     # Empty caches: that a kernel was compiled on an earlier day proves nothing today.
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="fp8doctor-compile-", dir=request.cache_dir) as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
         os.environ["TRITON_CACHE_DIR"] = os.path.join(folder, "triton")  # noqa: PTH118

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sysconfig
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -107,6 +106,8 @@ def python_include() -> str:
 
 def _compile(compiler: str, source: str, include: list[str]) -> str:
     """Build a shared library from `source` as Triton does; return what went wrong, "" if nothing did."""
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="fp8doctor-") as folder:
         file, library = Path(folder, "probe.c"), Path(folder, "probe.so")
         file.write_text(source)
@@ -156,6 +157,8 @@ def _default_inductor_cache() -> str:
         user = getpass.getuser()
     except (KeyError, ModuleNotFoundError, OSError):
         user = f"uid_{os.getuid()}"
+    import tempfile
+
     return str(Path(tempfile.gettempdir(), f"torchinductor_{user}"))
 
 

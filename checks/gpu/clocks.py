@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 from fp8doctor.checks.gpu.nvml import Nvml, NvmlUnavailableError, milliwatts
 from fp8doctor.checks.gpu.probe import identity, temperature, twin
 from fp8doctor.checks.torch_build.facts import TorchBuild, TorchDevice
+from fp8doctor.measuring.statistics import quantile
 from fp8doctor.model import Facts, ProbeRun, Request
 from fp8doctor.registry import probe
 
@@ -69,12 +69,12 @@ def during(clocks: Clocks, start_s: float, end_s: float) -> ClockSummary | None:
     taken = [s for s in clocks.samples or () if s.t_s is not None and start_s <= s.t_s <= end_s]
     if not taken:
         return None
-    sm_clocks = [s.sm_clock_mhz for s in taken if s.sm_clock_mhz is not None]
+    sm_clocks = sorted(s.sm_clock_mhz for s in taken if s.sm_clock_mhz is not None)
     reasons = [s.event_reasons for s in taken if s.event_reasons is not None]
     names = sorted({name for those in reasons for name in those})
     return ClockSummary(
         samples=len(taken),
-        sm_clock_mhz=median(sm_clocks) if sm_clocks else None,
+        sm_clock_mhz=quantile(sm_clocks, 0.5) if sm_clocks else None,
         sm_clock_min_mhz=min(sm_clocks, default=None),
         power_max_w=max((s.power_w for s in taken if s.power_w is not None), default=None),
         temperature_max_c=max((s.temperature_c for s in taken if s.temperature_c is not None), default=None),

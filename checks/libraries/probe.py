@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import sys
@@ -17,7 +16,7 @@ from fp8doctor.plain import from_plain
 from fp8doctor.registry import probe
 
 # Packages that hold, call, build or configure FP8 kernels; anything else is the user's own business.
-OF_INTEREST = re.compile(
+OF_INTEREST = (
     r"torch(-.*|ao|vision|audio|titan|tune|data|codec|ft)?|functorch|(pytorch-)?triton(-.*)?|nvidia-.*|cuda-.*|"
     r"transformer-engine(-.*)?|flash-attn(-.*)?|flashinfer(-.*)?|xformers|sageattention|sageattn.*|spas-sage-attn|"
     r"vllm(-.*)?|sglang|sgl-kernel|tensorrt(-.*)?|lmdeploy|text-generation-server|deep-gemm|deep-ep|gemlite|kernels|"
@@ -35,7 +34,7 @@ ASKED_FOR = (
     "onnxruntime-gpu", "jax", "tensorrt", "nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cudnn-cu12",
     "nvidia-cudnn-cu13",
 )  # fmt: skip
-CUDA_LIBRARY = re.compile(r"(lib(?:cudnn|cublas|cublasLt|cudart|nvrtc|nccl|cuda)(?:_\w+)?)\.so(?:\.([\d.]+))?$")
+CUDA_LIBRARY = r"(lib(?:cudnn|cublas|cublasLt|cudart|nvrtc|nccl|cuda)(?:_\w+)?)\.so(?:\.([\d.]+))?$"
 
 
 @probe(runs_in="target", timeout_s=90)
@@ -77,7 +76,7 @@ def installed_packages(found: Iterable[Distribution]) -> Libraries:
     owners: dict[str, set[str]] = {}
     for distribution in found:
         name = normalized(_metadata(distribution, "Name"))
-        if not OF_INTEREST.fullmatch(name):
+        if not re.fullmatch(OF_INTEREST, name):
             continue
         version = _metadata(distribution, "Version") or "unknown"
         installed.setdefault(name, version)
@@ -85,7 +84,7 @@ def installed_packages(found: Iterable[Distribution]) -> Libraries:
         versions.setdefault((name, folder), set()).add(version)
         if name.startswith("nvidia-"):
             for file in distribution.files or ():
-                if CUDA_LIBRARY.fullmatch(file.name):
+                if re.fullmatch(CUDA_LIBRARY, file.name):
                     owners.setdefault(str(distribution.locate_file(file)), set()).add(f"{name} {version}")
     return Libraries(
         installed=dict(sorted(installed.items())),
@@ -179,6 +178,8 @@ def _cublaslt_version() -> str | None:
     path = next((library.path for library in loaded_libraries() if library.name == "libcublasLt"), None)
     if path is None:
         return None
+    import ctypes
+
     try:
         library = ctypes.CDLL(path)
         library.cublasLtGetVersion.restype = ctypes.c_size_t
@@ -205,7 +206,7 @@ def loaded_libraries(maps: str | None = None) -> tuple[LoadedLibrary, ...]:
     search = [os.path.realpath(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
     found = []
     for path in sorted(paths):
-        if match := CUDA_LIBRARY.search(path.removesuffix(" (deleted)").rpartition("/")[2]):
+        if match := re.search(CUDA_LIBRARY, path.removesuffix(" (deleted)").rpartition("/")[2]):
             version = match[2]
             found.append(
                 LoadedLibrary(

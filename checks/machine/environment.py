@@ -10,7 +10,7 @@ from fp8doctor.model import Severity
 
 # Variables whose values are kept: settings of CUDA, torch, Triton, Transformer Engine, NCCL and the loader. None of
 # them holds a secret; anything else stays where it is.
-KEPT = re.compile(
+KEPT = (
     r"CUDA_(VISIBLE_DEVICES|DEVICE_ORDER|DEVICE_MAX_CONNECTIONS|LAUNCH_BLOCKING|MODULE_LOADING|FORCE_PTX_JIT|"
     r"DISABLE_PTX_JIT|CACHE_DISABLE|CACHE_MAXSIZE|SCALE_LAUNCH_QUEUES|DISABLE_PERF_BOOST|AUTO_BOOST|HOME|PATH|"
     r"MPS_ACTIVE_THREAD_PERCENTAGE|MPS_PIPE_DIRECTORY|INJECTION64_PATH)|"
@@ -31,7 +31,7 @@ KEPT = re.compile(
 
 def kept(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that a report may show, with their values."""
-    return {name: value for name, value in sorted(environment.items()) if KEPT.fullmatch(name)}
+    return {name: value for name, value in sorted(environment.items()) if re.fullmatch(KEPT, name)}
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 Name = Callable[[str, str], str]
 
@@ -42,12 +42,18 @@ class Form:
     """One form of secret: its kind, its pattern, and texts of which one must occur for the pattern to be tried."""
 
     kind: str
-    pattern: re.Pattern[str]
+    pattern: str
     triggers: tuple[str, ...]
     # Decides with the text before the match in view; None: every match counts.
     accept: Callable[[re.Match[str]], bool] | None = None
     # How often a trigger must occur.
     least: int = 1
+    flags: int = 0
+
+    @cached_property
+    def compiled(self) -> re.Pattern[str]:
+        """The pattern, compiled when a trigger first occurs."""
+        return re.compile(self.pattern, self.flags)
 
 
 def _is_password(match: re.Match[str]) -> bool:
@@ -99,6 +105,8 @@ def _is_ipv6(match: re.Match[str]) -> bool:
     thing = match["thing"]
     if thing.count(":") < 2 or not _GLOBAL_OR_LOCAL_IPV6.match(thing):
         return False
+    import ipaddress  # here, because few texts come this far
+
     try:
         ipaddress.IPv6Address(thing)
     except ValueError:
@@ -114,7 +122,7 @@ def _form(
     flags: int = 0,
     least: int = 1,
 ) -> Form:
-    return Form(kind, re.compile(pattern, flags), triggers, accept, least)
+    return Form(kind, pattern, triggers, accept, least, flags)
 
 
 _B = r"(?<![A-Za-z0-9])"  # where a word begins; an underscore may stand before
@@ -232,12 +240,12 @@ def _step(form: Form, name: Name) -> Callable[[str], str]:
         start, end = match.span("thing")
         return f"{match[0][: start - match.start()]}{name(form.kind, match['thing'])}{match[0][end - match.start() :]}"
 
-    triggers, least, substitute = form.triggers, form.least, form.pattern.sub
+    triggers, least = form.triggers, form.least
 
     def step(text: str) -> str:
         for trigger in triggers:
             if trigger in text and (least == 1 or text.count(trigger) >= least):
-                return substitute(replace, text)
+                return form.compiled.sub(replace, text)
         return text
 
     return step
