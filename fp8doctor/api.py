@@ -109,7 +109,7 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
             runs = schedule.run()
         except KeyboardInterrupt:
             report = _live_report(registry, schedule.runs, time.monotonic() - started)
-            raise InterruptedExaminationError(report) from None
+            raise InterruptedExaminationError(_marked_interrupted(report)) from None
     return _live_report(registry, runs, time.monotonic() - started)
 
 
@@ -136,6 +136,12 @@ def diagnose(facts: str | bytes | Path | dict[str, Any], *, source: Source = "fa
 def _live_report(registry: Registry, runs: dict[str, ProbeRun[Facts]], elapsed_s: float) -> Report:
     runs = {**runs, Messages.key: ProbeRun("ok", _messages(registry, runs))}
     return _report(registry, runs, "live", store.now(), round(elapsed_s, 1), None)
+
+
+def _marked_interrupted(report: Report) -> Report:
+    """The report, whose sentence begins with why it says so little: judging sees facts, and not who ended them."""
+    headline = f"The examination was interrupted. {report.verdict.headline}"
+    return dataclasses.replace(report, verdict=dataclasses.replace(report.verdict, headline=headline))
 
 
 def _report(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ MAX_FILE_BYTES = 64 << 20
 MAX_REASON = 400
 # Facts are at most a handful of levels deep; what is deeper was made to break readers.
 MAX_DEPTH = 40
+# The first line of the Markdown report, below whatever a person wrote above it.
+_MARKDOWN = re.compile(rb"^### fp8doctor ", re.MULTILINE)
+_GIVES_A_FILE = "`fp8doctor --json FILE` or `fp8doctor collect -o FILE` gives a file that can be judged"
 
 
 class NotAFactsFileError(ValueError):
@@ -148,9 +152,16 @@ def decode(data: bytes, registry: Registry) -> Saved:
     try:
         document = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if _MARKDOWN.search(data):
+            raise NotAFactsFileError(f"this is the Markdown report, not a facts file; {_GIVES_A_FILE}") from None
         raise NotAFactsFileError(f"not JSON, or cut short ({error})") from None
     if not isinstance(document, dict) or document.get("schema") not in (REPORT_SCHEMA, FACTS_SCHEMA):
         raise NotAFactsFileError("neither a facts file nor a report of fp8doctor")
+    if lost := _lost_facts(document.get("left_out")):
+        raise NotAFactsFileError(
+            f"this paste was shortened and lacks {lost}, so it cannot be judged again; the verdict and the findings"
+            f" are in the text above it, and {_GIVES_A_FILE}"
+        )
     newer = _is_newer_minor(document.get("schema_version"))
     try:
         envelope = msgspec.convert(document, _Envelope)
@@ -169,6 +180,13 @@ def decode(data: bytes, registry: Registry) -> Saved:
     for key in dict.fromkeys([*registry.facts_types, *envelope.probes, *envelope.facts]):
         _take(key, envelope.facts.get(key), envelope.probes.get(key), registry, saved, newer)
     return saved
+
+
+def _lost_facts(left_out: Any) -> str:
+    """The facts that the Markdown report had no room for, the first of them by name; "" if it had room for all."""
+    names = left_out if isinstance(left_out, list) else []
+    lost = [name[:60] for name in names if isinstance(name, str) and name.startswith("facts.")]
+    return ", ".join(lost[:2]) + (f" and {len(lost) - 2} more" if len(lost) > 2 else "")
 
 
 def _is_newer_minor(version: Any) -> bool:
