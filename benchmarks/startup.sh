@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # What does the command cost before any examination, and how long does judging take in a running process?
-#     benchmarks/startup.sh [ENVIRONMENT]      (an environment with fp8doctor installed, not in editable mode)
+#     benchmarks/startup.sh ENVIRONMENT      (an environment with fp8doctor installed, not in editable mode)
 # Wants hyperfine and a quiet machine; the bare interpreter shows how quiet it is.
 set -euo pipefail
 unset PYTHONDONTWRITEBYTECODE
-environment=$(realpath "${1:-/tmp/perf-venv}")
+environment=$(realpath "${1:?an environment with fp8doctor installed}")
 facts=$(realpath "$(dirname "$0")/../tests/boxes/h200.json")
 cd /  # so that the installed package is measured, and not the checkout
 uptime

@@ -53,9 +53,7 @@ def how(config: str, waits_up_to: int | None = None) -> str:
     elif "compile" in suffixes:
         lines.append("model = torch.compile(model)")
         if waits_up_to:
-            lines.append(
-                f"# with {waits_up_to:,} tokens or fewer also {_MODE}: called alone, this layer waits for the host"
-            )
+            lines.append(f"# up to {waits_up_to:,} tokens also {_MODE} (LIN004)")
     return "\n".join(lines) or "model.to(torch.bfloat16)"
 
 

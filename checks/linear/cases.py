@@ -28,9 +28,13 @@ class Cases:
             if time_of(case.device_us) is not None
         }
         self._tokens: dict[Layer, set[int]] = {}
+        self._in_fp8: set[Layer] = set()
         for case in self._timed.values():
             if case.m is not None and case.k is not None and case.n is not None:
-                self._tokens.setdefault((case.k, case.n), set()).add(case.m)
+                layer = (case.k, case.n)
+                self._tokens.setdefault(layer, set()).add(case.m)
+                if case.kind == "layer" and _is_dynamic_fp8(case.config):
+                    self._in_fp8.add(layer)
 
     def get(self, config: str, m: int, layer: Layer, kind: str = "layer") -> Case | None:
         """The timed case of a configuration at (M, (K, N)), None if it was not timed."""
@@ -59,14 +63,11 @@ class Cases:
         The first in which a dynamic FP8 layer was timed, if there is one: a shape that FP8 refuses stands for none.
         """
         layers = self.layers()
-        for layer in [*filter(self._has_fp8, layers), *layers]:
+        for layer in [*(layer for layer in layers if layer in self._in_fp8), *layers]:
             tokens = self.tokens(layer)
             below = [m for m in tokens if m <= TYPICAL_TOKENS]
             return (max(below) if below else tokens[0]), layer
         return None
-
-    def _has_fp8(self, layer: Layer) -> bool:
-        return any(key[0] == "layer" and _is_dynamic_fp8(key[1]) and key[3:] == layer for key in self._timed)
 
     def fp8(self) -> str | None:
         """The eager FP8 configuration to speak of: torchao's where it was timed, the scaling that is faster compiled.

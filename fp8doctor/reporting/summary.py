@@ -76,8 +76,14 @@ def _advice(label: str, uses: list[dict[str, Any]], labels: dict[str, str]) -> A
     )
 
 
+def _words(config: str, labels: dict[str, str]) -> str:
+    """A configuration's label; of one that is not advised itself, the first part of what is built on it."""
+    built_on_it = (label.partition(" + ")[0] for slug, label in labels.items() if slug.startswith(f"{config}+"))
+    return labels.get(config) or next(built_on_it, config)
+
+
 def _gain(uses: list[dict[str, Any]], labels: dict[str, str]) -> str:
-    versus = {one_line(labels.get(use["versus"], use["versus"])) for use in uses if use["versus"]}
+    versus = {one_line(_words(use["versus"], labels)) for use in uses if use["versus"]}
     over = f" over {' or '.join(sorted(versus))}" if versus else ""
     basis = "" if uses[0]["basis"] == "measured" else f" ({uses[0]['basis']})"
     return f"{_span(uses)}{over}{basis}"
