@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from fp8doctor.checks.gpu.facts import Gpus, capability
@@ -30,12 +31,14 @@ _NAMES = {
 _SUFFIXES = {"compile": "torch.compile", "cudagraph": "CUDA graph"}
 
 
+@cache
 def label(config: str) -> str:
     """A configuration's slug in words: "torchao float8 row-wise + torch.compile"."""
     base, *suffixes = config.split("+")
     return " + ".join([_NAMES.get(base, base), *(_SUFFIXES.get(s, s) for s in suffixes)])
 
 
+@cache
 def how(config: str, waits_up_to: int | None = None) -> str:
     """Code or a command that gets a configuration; `waits_up_to` as in `_candidate`."""
     base, *suffixes = config.split("+")

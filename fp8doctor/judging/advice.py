@@ -65,9 +65,10 @@ def effective(candidate: Candidate) -> tuple[Estimate, Clock] | None:
 
 def _plausible(estimate: Estimate | None) -> Estimate | None:
     """The estimate, if it is a time at all: a broken timer (or a file edited by hand) gives zero, or less."""
-    if estimate is None or not all(0 < us < math.inf for us in (estimate.median, estimate.low, estimate.high)):
+    if estimate is None:
         return None
-    return estimate
+    is_time = 0 < estimate.low < math.inf and 0 < estimate.median < math.inf and 0 < estimate.high < math.inf
+    return estimate if is_time else None
 
 
 def ratio(slower: Estimate, faster: Estimate) -> tuple[float, float, float]:
