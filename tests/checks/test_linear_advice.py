@@ -116,7 +116,7 @@ def test_a_gain_exceeds_what_two_runs_differ_by(slow: float, fast: float, is_one
 
 def test_a_compiled_layer_that_waits_called_alone_says_up_to_which_size() -> None:
     found = candidates(LINEAR)
-    assert "# with 8,192 tokens or fewer" in named(found, "torchao-fp8-rowwise+compile", 4096).how
+    assert "# up to 8,192 tokens" in named(found, "torchao-fp8-rowwise+compile", 4096).how
     assert "waits for the host" not in named(found, "torchao-fp8-rowwise", 16).how
 
 
