@@ -43,7 +43,7 @@ def not_compiled(linear: Linear) -> Verdict:
     maximum, division, clamp, cast), and each reads and writes the whole tensor. Compiled, they become one or two.
 
     Why it costs time: the FP8 matrix product is faster than BF16's, but eager quantisation takes longer than the
-    product saves. The figures are from this box: the same layer, eager and compiled, beside BF16.
+    product saves. A report's figures are of its own box: the same layer, eager and compiled, beside BF16.
 
     What to do: compile the model (`model = torch.compile(model)`), or its repeated blocks one by one, which compiles
     faster. The first call takes longer; leave it out of timings.
