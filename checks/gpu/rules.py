@@ -282,7 +282,7 @@ def _slow_fp16(gpu: Gpu) -> Verdict:
     )
 
 
-@rule("GPU009", "gpu-hidden-by-variable", Severity.ERROR, scope="box")
+@rule("GPU009", "gpu-hidden-by-variable", Severity.ERROR, scope="box", explains=("no-gpu-visible",))
 def hidden_by_variable(gpus: Gpus, torch_build: TorchBuild | None) -> Finding | NotApplicable | None:
     """CUDA_VISIBLE_DEVICES hides every GPU.
 

@@ -316,6 +316,8 @@ def shapes_not_measured(linear: Linear) -> Verdict:
     missing = observed(linear.not_measured, "what was left out")
     if linear.attempting:  # the last record of all attempts nothing
         missing = (*missing, f"{linear.attempting} and what was to follow it: the probe ended there")
+    if full := sorted({f"{c.m}x{c.k}x{c.n}" for c in linear.cases or () if c.outcome == "out-of-memory" and c.m}):
+        missing = (*missing, f"{', '.join(full)}: out of GPU memory")
     if untimed := [c for c in linear.cases or () if c.outcome == "not-measured"]:
         missing = (*missing, f"{len(untimed)} of {len(linear.cases or ())} cases: {untimed[0].error}")
     if not missing:

@@ -97,7 +97,8 @@ def _headline(
         return f"Cannot say: {_clause(error)}." if error else "Cannot say: not enough of this box was seen."
     if runs:
         return "FP8 runs here and is right; nothing was timed, so whether it pays is not known."
-    return "The GPU has FP8; whether FP8 runs here was not seen."
+    said = "The GPU has FP8; whether FP8 runs here was not seen"
+    return f"{said}: {_clause(error)}." if error else f"{said}."
 
 
 def _sentence(text: str) -> str:

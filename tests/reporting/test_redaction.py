@@ -215,16 +215,23 @@ def test_no_secret_survives_between_words(secrets: list[str]) -> None:
     assert after.count(" and ") == len(secrets) - 1
 
 
-def test_five_megabytes_take_less_than_a_second() -> None:
-    lines = [
-        f"kernel {i} nvjet_qqtst_128x256_{i}x4 took {i / 3:.3f} us at 4096x{i}x3072 in /opt/site-packages/torch/x.so"
-        for i in range(46_000)
-    ]
-    document = {"facts": {"lines": lines, "tail": "/home/alice/x GPU-" + UUID}}
-    started = time.process_time()
-    after = redact(document, ALICE)
-    assert time.process_time() - started < 1.0
-    assert after["facts"]["lines"] == lines
+def test_ten_times_the_text_takes_ten_times_as_long() -> None:
+    """Up to the 5 MB of a large report, whatever the speed of the machine; less than half as much again is allowed."""
+
+    def seconds(count: int) -> float:
+        lines = [
+            f"kernel {i} nvjet_qqtst_128x256_{i}x4 took {i / 3:.3f} us at 4096x{i}x3072 in /opt/site-packages/torch/x"
+            for i in range(count)
+        ]
+        document = {"facts": {"lines": lines, "tail": "/home/alice/x GPU-" + UUID}}
+        started = time.process_time()
+        after = redact(document, ALICE)
+        taken = time.process_time() - started
+        assert after["facts"]["lines"] == lines
+        return taken
+
+    seconds(500)  # the patterns are compiled
+    assert min(seconds(46_000) for _ in range(2)) < 15 * max(seconds(4_600) for _ in range(3))
 
 
 @pytest.mark.parametrize(
@@ -267,4 +274,5 @@ def test_no_text_takes_quadratic_time(unit: str) -> None:
         return time.process_time() - started
 
     seconds(1000)
-    assert seconds(1_000_000) < 1.5
+    # Twenty times the text: linear time takes twenty times as long, quadratic time four hundred times.
+    assert seconds(1_000_000) < 60 * max(seconds(50_000), 0.002)
