@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from typing import Any
 
@@ -107,6 +108,16 @@ def _reachable(references: Any, definitions: dict[str, Any]) -> set[str]:
     return found
 
 
+def _dedented(value: Any) -> Any:
+    """The same with every description as `inspect.cleandoc` has it: from 3.13 on Python strips docstrings itself."""
+    if isinstance(value, dict):
+        cleaned = {name: _dedented(item) for name, item in value.items()}
+        if isinstance(text := cleaned.get("description"), str):
+            cleaned["description"] = inspect.cleandoc(text)
+        return cleaned
+    return [_dedented(item) for item in value] if isinstance(value, list) else value
+
+
 def schema_text(registry: Registry) -> str:
     """The schema as the text of the shipped file."""
-    return json.dumps(report_schema(registry), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(_dedented(report_schema(registry)), indent=1, ensure_ascii=False) + "\n"
