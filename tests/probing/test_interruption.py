@@ -53,8 +53,11 @@ class Doctor:
         for line in self.process.stdout:
             if line.startswith("ended trouble"):
                 break
-        time.sleep(1.0)
-        self.children = psutil.Process(self.process.pid).children(recursive=True)
+        self.children: list[psutil.Process] = []
+        until = time.monotonic() + 15  # a busy machine takes its time to start the child that hangs
+        while not self.children and time.monotonic() < until:
+            time.sleep(1.0)
+            self.children = psutil.Process(self.process.pid).children(recursive=True)
 
     def learnt(self) -> dict[str, Any]:
         output, _ = self.process.communicate(timeout=20)
