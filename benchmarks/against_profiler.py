@@ -19,7 +19,7 @@ from fp8doctor.checks.linear.variants import gemms, variants
 from fp8doctor.measuring.kernels import profile_calls
 from fp8doctor.measuring.statistics import estimate
 from fp8doctor.measuring.timer import Timer
-from fp8doctor.measuring.workloads import DEFAULT
+from fp8doctor.measuring.workloads import DEFAULT_LAYERS, DEFAULT_TOKENS
 
 LIMIT = 0.03
 CALLS = 21
@@ -30,7 +30,7 @@ def main() -> int:
     timer = Timer(torch, device)
     timer.warm(ceilings.product(torch, device, "bf16", (4096, 4096, 4096)), 2.0)
     timer.calibrate()
-    sizes = sorted(((m, k, n) for k, n in DEFAULT.layers for m in DEFAULT.tokens), key=lambda s: -s[0] * s[1] * s[2])
+    sizes = sorted(((m, k, n) for k, n in DEFAULT_LAYERS for m in DEFAULT_TOKENS), key=lambda s: -s[0] * s[1] * s[2])
     failed = False
     for m, k, n in sizes[:3]:
         x = torch.randn(m, k, device=device, dtype=torch.bfloat16)

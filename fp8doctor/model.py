@@ -31,7 +31,7 @@ Scope = Literal["box", "usage"]
 Settles = Literal["hardware", "software", "runs"]
 Basis = Literal["measured", "estimated", "known"]
 Clock = Literal["device", "call"]
-Mode = Literal["quick", "default", "thorough"]
+Mode = Literal["quick", "default", "thorough", "bench"]
 ProbeOutcome = Literal["ok", "exception", "timeout", "signal", "exit", "garbage", "skipped", "not-observed"]
 ExhibitKind = Literal["bars", "table", "heatmap", "lines", "roofline"]
 

@@ -74,6 +74,10 @@ class Probe:
     # Times the GPU: runs while no other probe does. Its place among those that do is `order`.
     times_gpu: bool
     order: int
+    # The part of the time that is left which it may use, against the shares of those that are still to come.
+    share: float
+    # Runs only where a workload was named.
+    for_workload: bool
     # Runs as long as the timing probes do, beside them (sensors).
     watches: bool
     # The modes in which it runs.
@@ -119,8 +123,10 @@ def probe(
     timeout_s: float,
     times_gpu: bool = False,
     order: int = 0,
+    share: float = 1.0,
+    for_workload: bool = False,
     watches: bool = False,
-    modes: Iterable[str] = ("quick", "default", "thorough"),
+    modes: Iterable[str] = ("quick", "default", "thorough", "bench"),
     prepare: Callable[[], None] | None = None,
 ) -> Callable[[F], F]:
     """Mark a function as the probe of the Facts type that it returns.
@@ -133,6 +139,8 @@ def probe(
         timeout_s: seconds after which the child is killed.
         times_gpu: whether it times the GPU, so that nothing else may run meanwhile.
         order: its place among the probes that time the GPU; what tells most per second comes first.
+        share: among those, its share of the time that is left when its turn comes; what it does not use goes to the rest.
+        for_workload: whether it runs only where a workload was named.
         watches: whether it samples sensors until the timing probes have ended.
         modes: the modes that it runs in.
         prepare: if given, the child starts with the run and calls this while the probe waits for its turn. It may
@@ -161,6 +169,8 @@ def probe(
             timeout_s=timeout_s,
             times_gpu=times_gpu,
             order=order,
+            share=share,
+            for_workload=for_workload,
             watches=watches,
             modes=chosen,
             prepare=prepare,

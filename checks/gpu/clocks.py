@@ -82,7 +82,7 @@ def during(clocks: Clocks, start_s: float, end_s: float) -> ClockSummary | None:
     )
 
 
-@probe(runs_in="tool", timeout_s=900, watches=True, modes=("default", "thorough"))
+@probe(runs_in="tool", timeout_s=86_400, watches=True, modes=("default", "thorough", "bench"))
 def watch(request: Request, torch_build: ProbeRun[TorchBuild]) -> Iterator[Clocks]:
     """Watching clocks and power."""
     try:

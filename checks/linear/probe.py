@@ -15,8 +15,10 @@ from fp8doctor.checks.linear.timing import ShapeBench, outcome_of
 from fp8doctor.checks.linear.variants import Layer, Variant, variants
 from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.checks.torch_build.early import import_torch
+from fp8doctor.checks.workload import WorkloadSeen
 from fp8doctor.measuring.timer import SAMPLES_A_BATCH, Timer
-from fp8doctor.measuring.workloads import shapes
+from fp8doctor.measuring.workloads import Workload
+from fp8doctor.measuring.workloads import layers as layers_of
 from fp8doctor.model import Request
 from fp8doctor.plain import from_plain
 from fp8doctor.registry import probe
@@ -48,14 +50,22 @@ def prepare() -> None:
     import_torch("torch._dynamo", "torch._inductor.compile_fx", "torch.profiler")
 
 
-@probe(runs_in="target", timeout_s=900, times_gpu=True, order=10, modes=("default", "thorough"), prepare=prepare)
-def gather(request: Request, torch_build: TorchBuild | None) -> Iterator[Linear]:
+@probe(
+    runs_in="target",
+    timeout_s=900,
+    times_gpu=True,
+    order=10,
+    share=6.0,
+    modes=("default", "thorough"),
+    prepare=prepare,
+)
+def gather(request: Request, torch_build: TorchBuild | None, seen: WorkloadSeen | None) -> Iterator[Linear]:
     """Timing a linear layer in BF16 and FP8."""
     if torch_build is None or not torch_build.devices:
         why = "torch sees no GPU" if torch_build and torch_build.installed else "there is no torch to measure with"
         yield Linear(measurable=False, why_not=why)
         return
-    yield from _Run(request).records()
+    yield from _Run(request, seen.workload if seen else None).records()
 
 
 def resumed(request: Request) -> Linear:
@@ -82,12 +92,13 @@ def ended_children(record: Linear) -> frozenset[str]:
 class _Run:
     """One measurement; the record grows and is yielded before each step that may crash."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, workload: Workload | None) -> None:
         import torch
 
         self.began = time.monotonic()
         self.torch = torch
         self.request = request
+        self.workload = workload
         torch.cuda.set_device(request.gpu)
         self.device = torch.device("cuda", request.gpu)
         self.record = resumed(request)
@@ -128,7 +139,7 @@ class _Run:
         setattr(dynamo, limit, RECOMPILE_LIMIT)
         # Otherwise the second layer's K and N become symbolic, and its slower kernels also serve the first layer.
         dynamo.automatic_dynamic_shapes = False
-        layers = shapes(self.request.workload, self.request.shapes)
+        layers = layers_of(self.workload, self.request.shapes)
         # The first layer that FP8 takes at all is the one that is measured in every way.
         leading = next((layer for layer in layers if layer[0] % 16 == layer[1] % 16 == 0), next(iter(layers)))
         for layer, tokens in layers.items():

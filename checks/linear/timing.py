@@ -16,24 +16,18 @@ from fp8doctor.checks.linear.variants import Layer, Variant, gemms
 from fp8doctor.checks.torch_build.kernels import gemm_kind
 from fp8doctor.checks.torch_build.numerics import ERROR_LIMITS, relative_error
 from fp8doctor.measuring.kernels import profile_calls
-from fp8doctor.measuring.statistics import estimate
-from fp8doctor.measuring.timer import SAMPLES_A_BATCH, Pace, Timer
+from fp8doctor.measuring.timer import Call, Timer
+from fp8doctor.measuring.turns import Contestant, time_calls, time_device
 
 LAUNCHES_SHOW = "launches could not be kept out of the time (is CUDA_LAUNCH_BLOCKING set?)"
-Call = Callable[[], Any]
 Keep = Callable[[Case], None]
 
 
 @dataclass
-class Timed:
-    """A case under way: the call, and its samples so far."""
+class Timed(Contestant):
+    """A case under way."""
 
-    case: Case
-    call: Call
-    pace: Pace
-    device_us: list[float] = field(default_factory=list)
-    call_us: list[float] = field(default_factory=list)
-    host_us: list[float] = field(default_factory=list)
+    case: Case = field(default_factory=Case)
 
 
 @dataclass
@@ -56,23 +50,21 @@ class ShapeBench:
         with self.torch.no_grad():
             timed = self._prepare()
             started = time.monotonic()
-            for _ in range(rounds):
-                for item in timed:
-                    item.device_us += self.timer.device_samples(item.call, SAMPLES_A_BATCH, item.pace)
+            time_device(self.timer, timed, rounds)
             ended = time.monotonic()
             for item in timed:
-                if not item.device_us:
+                if item.device_us is None:
                     self.keep(replace(item.case, outcome="not-measured", error=LAUNCHES_SHOW))
                     continue
                 item.case = replace(
                     item.case,
-                    device_us=estimate(item.device_us),
+                    device_us=item.device_us,
                     started_s=round(started - epoch_s, 3),
                     ended_s=round(ended - epoch_s, 3),
                 )
                 self.keep(item.case)
             # Nobody waits for a bare product's call.
-            self._called = [item for item in timed if item.case.kind == "layer" and item.device_us]
+            self._called = [item for item in timed if item.case.kind == "layer" and item.device_samples]
 
     def time_calls(self) -> None:
         """Take one value of every layer's call time.
@@ -81,16 +73,13 @@ class ShapeBench:
         And apart from the device's times, since loops without a pause bring a large GPU to its power limit.
         """
         with self.torch.no_grad():
-            for item in self._called:
-                total_us, asking_us = self.timer.call_us(item.call)
-                item.call_us.append(total_us)
-                item.host_us.append(asking_us)
+            time_calls(self.timer, self._called)
 
     def keep_calls(self) -> None:
         """Keep what `time_calls` gathered, and let go of the memory that the calls hold."""
         for item in self._called:
-            if item.call_us:
-                self.keep(replace(item.case, call_us=estimate(item.call_us), host_us=estimate(item.host_us)))
+            if item.call_samples:
+                self.keep(replace(item.case, call_us=item.call_us, host_us=item.host_us))
         self._called = []
 
     def profile(self, cases: dict[tuple[Any, ...], Case]) -> None:
@@ -165,7 +154,7 @@ class ShapeBench:
             sqnr_db=round(-20 * math.log10(error), 1) if finite and error > 0 else None,
             error=None if finite else "the result holds values that are not finite",
         )
-        return Timed(case, call, self.timer.pace(call))
+        return Timed(call, self.timer.pace(call), case=case)
 
     def _graph(self, twin: Timed, reference: Any, limit: float) -> Timed | None:
         """The same call replayed as a CUDA graph, with its input in place."""

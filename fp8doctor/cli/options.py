@@ -87,11 +87,15 @@ class OutputFile(Type):
 def _workload(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is None:
         return None
-    from fp8doctor.measuring.workloads import WORKLOADS
+    from fp8doctor.measuring.workloads import names
 
-    if value not in WORKLOADS:
-        raise click.BadParameter(f"{value!r} is no workload; there is {', '.join(WORKLOADS)}.", ctx, param)
-    return value
+    if value in names():
+        return value
+    path = Path(value)
+    if path.is_file():
+        return str(path.absolute())
+    known = ", ".join(names())
+    raise click.BadParameter(f"{value!r} is no workload and no config.json; there is {known}.", ctx, param)
 
 
 def _applied(function: F, decorators: Iterable[Callable[[F], F]]) -> F:
@@ -110,7 +114,7 @@ def examination(function: F) -> F:
             click.option("--budget", type=Seconds(), metavar="SECONDS", help="Time for the whole run. [default: 60]"),
             click.option("--python", metavar="PATH", help="Examine the packages of this interpreter or environment."),
             click.option("--gpu", type=click.IntRange(0, 1023), default=0, metavar="INDEX", help="The GPU to measure."),
-            click.option("--for", "workload", callback=_workload, metavar="WORKLOAD", help="Whose shapes to measure."),
+            click.option("--for", "workload", callback=_workload, metavar="WORKLOAD", help="What you run: a built-in workload, or a model's config.json."),
             click.option(
                 "--shape", "shapes", type=ShapeType(), multiple=True, metavar="MxKxN",
                 help="Also measure this linear layer: tokens x inputs x outputs. May be repeated.",

@@ -63,10 +63,10 @@ class Schedule:
             KeyboardInterrupt: after Ctrl-C; the children are gone by then and `runs` says what was learnt.
         """
         probes = list(self.plan.registry.probes.values())
-        wanted = [p for p in probes if self.plan.request.mode in p.modes]
+        wanted = [p for p in probes if self._unwanted(p) is None]
         for p in probes:
-            if p not in wanted:
-                self.runs[p.key] = ProbeRun("skipped", detail=f"not part of a {self.plan.request.mode} run")
+            if (reason := self._unwanted(p)) is not None:
+                self.runs[p.key] = ProbeRun("skipped", detail=reason)
         try:
             self._prepare(wanted)
             self._run_together([p for p in wanted if not p.times_gpu and not p.watches])
@@ -83,6 +83,15 @@ class Schedule:
             for p in probes:
                 self.runs.setdefault(p.key, ProbeRun("skipped", detail="interrupted before it ran"))
         return self.runs
+
+    def _unwanted(self, probe: Probe) -> str | None:
+        """Why a probe is no part of this run, None if it is."""
+        request = self.plan.request
+        if request.mode not in probe.modes:
+            return f"not part of a {request.mode} run"
+        if probe.for_workload and request.workload is None:
+            return "no workload was named (--for)"
+        return None
 
     def _prepare(self, probes: list[Probe]) -> None:
         """Start the children of probes that can prepare while they wait for others."""
@@ -148,7 +157,7 @@ class Schedule:
                     if self._left_s() < LEAST_S:
                         self.runs[p.key] = ProbeRun("skipped", detail="the time budget was spent before it")
                         continue
-                    running[pool.submit(self._one, p)] = p
+                    running[pool.submit(self._one, p, None, _part(p, waiting))] = p
                     while running:
                         self._settle(running, wait(running, timeout=0.1).done)
             except KeyboardInterrupt:
@@ -159,23 +168,24 @@ class Schedule:
                 for futures in (running, watching):
                     self._settle(futures, list(futures))
 
-    def _one(self, probe: Probe, stop: threading.Event | None = None) -> ProbeRun[Facts]:
+    def _one(self, probe: Probe, stop: threading.Event | None = None, part: float = 1.0) -> ProbeRun[Facts]:
         try:
-            return self._missing(probe) or self._examine(probe, stop)
+            return self._missing(probe) or self._examine(probe, stop, part)
         except Exception as error:  # no process or descriptor left, say: it costs this probe, not the report
             return ProbeRun("skipped", detail=f"fp8doctor could not run it: {type(error).__name__}: {error}")
 
-    def _examine(self, probe: Probe, stop: threading.Event | None) -> ProbeRun[Facts]:
+    def _examine(self, probe: Probe, stop: threading.Event | None, part: float) -> ProbeRun[Facts]:
         plan = self.plan
         deadline_s = probe.timeout_s
+        may_use_s = part * self._left_s()
         if probe.times_gpu:
-            deadline_s = min(deadline_s, self._left_s() + OVERTIME_S)
+            deadline_s = min(deadline_s, may_use_s + OVERTIME_S)
         if probe.watches:
             deadline_s = self._left_s() + 2 * OVERTIME_S
         plan.observe(Event("started", probe.key, probe.title))
         run = run_probe(
             probe,
-            replace(plan.request, seconds_left=max(0.0, min(self._left_s(), probe.timeout_s))),
+            replace(plan.request, seconds_left=max(0.0, min(may_use_s, probe.timeout_s))),
             interpreter=self._interpreter(probe),
             importable=self._importable,
             runs=self.runs,
@@ -196,6 +206,12 @@ class Schedule:
                 how = "is not known" if run is None else f"ended as {run.outcome}"
                 return ProbeRun("skipped", detail=f"it needs {need.key}, which {how}")
         return None
+
+
+def _part(probe: Probe, others: list[Probe]) -> float:
+    """The part of the time left that a timing probe may use, so that those after it get theirs."""
+    shares = probe.share + sum(other.share for other in others)
+    return probe.share / shares if shares > 0 else 1.0
 
 
 def _is_ready(probe: Probe, pending: set[str]) -> bool:
