@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from fp8doctor.checks.workload.config_file import NoModelError, read_plan
 from fp8doctor.checks.workload.facts import WorkloadSeen
 from fp8doctor.measuring.workloads import built_in, names
 from fp8doctor.model import Request
 from fp8doctor.registry import probe
 
 
-@probe(runs_in="target", timeout_s=60)
+@probe(runs_in="target", timeout_s=60, for_workload=True)
 def gather(request: Request) -> WorkloadSeen:
-    """Reading the workload."""
-    asked = request.workload
-    if asked is None:
-        return WorkloadSeen()
+    """Reading what the workload calls."""
+    asked = request.workload or ""
     if asked in names():
         return WorkloadSeen(asked=asked, workload=built_in(asked))
-    return WorkloadSeen(asked=asked, why_not=f"{asked} is no workload; there is {', '.join(names())}")
+    try:
+        plan = read_plan(asked)
+    except NoModelError as error:
+        return WorkloadSeen(asked=asked, why_not=str(error))
+    try:
+        # Imports torch, which the built-in workloads need not.
+        from fp8doctor.checks.workload.build import CannotBuildError
+        from fp8doctor.checks.workload.inputs import UnknownInputsError
+        from fp8doctor.checks.workload.trace import trace
+    except ImportError as error:
+        return WorkloadSeen(asked=asked, why_not=f"{plan.class_name} cannot be built: {error}")
+    try:
+        return WorkloadSeen(asked=asked, workload=trace(plan))
+    except (CannotBuildError, UnknownInputsError) as error:
+        return WorkloadSeen(asked=asked, why_not=str(error))
+    except Exception as error:  # whatever a model's own code raises when it is called
+        return WorkloadSeen(asked=asked, why_not=f"{plan.class_name} failed: {type(error).__name__}: {error}"[:400])
