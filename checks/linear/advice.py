@@ -27,6 +27,7 @@ _NAMES = {
     "torchao-fp8-rowwise": "torchao float8 row-wise",
     "torchao-fp8-tensorwise": "torchao float8 tensor-wise",
     "torchao-fp8-weightonly": "torchao float8 weight-only",
+    "torchao-int8-dynamic": "torchao int8 (activation and weight)",
 }
 _SUFFIXES = {"compile": "torch.compile", "cudagraph": "CUDA graph"}
 
@@ -51,6 +52,10 @@ def how(config: str, waits_up_to: int | None = None) -> str:
             lines.insert(0, "# pip install torchao (measured here: the same steps by hand)")
     elif base == "torch-fp8-blockwise":
         lines += ["# torch.nn.functional.scaled_mm with ScalingType.BlockWise1x128 and BlockWise128x128"]
+    elif base == "torchao-int8-dynamic":
+        lines += [_IMPORT, "q.quantize_(model, q.Int8DynamicActivationInt8WeightConfig())"]
+        # _int_mm_out_cuda in PyTorch's Blas.cpp; uncompiled, torchao then multiplies in FP32 (torchao/kernel/intmm.py).
+        lines.append("# leave out layers that are called with 16 tokens or fewer: torch._int_mm refuses them")
     if "cudagraph" in suffixes:
         lines.append(f"model = torch.compile(model, {_MODE})  # CUDA graphs" if "compile" in suffixes else _GRAPH)
     elif "compile" in suffixes:
@@ -67,7 +72,8 @@ _GRAPH = "step = torch.cuda.make_graphed_callables(model, (sample_input,))"
 @candidates
 def timed(linear: Linear) -> list[Candidate]:
     """Every timed layer; the hand-written torch paths step aside where torchao's own were timed."""
-    layers = [c for c in linear.cases or () if c.kind == "layer" and c.device_us and c.m and c.k and c.n]
+    seen = [c for c in linear.cases or () if c.outcome == "ok" and (c.device_us or c.call_us)]
+    layers = [c for c in seen if c.kind == "layer" and c.m and c.k and c.n]
     with_torchao = {(c.m, c.k, c.n) for c in layers if (c.config or "").startswith("torchao-fp8")}
     waiting: dict[tuple[Any, ...], int] = {}
     for case in layers:
@@ -94,7 +100,7 @@ def _candidate(case: Case, waits_up_to: int | None) -> Candidate:
         task=TASK,
         config=config,
         label=label(config),
-        format="bf16" if baseline else "fp8",
+        format=next((name for name in ("fp8", "int8") if name in config), "bf16"),
         how=how(config, waits_up_to if shared else None),
         shape={"k": case.k or 0, "n": case.n or 0},
         sweep=case.m,

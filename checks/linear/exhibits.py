@@ -141,7 +141,7 @@ def speedup_map(linear: Linear) -> Exhibit | None:
 @exhibit
 def every_case(linear: Linear) -> Exhibit | None:
     """Every timed case, with its spread, error and kernel."""
-    timed = [c for c in linear.cases or () if c.device_us is not None]
+    timed = [c for c in linear.cases or () if c.device_us is not None or c.call_us is not None]
     rows = tuple(
         {
             "cells": {

@@ -10,9 +10,10 @@ from typing import Any
 
 from fp8doctor.checks.gpu.facts import capability
 from fp8doctor.checks.linear import ceilings
+from fp8doctor.checks.linear.choice import chosen, read_back_at
 from fp8doctor.checks.linear.facts import Case, Compilation, Linear
 from fp8doctor.checks.linear.timing import ShapeBench, outcome_of
-from fp8doctor.checks.linear.variants import Layer, Variant, variants
+from fp8doctor.checks.linear.variants import Layer, Variant
 from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.checks.torch_build.early import import_torch
 from fp8doctor.checks.workload import WorkloadSeen
@@ -36,8 +37,6 @@ PROFILE_S = 2.0
 LEAST_FREE = 0.4
 # Dynamo keeps one entry for each configuration and layer; its default limit of 8 would make later ones eager.
 RECOMPILE_LIMIT = 64
-# Beyond the first layer these are measured: what competes, and what the break-even is read from.
-MAIN = ("torch-bf16", "torch-fp8-rowwise", "torch-fp8-tensorwise", "torchao-fp8-rowwise", "torchao-fp8-tensorwise")
 
 _ENDED_A_CHILD = ": the child ended by "
 _CALLS_LOST = "calls and kernels of what was timed before a child ended"
@@ -143,8 +142,7 @@ class _Run:
         # The first layer that FP8 takes at all is the one that is measured in every way.
         leading = next((layer for layer in layers if layer[0] % 16 == layer[1] % 16 == 0), next(iter(layers)))
         for layer, tokens in layers.items():
-            everything = layer == leading or self.request.mode == "thorough"
-            yield from self._layer(timer, rounds, *layer, tokens, everything)
+            yield from self._layer(timer, rounds, *layer, tokens, leading=layer == leading)
         yield self._now("calls")
         self._time_calls(rounds)
         yield from self._profile()
@@ -161,7 +159,7 @@ class _Run:
         )
 
     def _layer(
-        self, timer: Timer, rounds: int, k: int, n: int, tokens: tuple[int, ...], everything: bool
+        self, timer: Timer, rounds: int, k: int, n: int, tokens: tuple[int, ...], *, leading: bool
     ) -> Iterator[Linear]:
         """Build and compile every configuration of one layer, then time them together at each number of tokens."""
         torch = self.torch
@@ -178,8 +176,9 @@ class _Run:
         except torch.cuda.OutOfMemoryError:
             self._out_of_memory(f"K={k} N={n}")
             return
+        slow_accumulation = self.workload is None and (leading or self.request.mode == "thorough")
         built: dict[str, tuple[Variant, Layer]] = {}
-        for variant in self._chosen(everything, k, n):
+        for variant in self._chosen(k, n, leading):
             label = f"{variant.config} K={k} N={n}"
             if label in self.skip:
                 continue
@@ -198,7 +197,8 @@ class _Run:
                 self.not_measured.append(f"{label}: the time budget was spent")
                 continue
             yield self._now(label)
-            bench = ShapeBench(torch, timer, m, weight, built, _graphed(built), everything, self._keep)
+            here = {c: pair for c, pair in built.items() if not pair[0].reads_back or m == read_back_at(tokens)}
+            bench = ShapeBench(torch, timer, m, weight, here, _graphed(here), slow_accumulation, self._keep)
             try:
                 self._make_room(rounds)
                 bench.time_device(rounds, self.request.epoch_s)
@@ -206,23 +206,18 @@ class _Run:
             except torch.cuda.OutOfMemoryError:
                 self._out_of_memory(label)
 
-    def _chosen(self, everything: bool, k: int, n: int) -> list[Variant]:
-        """All configurations for the first layer; for the others what competes, torchao's where it is installed.
-
-        Where FP8 is refused, by the GPU or for dimensions that are no multiple of 16, the eager call shows it; nothing
-        is compiled for it.
-        """
+    def _chosen(self, k: int, n: int, leading: bool) -> list[Variant]:
         from importlib.util import find_spec
 
-        installed = find_spec("torchao") is not None
-        found = [v for v in variants() if installed or v.library == "torch"]
-        if not self.with_fp8 or k % 16 or n % 16:
-            found = [v for v in found if not (v.compiled and v.multiplies_in_fp8)]
-        if everything:
-            return found
-        main = [v for v in found if v.config.partition("+")[0] in MAIN]
-        # torch's own compiled forms do what torchao's do; where torchao is installed they are measured once.
-        return [v for v in main if not (installed and v.library == "torch" and v.multiplies_in_fp8)]
+        return chosen(
+            k,
+            n,
+            leading=leading,
+            thorough=self.request.mode == "thorough",
+            for_workload=self.workload is not None,
+            with_torchao=find_spec("torchao") is not None,
+            with_fp8=self.with_fp8,
+        )
 
     def _build(self, variant: Variant, weight: Any, k: int, n: int, m: int) -> Layer | None:
         torch = self.torch

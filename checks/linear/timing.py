@@ -16,7 +16,7 @@ from fp8doctor.checks.linear.variants import Layer, Variant, gemms
 from fp8doctor.checks.torch_build.kernels import gemm_kind
 from fp8doctor.checks.torch_build.numerics import ERROR_LIMITS, relative_error
 from fp8doctor.measuring.kernels import profile_calls
-from fp8doctor.measuring.timer import Call, Timer
+from fp8doctor.measuring.timer import Call, Pace, Timer
 from fp8doctor.measuring.turns import Contestant, time_calls, time_device
 
 LAUNCHES_SHOW = "launches could not be kept out of the time (is CUDA_LAUNCH_BLOCKING set?)"
@@ -28,6 +28,8 @@ class Timed(Contestant):
     """A case under way."""
 
     case: Case = field(default_factory=Case)
+    # Waits for the device by itself: see `Variant.reads_back`.
+    reads_back: bool = False
 
 
 @dataclass
@@ -48,7 +50,8 @@ class ShapeBench:
     def time_device(self, rounds: int, epoch_s: float) -> None:
         """Call every configuration once and compare it with FP32; then time all of them, batch by batch in turn."""
         with self.torch.no_grad():
-            timed = self._prepare()
+            prepared = self._prepare()
+            timed = [item for item in prepared if not item.reads_back]
             started = time.monotonic()
             time_device(self.timer, timed, rounds)
             ended = time.monotonic()
@@ -64,7 +67,8 @@ class ShapeBench:
                 )
                 self.keep(item.case)
             # Nobody waits for a bare product's call.
-            self._called = [item for item in timed if item.case.kind == "layer" and item.device_samples]
+            layers = [item for item in prepared if item.case.kind == "layer"]
+            self._called = [item for item in layers if item.reads_back or item.device_samples]
 
     def time_calls(self) -> None:
         """Take one value of every layer's call time.
@@ -118,7 +122,7 @@ class ShapeBench:
         for config, (variant, layer) in self.built.items():
             case = Case(config=config, kind="layer", m=self.m, k=k, n=n)
             limit = ERROR_LIMITS[variant.numerics]
-            begun = self._begin(case, _bind(layer, x), reference, limit)
+            begun = self._begin(case, _bind(layer, x), reference, limit, reads_back=variant.reads_back)
             if begun is not None:
                 timed.append(begun)
                 if config in self.graphed and (graph := self._graph(begun, reference, limit)) is not None:
@@ -138,7 +142,7 @@ class ShapeBench:
                 timed.append(begun)
         return timed
 
-    def _begin(self, case: Case, call: Call, reference: Any, limit: float) -> Timed | None:
+    def _begin(self, case: Case, call: Call, reference: Any, limit: float, *, reads_back: bool = False) -> Timed | None:
         """Call once, compare with FP32, and take the case up for timing."""
         try:
             error = relative_error(call(), reference)
@@ -154,6 +158,9 @@ class ShapeBench:
             sqnr_db=round(-20 * math.log10(error), 1) if finite and error > 0 else None,
             error=None if finite else "the result holds values that are not finite",
         )
+        if reads_back:
+            self.keep(case)
+            return Timed(call, Pace(0.0, 0.0), case=case, reads_back=True)  # never queued, so no pace is asked for
         return Timed(call, self.timer.pace(call), case=case)
 
     def _graph(self, twin: Timed, reference: Any, limit: float) -> Timed | None:
@@ -215,14 +222,18 @@ def outcome_of(torch: Any, error: Exception) -> tuple[str, str]:
     text = f"{type(error).__name__}: {error}".splitlines()[0][:300]
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "out-of-memory", text
-    # The words of PyTorch's own refusals (ScaledBlas.cpp) and of cuBLAS's status.
+    # The words of PyTorch's own refusals (ScaledBlas.cpp; of `_int_mm` in Blas.cpp), cuBLAS's status, and the
+    # words of torchao (float8/inference.py).
     refusals = (
         "CUBLAS_STATUS_NOT_SUPPORTED",
         "is only supported",
         "only supported in",
+        "requires CUDA compute capability",
         "not currently supported",
         "to be divisible by 16",
         "must be divisible by 16",
         "Invalid scaling configuration",
+        "needs to be greater than 16",
+        "needs to be greater than 0 and a multiple of 8",
     )
     return ("refused" if any(word in str(error) for word in refusals) else "error"), text

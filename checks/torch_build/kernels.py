@@ -17,7 +17,8 @@ _GEMM = r"(?i)^(?!.*(?:flash|fmha|attention|sdpa|triton_(?:poi|red|per)_)).*"
 # The first hit wins, so FP8 stands before BF16 (`sm90_xmma_gemm_e4m3bf16_e4m3f32_...` names its output type, too) and
 # FP4 before FP8 (NVFP4's scales are e4m3).
 # Sources: the strings of libcublasLt 13.4.3 (xmma, cutlass, ampere, ...); RowwiseScaledMM.cu in PyTorch
-# (kernel_for_sm, f8f8bf16_rowwise) and torch/_inductor/kernel/mm.py (scaled_mm templates); DeepGEMM's impls folder.
+# (kernel_for_sm, f8f8bf16_rowwise) and torch/_inductor/kernel/mm.py (templates of scaled_mm and int_mm); DeepGEMM's
+# impls folder.
 # nvjet names are put together at run time and documented nowhere: that they spell the types of A, B and the result
 # (q 8-bit float, t BF16, h FP16, s FP32, o FP4) is inferred from public traces, where the operator stands beside them.
 KERNELS = (
@@ -28,7 +29,11 @@ KERNELS = (
     Kernel(_GEMM + r"(f8f8bf16_rowwise|triton_.*scaled_mm|scaled_mm_device_tma)", "fp8-gemm", "aten::_scaled_mm"),
     Kernel(_GEMM + r"(cutlass|gemm|kernel_for_sm).*(e4m3|e5m2|_f8_)", "fp8-gemm", "aten::_scaled_mm"),
     Kernel(_GEMM + r"fp8(_fp4)?_gemm", "fp8-gemm"),
-    Kernel(_GEMM + r"(xmma_gemm_i8|i\d+gemm_s8|tensorop_i\d+x|gemm_int8)", "int8-gemm", "aten::_int_mm"),
+    Kernel(
+        _GEMM + r"(triton_tem_.*_int_mm|xmma_gemm_i8|i\d+gemm_s8|tensorop_i\d+x|gemm_int8)",
+        "int8-gemm",
+        "aten::_int_mm",
+    ),
     Kernel(_GEMM + r"nvjet_(sm\d+_)?t(st|ss|tt)_", "bf16-gemm"),
     Kernel(_GEMM + r"(gemm|cutlass|gemv).*(bf16|bfloat16)", "bf16-gemm"),
     Kernel(_GEMM + r"nvjet_(sm\d+_)?h(sh|ss|hh)_", "fp16-gemm"),

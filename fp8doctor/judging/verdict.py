@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fp8doctor.judging.advice import effective
+from fp8doctor.judging.advice import advise, effective
 from fp8doctor.judging.outcomes import Outcome
 from fp8doctor.judging.report import FindingRecord, Status, Use, VerdictRecord
 from fp8doctor.model import Candidate, Clock, Settles, Severity
@@ -26,7 +26,12 @@ def decide(
     hardware = _answer(outcomes, "hardware")
     software = _answer(outcomes, "software")
     runs = _answer(outcomes, "runs")
-    status = _status(hardware, software, runs, use, candidates)
+    members = list(candidates)
+    # INT8 may be the better advice; whether FP8 pays is asked of FP8 and its 16-bit twins alone.
+    in_fp8 = [c for c in members if not c.format.startswith("int")]
+    if len(in_fp8) < len(members):
+        use = advise(in_fp8)
+    status = _status(hardware, software, runs, use, in_fp8)
     return VerdictRecord(status, _headline(status, findings, use, hardware, runs), hardware, software, runs)
 
 

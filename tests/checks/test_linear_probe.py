@@ -164,4 +164,6 @@ def test_outcomes_of_torchs_own_exceptions() -> None:
         "OutOfMemoryError: CUDA out of memory.",
     )
     assert outcome_of(torch, RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `x`"))[0] == "refused"
+    few = "self.size(0) needs to be greater than 16, but got 16"  # of _int_mm, on a GPU
+    assert outcome_of(torch, RuntimeError(few)) == ("refused", f"RuntimeError: {few}")
     assert outcome_of(torch, RuntimeError()) == ("error", "RuntimeError: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,8 +21,10 @@ BF16 = Variant("torch-bf16", "bf16-output", lambda torch, weight: lambda x: x @ 
 GRAPH = "torch-bf16+cudagraph"
 
 
-def timed(stub: StubTorch, layer: Layer | None = None, weight: Any = None) -> dict[tuple[str, str], Case]:
-    """The cases that are kept of one shape: BF16, its graph, and the bare products."""
+def timed(
+    stub: StubTorch, layer: Layer | None = None, weight: Any = None, others: tuple[Variant, ...] = ()
+) -> dict[tuple[str, str], Case]:
+    """The cases that are kept of one shape: BF16, its graph, the bare products, and other layers."""
     if weight is None:
         weight = torch.randn(N, K, generator=torch.Generator().manual_seed(2)).bfloat16() / K**0.5
     timer = Timer(stub, torch.device("cpu"))
@@ -32,7 +35,8 @@ def timed(stub: StubTorch, layer: Layer | None = None, weight: Any = None) -> di
         kept[case.config or "", case.kind or ""] = case
 
     built = {BF16.config: (BF16, layer or BF16.build(torch, weight))}
-    bench = ShapeBench(stub, timer, M, weight, built, frozenset(built), False, keep)
+    built |= {other.config: (other, other.build(torch, weight)) for other in others}
+    bench = ShapeBench(stub, timer, M, weight, built, frozenset([BF16.config]), False, keep)
     bench.time_device(2, epoch_s=0.0)
     for _ in range(3):
         bench.time_calls()
@@ -89,3 +93,16 @@ def test_where_launches_show_no_time_is_kept() -> None:
         if case.outcome not in ("refused", "error"):
             assert (case.outcome, case.error) == ("not-measured", LAUNCHES_SHOW)
         assert case.device_us is case.call_us is case.host_us is None
+
+
+@pytest.mark.timeout(20)
+def test_a_call_that_waits_for_the_device_is_timed_at_the_call_alone() -> None:
+    """Its launches cannot be queued behind a spin, and nobody's CUDA_LAUNCH_BLOCKING is to blame."""
+    waits = replace(BF16, config="torchao-int8-dynamic", reads_back=True)
+    kept = timed(StubTorch(torch), others=(waits,))
+    case = kept["torchao-int8-dynamic", "layer"]
+    assert (case.outcome, case.error, case.device_us) == ("ok", None, None)
+    assert case.call_us is not None
+    assert case.call_us.n == 3
+    assert case.relative_error is not None
+    assert kept["torch-bf16", "layer"].device_us is not None

@@ -21,6 +21,12 @@ W = torch.randn(768, 3072, generator=GENERATOR)
 EXACT = X @ W.t()
 
 
+def in_int8(x: Any) -> Any:
+    """`x` rounded to INT8 with one symmetric scale a row, and back in FP32."""
+    step = x.abs().amax(dim=1, keepdim=True) / 127
+    return (x / step).round() * step
+
+
 def rounded(scaling_x: str, scaling_w: str, dtype: str = "float8_e4m3fn") -> Any:
     return scaled_gemms.quantise(X, scaling_x, dtype).values @ scaled_gemms.quantise(W, scaling_w, dtype).values.t()
 
@@ -43,6 +49,7 @@ def rounded(scaling_x: str, scaling_w: str, dtype: str = "float8_e4m3fn") -> Any
                 @ scaled_gemms.quantise(W, "tensorwise", "float8_e4m3fn").values.t()
             ),
         ),
+        ("int8", lambda: in_int8(X) @ in_int8(W).t()),
         ("mxfp8", lambda: rounded("mxfp8", "mxfp8")),
         ("nvfp4", lambda: rounded("nvfp4", "nvfp4")),
     ],
@@ -52,6 +59,12 @@ def test_format_errors_are_what_rounding_costs(name: Any, product: Any) -> None:
     assert relative_error(result, EXACT) == pytest.approx(FORMAT_ERRORS[name], rel=0.05)
     assert ERROR_LIMITS[name] == TOLERANCE * FORMAT_ERRORS[name]
     assert worst_line_error(result, EXACT) < ERROR_LIMITS[name], "no row of a right result may look wrong"
+
+
+def test_int8_costs_an_eighth_more_in_long_rows() -> None:
+    x, w = (torch.randn(128, 16384, generator=GENERATOR) for _ in range(2))
+    error = relative_error(in_int8(x) @ in_int8(w).t(), x @ w.t())
+    assert error / FORMAT_ERRORS["int8"] == pytest.approx(1.125, rel=0.03)
 
 
 def test_relative_error_of_what_is_not_finite_is_infinite() -> None:
@@ -169,6 +182,7 @@ def test_messages_are_told_apart(text: Any, outcome: Any) -> None:
         ("sm80_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize128x128x16", "tf32-gemm"),
         ("ampere_sgemm_128x64_tn", "fp32-gemm"),
         ("sm90_xmma_gemm_i8i32_i8i32_i32_tn_n_tilesize64x64x64", "int8-gemm"),
+        ("triton_tem_fused__int_mm__to_copy_mul_2", "int8-gemm"),
         # No product, though a type or an operator stands in the name.
         ("triton_poi_fused__scaled_mm__to_copy_0", None),
         ("triton_red_fused__scaled_mm_abs_amax_1", None),
