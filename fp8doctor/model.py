@@ -84,6 +84,9 @@ class Request:
     gpu: int = 0
     shapes: tuple[Shape, ...] = ()
     workload: str | None = None
+    # Of a benchmark: the configurations wanted (none: all), and whether the model has its true depth.
+    rungs: tuple[str, ...] = ()
+    full: bool = False
     # Until the run's budget is spent, counted from the start of this child.
     seconds_left: float = 60.0
     # time.monotonic() when the run began; sensors and timed cases count their seconds from it.

@@ -99,7 +99,7 @@ def build(plan: ModelPlan, device: Any, dtype: Any, *, blocks: int | None = None
     model = model.train() if trains else model.eval().requires_grad_(False)
     built = Built(plan, model, device, dtype)
     shortest = min(plan.config.get(key, 0) for key in plan.depth_keys) if plan.depth_keys else 0
-    if blocks is not None and blocks < shortest or blocks is None:
+    if (blocks is not None and blocks < shortest) or blocks is None:
         built.depth = _depths(model, plan, config)
     return built
 
@@ -182,6 +182,41 @@ class _default_dtype:  # noqa: N801
         torch.set_default_dtype(self.before)
 
 
+def to_dtype(built: Built, dtype: Any) -> None:
+    """Turn a model that was built in BF16 into another dtype: the same weights."""
+    built.model.to(dtype)
+    built.dtype = dtype
+
+
+def blocks_in_fp32(built: Built) -> None:
+    """Let the repeated blocks compute in FP32, with BF16 between them: what BF16 costs inside of blocks shows.
+
+    The rest stays as it was: a time embedding in BF16 may differ much from one in FP32, and every configuration has
+    the one in BF16. Without repeated blocks, the whole model.
+    """
+    import torch
+    from torch.utils import _pytree
+
+    blocks = built.blocks()
+    if not blocks:
+        to_dtype(built, torch.float32)
+        return
+
+    def cast(tree: Any, old: Any, new: Any) -> Any:
+        return _pytree.tree_map_only(torch.Tensor, lambda t: t.to(new) if t.dtype is old else t, tree)
+
+    def before(module: Any, args: Any, kwargs: Any) -> Any:
+        return cast(args, torch.bfloat16, torch.float32), cast(kwargs, torch.bfloat16, torch.float32)
+
+    def after(module: Any, args: Any, output: Any) -> Any:
+        return cast(output, torch.float32, torch.bfloat16)
+
+    for block in blocks:
+        block.float()
+        block.register_forward_pre_hook(before, with_kwargs=True)
+        block.register_forward_hook(after)
+
+
 def step_call(built: Built, step: StepPlan) -> Callable[[], Any]:
     """One forward of `step` as a call that returns its output tensor; its inputs are made once, with a seed."""
     import torch
@@ -203,7 +238,8 @@ def step_call(built: Built, step: StepPlan) -> Callable[[], Any]:
     kept = (step.batch, config.kv_heads, step.context + step.sequence, config.head_dim)
     # One cache a block that was built: those of blocks that are visited again are written over.
     cache = [
-        tuple(torch.randn(kept, device=device, dtype=built.dtype) for _ in range(2)) for _ in range(len(model.blocks))
+        tuple(torch.randn(kept, device=device).to(torch.bfloat16).to(built.dtype) for _ in range(2))
+        for _ in range(len(built.blocks()))
     ]
     return lambda: model(tokens, cache)
 

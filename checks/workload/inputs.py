@@ -35,20 +35,28 @@ def inputs(class_name: str, config: dict[str, Any], step: StepPlan, device: Any,
     return {**make(config, step, device, dtype), "return_dict": False}
 
 
+def _noise(*shape: int, device: Any, dtype: Any) -> Any:
+    """Random normal numbers that BF16 can hold, so that the same step in another dtype gets the same."""
+    import torch
+
+    return torch.randn(*shape, device=device).to(torch.bfloat16).to(dtype)
+
+
 def _flux(config: dict[str, Any], step: StepPlan, device: Any, dtype: Any) -> dict[str, Any]:
     import torch
 
     kind = {"device": device, "dtype": dtype}
     found = {
-        "hidden_states": torch.randn(step.batch, step.sequence, config["in_channels"], **kind),
-        "encoder_hidden_states": torch.randn(step.batch, step.text, config["joint_attention_dim"], **kind),
-        "pooled_projections": torch.randn(step.batch, config["pooled_projection_dim"], **kind),
+        "hidden_states": _noise(step.batch, step.sequence, config["in_channels"], **kind),
+        "encoder_hidden_states": _noise(step.batch, step.text, config["joint_attention_dim"], **kind),
+        "pooled_projections": _noise(step.batch, config["pooled_projection_dim"], **kind),
         "timestep": torch.full((step.batch,), 0.5, **kind),
         "img_ids": _places(torch, *_sides(step.sequence), device),
         "txt_ids": torch.zeros(step.text, 3, device=device),
     }
     if config.get("guidance_embeds"):
-        found["guidance"] = torch.full((step.batch,), 3.5, **kind)
+        # The model multiplies by 1000: unlike 3500, 4000 is a number that BF16 can hold.
+        found["guidance"] = torch.full((step.batch,), 4.0, **kind)
     return found
 
 
@@ -58,8 +66,8 @@ def _qwen_image(config: dict[str, Any], step: StepPlan, device: Any, dtype: Any)
     kind = {"device": device, "dtype": dtype}
     rows, columns = _sides(step.sequence)
     return {
-        "hidden_states": torch.randn(step.batch, step.sequence, config["in_channels"], **kind),
-        "encoder_hidden_states": torch.randn(step.batch, step.text, config["joint_attention_dim"], **kind),
+        "hidden_states": _noise(step.batch, step.sequence, config["in_channels"], **kind),
+        "encoder_hidden_states": _noise(step.batch, step.text, config["joint_attention_dim"], **kind),
         "timestep": torch.full((step.batch,), 0.5, **kind),
         "img_shapes": [[(1, rows, columns)]] * step.batch,
     }
@@ -72,9 +80,9 @@ def _sd3(config: dict[str, Any], step: StepPlan, device: Any, dtype: Any) -> dic
     patch = config["patch_size"]
     rows, columns = _sides(step.sequence)
     return {
-        "hidden_states": torch.randn(step.batch, config["in_channels"], rows * patch, columns * patch, **kind),
-        "encoder_hidden_states": torch.randn(step.batch, step.text, config["joint_attention_dim"], **kind),
-        "pooled_projections": torch.randn(step.batch, config["pooled_projection_dim"], **kind),
+        "hidden_states": _noise(step.batch, config["in_channels"], rows * patch, columns * patch, **kind),
+        "encoder_hidden_states": _noise(step.batch, step.text, config["joint_attention_dim"], **kind),
+        "pooled_projections": _noise(step.batch, config["pooled_projection_dim"], **kind),
         "timestep": torch.full((step.batch,), 500.0, **kind),
     }
 
@@ -87,8 +95,8 @@ def _pixart(config: dict[str, Any], step: StepPlan, device: Any, dtype: Any) -> 
     rows, columns = _sides(step.sequence)
     pixels = torch.tensor([[rows * patch * 8.0, columns * patch * 8.0]], **kind).expand(step.batch, 2)
     return {
-        "hidden_states": torch.randn(step.batch, config["in_channels"], rows * patch, columns * patch, **kind),
-        "encoder_hidden_states": torch.randn(step.batch, step.text, config["caption_channels"], **kind),
+        "hidden_states": _noise(step.batch, config["in_channels"], rows * patch, columns * patch, **kind),
+        "encoder_hidden_states": _noise(step.batch, step.text, config["caption_channels"], **kind),
         "timestep": torch.full((step.batch,), 500.0, **kind),
         "added_cond_kwargs": {"resolution": pixels, "aspect_ratio": torch.ones(step.batch, 1, **kind)},
     }
@@ -101,10 +109,8 @@ def _wan(config: dict[str, Any], step: StepPlan, device: Any, dtype: Any) -> dic
     frames, height, width = config["patch_size"]
     rows, columns = _sides(step.sequence)
     return {
-        "hidden_states": torch.randn(
-            step.batch, config["in_channels"], frames, rows * height, columns * width, **kind
-        ),
-        "encoder_hidden_states": torch.randn(step.batch, step.text, config["text_dim"], **kind),
+        "hidden_states": _noise(step.batch, config["in_channels"], frames, rows * height, columns * width, **kind),
+        "encoder_hidden_states": _noise(step.batch, step.text, config["text_dim"], **kind),
         "timestep": torch.full((step.batch,), 500, device=device, dtype=torch.int64),
     }
 

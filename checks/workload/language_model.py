@@ -41,7 +41,7 @@ def language_model(config: LanguageModelConfig) -> Any:
     from torch import nn
     from torch.nn import functional as F  # noqa: N812
 
-    class Attention(nn.Module):
+    class Attention(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             kv_width = config.kv_heads * config.head_dim
@@ -71,7 +71,7 @@ def language_model(config: LanguageModelConfig) -> Any:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=sequence > 1, **grouped)
             return self.out(y.transpose(1, 2).reshape(batch, sequence, config.width))
 
-    class FeedForward(nn.Module):
+    class FeedForward(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.gate = nn.Linear(config.width, config.hidden, bias=False)
@@ -81,7 +81,7 @@ def language_model(config: LanguageModelConfig) -> Any:
         def forward(self, x: Any) -> Any:
             return self.down(F.silu(self.gate(x)) * self.up(x))
 
-    class Block(nn.Module):
+    class Block(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.attention_norm = nn.RMSNorm(config.width, eps=1e-5)
@@ -93,7 +93,7 @@ def language_model(config: LanguageModelConfig) -> Any:
             x = x + self.attention(self.attention_norm(x), rotation, cache)
             return x + self.feed_forward(self.feed_forward_norm(x))
 
-    class LanguageModel(nn.Module):
+    class LanguageModel(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.embedding = nn.Embedding(config.vocabulary, config.width)

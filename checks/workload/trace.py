@@ -53,7 +53,7 @@ def _step(built: Any, step: StepPlan) -> Step:
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             if function is torch.Tensor.__bool__:
-                # Models ask whether a mask is all true, to leave it out; a meta tensor could not say. Ours mask nothing.
+                # Models ask whether a mask is all true, to leave it out; a meta tensor cannot say. Ours mask nothing.
                 return True
             if function is torch.nn.functional.scaled_dot_product_attention:
                 given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False))
@@ -80,8 +80,13 @@ def _step(built: Any, step: StepPlan) -> Step:
         linears=tuple(
             LinearUse(m=m, k=k, n=n, calls=calls, example=examples[m, k, n]) for (m, k, n), calls in linears.items()
         ),
-        attentions=tuple(AttentionUse(*shape, calls=calls) for shape, calls in attentions.items()),
+        attentions=tuple(_attention_use(shape, calls) for shape, calls in attentions.items()),
     )
+
+
+def _attention_use(shape: tuple[Any, ...], calls: int) -> AttentionUse:
+    batch, heads, kv_heads, queries, keys, head_dim, causal = shape
+    return AttentionUse(batch, heads, kv_heads, queries, keys, head_dim, causal, calls)
 
 
 def _attention_shape(given: dict[str, Any]) -> tuple[Any, ...]:

@@ -1,0 +1,341 @@
+"""One rung: build the model, put it into the configuration, call its step and time it.
+
+Runs in the child; torch is imported inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fp8doctor.checks.ladder import caching
+from fp8doctor.checks.ladder.conversions import BASES, TUNED, RefusedError, around, compile_blocks, modify
+from fp8doctor.checks.ladder.facts import Rung
+from fp8doctor.checks.ladder.slugs import BASELINE, Config, config_of
+from fp8doctor.checks.ladder.stepping import MemoryWatch, Meter, how_many
+from fp8doctor.checks.ladder.training import TrainingStep
+from fp8doctor.checks.linear.timing import outcome_of
+from fp8doctor.checks.torch_build.numerics import FORMAT_ERRORS, TOLERANCE, relative_error
+from fp8doctor.checks.workload.build import (
+    Built,
+    CannotBuildError,
+    blocks_in_fp32,
+    build,
+    step_call,
+    to_dtype,
+    weight_bytes,
+)
+from fp8doctor.checks.workload.catalogue import ModelPlan, StepPlan
+from fp8doctor.measuring.statistics import estimate, quantile
+
+# With fewer rows than this a layer is a matrix-vector product, for which quantising its input never pays.
+LEAST_ROWS = 16
+BLOCKS = 2
+GRAPH_WARM_UPS = 3
+
+
+@dataclass
+class Reference:
+    """What the step gives in BF16, and by how much it is off a step whose blocks compute in FP32."""
+
+    output: Any = None
+    gradient: Any = None
+    bf16_error: float = 0.0
+    # Rows that each linear layer of the built blocks is called with.
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def limit(self, numerics: str) -> float:
+        """The most that a format explains at the end of a whole model.
+
+        What rounding costs one layer grows through a model as BF16's own rounding is seen to grow in it.
+        """
+        growth = max(1.0, self.bf16_error / FORMAT_ERRORS["bf16"])
+        return TOLERANCE * FORMAT_ERRORS[numerics] * growth
+
+
+@dataclass
+class Climber:
+    """Climbs the rungs of one step of one workload."""
+
+    plan: ModelPlan
+    step: StepPlan
+    meter: Meter
+    full: bool = False
+    epoch_s: float = 0.0
+
+    def reference(self) -> Reference:
+        """Run the step in BF16 and with its blocks in FP32, and remember what BF16 gave."""
+        import torch
+
+        found = Reference()
+        outputs = []
+        for exact in (True, False):
+            built = self._build()
+            if exact:
+                blocks_in_fp32(built)
+            else:
+                found.rows = self._rows(built)
+            built.visit_true_depth()
+            if self.step.trains:
+                training = TrainingStep(built, self.step)
+                outputs.append(training.output().float().cpu())
+                if not exact:
+                    found.gradient = training.first_gradient()
+                del training
+            else:
+                with torch.no_grad():
+                    outputs.append(step_call(built, self.step)().float().cpu())
+            del built
+            self._tidy()
+        found.bf16_error = relative_error(outputs[1], outputs[0])
+        found.output = outputs[1]
+        return found
+
+    def _rows(self, built: Built) -> dict[str, int]:
+        import torch
+
+        rows: dict[str, int] = {}
+
+        def watch(name: str) -> Any:
+            return lambda module, args, output: rows.__setitem__(name, output.numel() // output.shape[-1])
+
+        hooks = [
+            module.register_forward_hook(watch(name))
+            for name, module in built.model.named_modules()
+            if isinstance(module, torch.nn.Linear) and any(name.startswith(f"{blocks}.") for blocks in built.depth)
+        ]
+        with torch.no_grad():
+            step_call(built, self.step)()
+        for hook in hooks:
+            hook.remove()
+        return rows
+
+    def _build(self) -> Built:
+        import torch
+
+        blocks = None if self.full or self.step.trains else BLOCKS
+        return build(self.plan, self.meter.device, torch.bfloat16, blocks=blocks)
+
+    def climb(self, slug: str, reference: Reference, left_s: float, regional: Rung | None = None) -> Rung:
+        """Measure one configuration; whatever goes wrong is the outcome.
+
+        `regional` is the rung that compiles each block of the same base, for the one that compiles the whole model.
+        """
+        import torch
+
+        config = config_of(slug)
+        began = time.monotonic()
+        rung = Rung(config=slug, step=self.step.name, started_s=round(began - self.epoch_s, 2))
+        try:
+            rung = self._climb(rung, config, reference, began + left_s, regional)
+        except (RefusedError, CannotBuildError) as error:
+            rung = replace(rung, outcome="refused", error=str(error)[:300])
+        except ImportError as error:
+            rung = replace(rung, outcome="refused", error=f"{type(error).__name__}: {error}"[:300])
+        except Exception as error:  # refusals and faults of the libraries are results
+            outcome, text = outcome_of(torch, error)
+            rung = replace(rung, outcome=outcome, error=text)
+        self._tidy()
+        return replace(rung, ended_s=round(time.monotonic() - self.epoch_s, 2))
+
+    def _climb(self, rung: Rung, config: Config, reference: Reference, until: float, regional: Rung | None) -> Rung:
+        import torch
+
+        watch = MemoryWatch(self.meter)
+        self.meter.forget_peak()
+        with watch.phase("build"):
+            built = self._build()
+            if config.base == "torch-fp16":
+                to_dtype(built, torch.float16)
+        names = self._names(config, reference)
+        with watch.phase("convert"):
+            _convert(built, config, names)
+            absent = built.absent_bytes()
+            weights = weight_bytes(built.model) + absent
+            whole = config.compiled == "compile-whole"
+            if not whole:
+                built.visit_true_depth()
+            if config.compiled == "compile":
+                compile_blocks(built)
+        rung = replace(
+            rung,
+            converted=None if config.base in ("torch-bf16", "torch-fp16") else len(names),
+            linears=len(reference.rows),
+            blocks_built=None if self.full or self.step.trains else BLOCKS,
+            load_peak_gb=_gb(self.meter.peak_bytes() + absent),
+            weights_gb=_gb(weights),
+        )
+        with contextlib.ExitStack() as stack:
+            if not self.step.trains:
+                stack.enter_context(torch.no_grad())
+            if config.cache:
+                return caching.measure(rung, config.cache, built, self.step, self.meter)
+            call, run = self._call(built, config)
+            if whole:
+                return self._whole(rung, built, call, watch, until, regional)
+            self.meter.forget_peak()
+            with watch.phase("first call"):
+                seconds = self.meter.first(call)
+            rung = replace(rung, first_call_s=round(seconds, 3), **_compilation(config))
+            rung = replace(rung, **_compare(run, reference, config))
+            if config.graphed:
+                call = captured(torch, call)
+            step_s = min(self.meter.first(call) for _ in range(2))
+            self.meter.forget_peak()
+            times = self.meter.steps_ms(call, how_many(step_s, until - time.monotonic()))
+            rung = replace(rung, peak_gb=_gb(self.meter.peak_bytes() + absent), **_summary(times))
+            rung = replace(rung, host_ms=estimate(self.meter.host_ms(call)))
+            with watch.phase("steps"):
+                for _ in range(2):
+                    call()
+                self.meter.wait()
+        return replace(rung, memory=watch.kept())
+
+    def _whole(
+        self, rung: Rung, built: Built, call: Callable[[], Any], watch: MemoryWatch, until: float, regional: Rung | None
+    ) -> Rung:
+        """The whole model compiled, as far as it was built, against the same blocks compiled one by one.
+
+        A graph of all blocks takes minutes to compile. The factor between both on a few blocks is carried over to the
+        true depth.
+        """
+        if regional is None or regional.step_ms is None:
+            raise RefusedError("compiling each block did not run, which it is compared with")
+        with watch.phase("first call"):
+            seconds = self.meter.first(call)
+        rung = replace(rung, first_call_s=round(seconds, 3), **_compilation(config_of("torch-bf16+compile")))
+        count = how_many(min(self.meter.first(call) for _ in range(2)), (until - time.monotonic()) / 2)
+        times = self.meter.steps_ms(call, count)
+        alone = self._build()
+        compile_blocks(alone)
+        other = step_call(alone, self.step)
+        self.meter.first(other)
+        factor = regional.step_ms.median / estimate(self.meter.steps_ms(other, count)).median
+        scaled = [factor * ms for ms in times]
+        return replace(rung, outcome="ok", memory=watch.kept(), **_summary(scaled))
+
+    def _names(self, config: Config, reference: Reference) -> tuple[str, ...]:
+        """The linear layers that a configuration converts: those in the blocks that are given enough rows.
+
+        A model whose layers all have few rows (decoding) is converted whole, for the bytes of its weights.
+        """
+        wide = tuple(name for name, rows in reference.rows.items() if rows >= LEAST_ROWS)
+        stores = config.base.endswith(("weightonly", "storage"))
+        return tuple(reference.rows) if stores or not wide else wide
+
+    def _call(self, built: Built, config: Config) -> tuple[Callable[[], Any], Any]:
+        """The step as a call, and what can say its result: the output, or the output and the gradients."""
+        import torch
+
+        if self.step.trains:
+            training = TrainingStep(built, self.step, compiled=config.compiled is not None, graphed=config.graphed)
+            run: Any = training
+
+            def inner() -> Any:
+                return training()
+        else:
+            forward = step_call(built, self.step)
+            if config.compiled == "compile-whole":
+                built.model.compile()
+            run = forward
+
+            def inner() -> Any:
+                return forward()
+
+        torch._dynamo.utils.counters.clear()
+
+        def call() -> Any:
+            with around(config.base, config.modifiers, built):
+                return inner()
+
+        if not self.step.trains:
+            run = call
+        return call, run
+
+    def _tidy(self) -> None:
+        import gc
+
+        import torch
+
+        torch._dynamo.reset()
+        gc.collect()
+        if self.meter.on_gpu:
+            torch.cuda.empty_cache()
+
+
+def _convert(built: Built, config: Config, names: tuple[str, ...]) -> None:
+    convert = TUNED if "tuned" in config.modifiers else BASES[config.base][0]
+    convert(built, names)
+    modify(built, config.modifiers, names)
+
+
+def captured(torch: Any, call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call as one CUDA graph, its inputs in place (torch's own recipe: warm up on a side stream, then capture).
+
+    Raises:
+        RefusedError: on a machine without CUDA.
+        RuntimeError: if something in the step cannot be captured.
+    """
+    if not torch.cuda.is_available():
+        raise RefusedError("CUDA graphs need a GPU")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(GRAPH_WARM_UPS):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return lambda: graph.replay()
+
+
+def _compilation(config: Config) -> dict[str, Any]:
+    """How many graphs the compiler made, and how often it broke off."""
+    if config.compiled is None:
+        return {}
+    import torch
+
+    counters = torch._dynamo.utils.counters
+    return {
+        "graphs": int(counters["stats"].get("unique_graphs", 0)),
+        "graph_breaks": int(sum(counters["graph_break"].values())),
+    }
+
+
+def _compare(run: Any, reference: Reference, config: Config) -> dict[str, Any]:
+    """The errors against BF16, and whether they pass."""
+    found: dict[str, Any] = {}
+    if isinstance(run, TrainingStep):
+        output, gradient = run.first_output, run.gradient
+        error = relative_error(gradient, reference.gradient)
+        found["gradient_error"] = round(error, 5) if error < float("inf") else None
+        finite = error < float("inf")
+    else:
+        output, finite = run(), True
+    error = relative_error(output.float().cpu(), reference.output)
+    finite = finite and error < float("inf")
+    limit = reference.limit(config.numerics)
+    found["relative_error"] = round(error, 5) if error < float("inf") else None
+    found["relative_error_limit"] = round(limit, 4)
+    if not finite:
+        return {**found, "outcome": "wrong", "error": "the result holds values that are not finite"}
+    return {**found, "outcome": "ok" if error <= limit or config.slug == BASELINE else "wrong"}
+
+
+def _summary(times_ms: list[float]) -> dict[str, Any]:
+    ordered = sorted(times_ms)
+    return {
+        "step_ms": estimate(times_ms),
+        "mean_ms": round(sum(times_ms) / len(times_ms), 3),
+        "least_ms": round(ordered[0], 3),
+        "p90_ms": round(quantile(ordered, 0.9), 3),
+        "p99_ms": round(quantile(ordered, 0.99), 3),
+    }
+
+
+def _gb(size: float) -> float:
+    return round(size / 1e9, 3)

@@ -1,0 +1,200 @@
+"""Climbs the ladder of a workload, rung by rung; a rung that ends the child costs itself alone."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+from fp8doctor.checks.ladder.facts import Ladder, Rung
+from fp8doctor.checks.ladder.slugs import BASELINE, FORWARD, TRAINING, Config, config_of
+from fp8doctor.checks.ladder.winners import combinations
+from fp8doctor.checks.torch_build import TorchBuild
+from fp8doctor.checks.torch_build.early import import_torch
+from fp8doctor.checks.transformer_engine.facts import TransformerEngine
+from fp8doctor.checks.workload.catalogue import BUILT_IN, ModelPlan, StepPlan
+from fp8doctor.checks.workload.config_file import read_plan
+from fp8doctor.checks.workload.facts import WorkloadSeen
+from fp8doctor.model import Request
+from fp8doctor.plain import from_plain
+from fp8doctor.registry import probe
+
+# A rung may take this many times its even share of what is left, and never less than the seconds below.
+SHARES = 4.0
+LEAST_RUNG_S = 25.0
+# Kept for ending in order.
+RESERVE_S = 2.0
+STATISTIC = "median of the times between the ends of successive steps"
+
+
+def prepare() -> None:
+    """Import torch and its compiler while the probes that look at the box still run."""
+    import_torch("torch._dynamo", "torch._inductor.compile_fx")
+
+
+@probe(
+    runs_in="target",
+    timeout_s=86_400,
+    times_gpu=True,
+    order=70,
+    share=10.0,
+    for_workload=True,
+    modes=("bench",),
+    prepare=prepare,
+)
+def gather(
+    request: Request, torch_build: TorchBuild | None, seen: WorkloadSeen | None, te: TransformerEngine | None
+) -> Iterator[Ladder]:
+    """Measuring whole steps of the workload, configuration by configuration."""
+    why_not = _why_not(torch_build, seen)
+    if why_not is not None or request.workload is None:
+        yield Ladder(workload=request.workload, measurable=False, why_not=why_not)
+        return
+    plan = BUILT_IN.get(request.workload) or read_plan(request.workload)
+    yield from Run(request, plan, te, seen).records()
+
+
+def _why_not(torch_build: TorchBuild | None, seen: WorkloadSeen | None) -> str | None:
+    if torch_build is None or not torch_build.devices:
+        return "torch sees no GPU" if torch_build and torch_build.installed else "there is no torch to measure with"
+    if seen is None or seen.workload is None:
+        return (seen.why_not if seen else None) or "the workload could not be read"
+    return None
+
+
+class Run:
+    """One climb; the record grows and is yielded before each rung."""
+
+    def __init__(
+        self, request: Request, plan: ModelPlan, te: TransformerEngine | None, seen: WorkloadSeen | None
+    ) -> None:
+        self.began = time.monotonic()
+        self.request = request
+        self.plan = plan
+        self.te = te
+        self.record = self._resumed(seen)
+
+    def _resumed(self, seen: WorkloadSeen | None) -> Ladder:
+        """The record to go on from: a fresh one, or an earlier child's, with the rung that ended it written down."""
+        if self.request.so_far is not None:
+            record = from_plain(Ladder, self.request.so_far)
+            if record.attempting:
+                config, _, step = record.attempting.partition(" @ ")
+                record = _with(record, _ended(config, step, self.request.so_far_ended))
+            return replace(record, attempting=None)
+        workload = seen.workload if seen else None
+        return Ladder(
+            workload=self.plan.name,
+            title=self.plan.title,
+            model_class=f"{self.plan.library}.{self.plan.class_name}",
+            parameters=workload.parameters if workload else None,
+            tokens={step.name: step.tokens for step in self.plan.steps},
+            measurable=True,
+            full=self.request.full,
+            statistic=STATISTIC,
+            rungs=(),
+        )
+
+    def left_s(self) -> float:
+        """Seconds that new rungs may use."""
+        return self.request.seconds_left - RESERVE_S - (time.monotonic() - self.began)
+
+    def records(self) -> Iterator[Ladder]:
+        """Climb all rungs of all steps."""
+        import torch
+
+        from fp8doctor.checks.ladder.climbing import Climber
+        from fp8doctor.checks.ladder.stepping import Meter
+
+        device = torch.device("cuda", self.request.gpu) if torch.cuda.is_available() else torch.device("cpu")
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            self.record = replace(self.record, device_name=torch.cuda.get_device_name(device))
+        for step in self.plan.steps:
+            climber = Climber(self.plan, step, Meter(torch, device), self.record.full or False, self.request.epoch_s)
+            yield from self._step(climber, step)
+        yield replace(self.record, attempting=None)
+
+    def _step(self, climber: Any, step: StepPlan) -> Iterator[Ladder]:
+        todo = self._todo(step)
+        if not todo:
+            return
+        yield replace(self.record, attempting=f"{BASELINE} @ {step.name}")
+        try:
+            reference = climber.reference()
+        except Exception as error:  # then nothing of this step can be measured
+            text = f"{type(error).__name__}: {error}"[:300]
+            self.record = _with(self.record, Rung(config=BASELINE, step=step.name, outcome="error", error=text))
+            self._leave(step, todo, "BF16 itself failed")
+            return
+        while todo:
+            slug = todo.pop(0)
+            if self.left_s() < LEAST_RUNG_S:
+                self._leave(step, [slug, *todo], "the time budget was spent")
+                return
+            refused = self._refused(config_of(slug))
+            if refused is not None:
+                self.record = _with(
+                    self.record, Rung(config=slug, step=step.name, outcome="not-measured", error=refused)
+                )
+                continue
+            yield replace(self.record, attempting=f"{slug} @ {step.name}")
+            share_s = max(LEAST_RUNG_S, min(self.left_s(), SHARES * self.left_s() / (len(todo) + 1)))
+            _alarm(share_s)
+            regional = self._rung(step, f"{config_of(slug).base}+compile")
+            rung = climber.climb(slug, reference, share_s, regional)
+            _alarm(0)
+            self.record = _with(self.record, rung)
+            yield self.record
+            if not todo:
+                done = {r.config for r in self.record.rungs or () if r.step == step.name}
+                todo = [s for s in combinations(self.record, step.name or "") if s not in done]
+        if self.left_s() > LEAST_RUNG_S:
+            again = climber.climb(BASELINE, reference, self.left_s())
+            self.record = replace(self.record, again=(*(self.record.again or ()), again))
+
+    def _rung(self, step: StepPlan, slug: str) -> Rung | None:
+        return next((r for r in self.record.rungs or () if (r.config, r.step) == (slug, step.name)), None)
+
+    def _todo(self, step: StepPlan) -> list[str]:
+        wanted = self.request.rungs or (TRAINING if step.trains else FORWARD)
+        done = {r.config for r in self.record.rungs or () if r.step == step.name}
+        return [slug for slug in wanted if slug not in done]
+
+    def _refused(self, config: Config) -> str | None:
+        """Why a rung need not be tried: its library is not there, or says that this GPU does not do its recipe."""
+        library = config.library
+        if library is not None and find_spec(library) is None:
+            return f"{library} is not installed"
+        if config.cache and self.plan.library != "diffusers":
+            return "step caches are for diffusion"
+        if config.base == "diffusers-fp8-storage" and self.plan.library != "diffusers":
+            return "only diffusers' models have it"
+        for recipe in (self.te.recipes if self.te else None) or ():
+            if recipe.name == config.recipe and recipe.available is False:
+                return recipe.reason or "Transformer Engine does not offer this recipe here"
+        return None
+
+    def _leave(self, step: StepPlan, slugs: list[str], why: str) -> None:
+        left = tuple(f"{slug} @ {step.name}: {why}" for slug in slugs)
+        self.record = replace(self.record, not_measured=(*(self.record.not_measured or ()), *left))
+
+
+def _with(record: Ladder, rung: Rung) -> Ladder:
+    return replace(record, rungs=(*(record.rungs or ()), rung))
+
+
+def _ended(config: str, step: str, how: str | None) -> Rung:
+    """A rung that ended its child."""
+    if how == "SIGALRM":
+        return Rung(config=config, step=step, outcome="too-long", error="it took longer than its share of the budget")
+    return Rung(config=config, step=step, outcome="crashed", error=f"it ended the process: {how or 'nobody saw how'}")
+
+
+def _alarm(seconds: float) -> None:
+    """End this process if the rung takes longer: a compiler inside C++ hears no Python exception."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)

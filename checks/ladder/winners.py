@@ -1,0 +1,59 @@
+"""Which rung won, and which combinations are worth a try after all single ones?"""
+
+from __future__ import annotations
+
+from fp8doctor.checks.ladder.facts import Ladder, Rung
+from fp8doctor.checks.ladder.slugs import BASELINE, config_of
+from fp8doctor.measuring.statistics import differs, speedup
+
+# A factor that two runs on one box do not agree on is no gain (benchmarks/RESULTS.md).
+LEAST_GAIN = 1.03
+
+
+def ok(ladder: Ladder, step: str) -> list[Rung]:
+    """The rungs of a step that ran, were right and computed every step, in the order of measuring."""
+    return [
+        rung
+        for rung in ladder.rungs or ()
+        if rung.step == step and rung.outcome == "ok" and rung.step_ms and rung.skipping is None
+    ]
+
+
+def fastest(ladder: Ladder, step: str) -> Rung | None:
+    """The fastest of them; None if none ran."""
+    return min(ok(ladder, step), key=_median, default=None)
+
+
+def baseline(ladder: Ladder, step: str) -> Rung | None:
+    """BF16 as it is."""
+    return next((rung for rung in ok(ladder, step) if rung.config == BASELINE), None)
+
+
+def gains(slow: Rung, fast: Rung) -> bool:
+    """Whether `fast` is faster beyond the noise."""
+    if slow.step_ms is None or fast.step_ms is None:
+        return False
+    ratio = speedup(slow.step_ms, fast.step_ms)
+    return differs(ratio) and ratio.median >= LEAST_GAIN
+
+
+def combinations(ladder: Ladder, step: str) -> list[str]:
+    """The fastest configuration with each other thing that gained by itself: attention, CUDA graph."""
+    best, bf16 = fastest(ladder, step), baseline(ladder, step)
+    if best is None or bf16 is None or best.config is None:
+        return []
+    config = config_of(best.config)
+    found: list[str] = []
+    attention = [
+        r for r in ok(ladder, step) if (r.config or "").startswith(f"{BASELINE}+attention-") and gains(bf16, r)
+    ]
+    if attention and not any(m.startswith("attention-") for m in config.modifiers):
+        modifier = (min(attention, key=_median).config or "").rpartition("+")[2]
+        found.append(f"{config.base}+{modifier}{''.join(f'+{m}' for m in config.modifiers)}")
+    if not config.graphed:
+        found.append(f"{best.config}+cudagraph")
+    return found
+
+
+def _median(rung: Rung) -> float:
+    return rung.step_ms.median if rung.step_ms else float("inf")
