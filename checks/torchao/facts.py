@@ -10,6 +10,9 @@ from fp8doctor.model import Caption, Facts, NotApplicable
 IMPORTING_TORCH = "import torch"
 IMPORTING = "import torchao"
 IMPORTING_WITHOUT_KERNELS = "import torchao without its kernels"
+CONVERTING = "convert layers of odd sizes"
+# `OddLinear.how` of the conversion for training.
+TRAINING = "training"
 
 # What every finding on it is about, and what its rules say where it is not installed.
 ABOUT = "package:torchao"
@@ -33,6 +36,21 @@ class QuantizedLinear:
     relative_error: float | None = None
     relative_error_expected: float | None = None
     relative_error_limit: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class OddLinear:
+    """A layer of a size that FP8 products cannot take (no multiple of 16), in a model that was converted."""
+
+    how: str | None = None  # "dynamic" | "weight-only" | "training"
+    k: int | None = None
+    n: int | None = None
+    # Whether it is an FP8 layer now; None if the conversion raised an error.
+    converted: bool | None = None
+    # A warning that was shown.
+    said: str | None = None
+    # What the conversion raised, or a training step in the converted layer.
     error: str | None = None
 
 
@@ -64,6 +82,8 @@ class Torchao(Facts, key="torchao"):
     # The float8 configurations that torchao.quantization has.
     configs: tuple[str, ...] | None = None
     linears: tuple[QuantizedLinear, ...] | None = None
+    # What becomes of layers whose sizes are no multiples of 16.
+    odd_linears: tuple[OddLinear, ...] | None = None
     # What was being tried when this record was written.
     attempting: str | None = None
 

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from fp8doctor.checks.torch_build.numerics import ERROR_LIMITS, FORMAT_ERRORS, relative_error
+from fp8doctor.checks.torchao.coverage import observe
 from fp8doctor.checks.torchao.facts import (
+    CONVERTING,
     IMPORTING,
     IMPORTING_TORCH,
     IMPORTING_WITHOUT_KERNELS,
@@ -62,7 +64,8 @@ def gather(request: Request) -> Iterator[Torchao]:
         return
     seen = yield from _import(seen)
     if request.mode != "quick" and (seen.import_ok or seen.imports_without_kernels):
-        yield from _try_ways(seen, request.gpu)
+        seen = yield from _try_ways(seen, request.gpu)
+        yield from _convert_odd(seen, request.gpu)
 
 
 def _installed() -> Torchao:
@@ -83,6 +86,8 @@ def _after_crash(seen: Torchao, ended: str | None) -> Torchao:
         return replace(seen, attempting=None, import_ok=False, import_error=said)
     if seen.attempting == IMPORTING_WITHOUT_KERNELS:
         return replace(seen, attempting=None, imports_without_kernels=False)
+    if seen.attempting == CONVERTING:
+        return replace(seen, attempting=None, odd_linears=())
     linears = tuple(
         replace(linear, forward_ok=False, error=said) if linear.config == seen.attempting else linear
         for linear in seen.linears or ()
@@ -181,10 +186,16 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")[:2000]
 
 
-def _try_ways(seen: Torchao, gpu: int) -> Iterator[Torchao]:
+def _device(gpu: int) -> str:
     import torch
 
-    device = f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"
+
+
+def _try_ways(seen: Torchao, gpu: int) -> Generator[Torchao, None, Torchao]:
+    import torch
+
+    device = _device(gpu)
     # Weight-only needs no FP8 unit: it runs wherever torch does.
     ways = [way for way in WAYS if way.config in (seen.configs or ()) and (device != "cpu" or not way.fp8_product)]
     if seen.linears is None:
@@ -199,6 +210,14 @@ def _try_ways(seen: Torchao, gpu: int) -> Iterator[Torchao]:
         if device != "cpu":
             # Raises if a kernel has poisoned the CUDA context; a fresh child then goes on with the rest.
             torch.cuda.synchronize(device)
+    return seen
+
+
+def _convert_odd(seen: Torchao, gpu: int) -> Iterator[Torchao]:
+    """See what becomes of layers that FP8 cannot take."""
+    if seen.odd_linears is None:
+        yield replace(seen, attempting=CONVERTING)
+        yield replace(seen, odd_linears=observe(_device(gpu), seen.configs or ()))
 
 
 def _try(way: _Known, device: str) -> QuantizedLinear:
