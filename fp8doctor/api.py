@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fp8doctor.probing.schedule import Event
 
 # The longest a default run takes; --thorough has minutes (design: "a time budget rules the whole run").
-BUDGET_S: dict[str, float] = {"quick": 20.0, "default": 60.0, "thorough": 600.0}
+BUDGET_S: dict[str, float] = {"quick": 20.0, "default": 60.0, "thorough": 600.0, "bench": 1200.0}
 # What part of the budget is kept for starting, judging and printing.
 RESERVE_S = 3.0
 
@@ -44,6 +44,16 @@ class Options:
     shapes: tuple[Shape, ...] = ()
     workload: str | None = None
     keep_cache: bool = True
+    # Of mode "bench": as in `fp8doctor.model.Request`.
+    rungs: tuple[str, ...] = ()
+    full: bool = False
+    hit_rate: float | None = None
+    pipeline: str | None = None
+    prompt: str | None = None
+    steps: int | None = None
+    output_dir: str | None = None
+    # A facts file or report of an earlier run whose finished rungs are kept.
+    resume: Path | None = None
 
 
 class InterruptedExaminationError(Exception):
@@ -79,6 +89,7 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
         fp8doctor.probing.interpreters.NoInterpreterError: if the Python named is none.
         InterruptedExaminationError: after Ctrl-C, with the report of what was learnt.
         CannotExamineError: on a system other than Linux (WSL is one).
+        fp8doctor.store.NotAFactsFileError: if `options.resume` is none.
     """
     options = options or Options()
     registry = knowledge()
@@ -91,6 +102,7 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
     from fp8doctor.probing.schedule import Plan, Schedule, child_environment
 
     target = interpreters.choose(options.python)
+    resume = _to_resume(options.resume, registry) if options.resume else {}
     started = time.monotonic()
     with _cache_folder(options.keep_cache) as cache_dir:
         environment, replaced = child_environment(registry.cache_variables, cache_dir)
@@ -99,18 +111,33 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
             gpu=options.gpu,
             shapes=options.shapes,
             workload=options.workload,
+            rungs=options.rungs,
+            full=options.full,
+            hit_rate=options.hit_rate,
+            pipeline=options.pipeline,
+            prompt=options.prompt,
+            steps=options.steps,
+            output_dir=options.output_dir,
             epoch_s=started,
             cache_dir=cache_dir,
             replaced_environment=replaced,
         )
         budget_s = (options.budget_s or BUDGET_S[options.mode]) - RESERVE_S
-        schedule = Schedule(Plan(registry, request, target.path, budget_s, environment, store.decode_facts, observe))
+        plan = Plan(registry, request, target.path, budget_s, environment, store.decode_facts, observe, resume)
+        schedule = Schedule(plan)
         try:
             runs = schedule.run()
         except KeyboardInterrupt:
             report = _live_report(registry, schedule.runs, time.monotonic() - started)
             raise InterruptedExaminationError(_marked_interrupted(report)) from None
     return _live_report(registry, runs, time.monotonic() - started)
+
+
+def _to_resume(path: Path, registry: Registry) -> dict[str, dict[str, Any]]:
+    """The records of probes that go on from an earlier run: those that only a benchmark has."""
+    saved = store.read_file(path, registry)
+    benches = {key for key, spec in registry.probes.items() if tuple(spec.modes) == ("bench",)}
+    return {key: to_plain(run.facts) for key, run in saved.runs.items() if key in benches and run.facts is not None}
 
 
 def diagnose(facts: str | bytes | Path | dict[str, Any], *, source: Source = "facts") -> Report:

@@ -84,9 +84,15 @@ class Request:
     gpu: int = 0
     shapes: tuple[Shape, ...] = ()
     workload: str | None = None
-    # Of a benchmark: the configurations wanted (none: all), and whether the model has its true depth.
+    # Of a benchmark: the configurations wanted (none: all), whether the model has its true depth, the share of steps
+    # that a step cache is taken to skip; the folder of a pipeline, what it draws in how many steps, and where to.
     rungs: tuple[str, ...] = ()
     full: bool = False
+    hit_rate: float | None = None
+    pipeline: str | None = None
+    prompt: str | None = None
+    steps: int | None = None
+    output_dir: str | None = None
     # Until the run's budget is spent, counted from the start of this child.
     seconds_left: float = 60.0
     # time.monotonic() when the run began; sensors and timed cases count their seconds from it.
@@ -284,8 +290,10 @@ class Candidate:
     error_limit: float | None = None
     requires: tuple[str, ...] = ()
     baseline: bool = False
-    # Where advice without times holds, in words ("from about 2,000 tokens"); measured advice says it with numbers.
+    # Where the advice holds, in words ("from about 2,000 tokens", "one denoising step"); what was swept says it itself.
     when: str | None = None
+    # The workload whose step this is; its advice comes before that on single layers.
+    workload: str | None = None
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def probe(
         timeout_s: seconds after which the child is killed.
         times_gpu: whether it times the GPU, so that nothing else may run meanwhile.
         order: its place among the probes that time the GPU; what tells most per second comes first.
-        share: among those, its share of the time that is left when its turn comes; what it does not use goes to the rest.
+        share: among those, its share of the time that is left when its turn comes.
         for_workload: whether it runs only where a workload was named.
         watches: whether it samples sensors until the timing probes have ended.
         modes: the modes that it runs in.

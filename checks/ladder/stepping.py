@@ -16,7 +16,7 @@ from typing import Any
 from fp8doctor.checks.ladder.facts import MemoryPoint
 
 # What a rung's steps may take, and their number: enough for a P90, and a first look at a P99.
-STEPS_S = 3.0
+STEPS_S = 2.0
 FEWEST_STEPS, MOST_STEPS = 12, 100
 # Steps before that, which are not counted: clocks and caches settle.
 WARM_STEPS = 3

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from fp8doctor import api
     from fp8doctor.judging.report import Report
 
 
 def examine(chosen: dict[str, Any]) -> tuple[Report, bool]:
     """Examine this box as the options say; returns the report, and whether the examination was whole."""
     from fp8doctor import api
-    from fp8doctor.probing.interpreters import NoInterpreterError
-    from fp8doctor.reporting.progress import Progress
 
     if chosen["quick"] and chosen["thorough"]:
         raise click.UsageError("--quick and --thorough exclude one another.")
@@ -28,10 +28,44 @@ def examine(chosen: dict[str, Any]) -> tuple[Report, bool]:
         workload=chosen["workload"],
         keep_cache=not chosen["no_cache"],
     )
+    return _run(options)
+
+
+def bench(
+    chosen: dict[str, Any], workload: str | None, folder: Path | None, earlier: Path | None
+) -> tuple[Report, bool]:
+    """Measure a workload or a pipeline in depth; `earlier` is the report whose finished rungs are kept."""
+    from fp8doctor import api
+
+    return _run(
+        api.Options(
+            mode="bench",
+            budget_s=chosen["budget"],
+            python=chosen["python"],
+            gpu=chosen["gpu"],
+            workload=workload,
+            keep_cache=not chosen["no_cache"],
+            rungs=chosen["rungs"],
+            full=chosen["full"],
+            hit_rate=chosen["hit_rate"],
+            pipeline=chosen["pipeline"] and str(Path(chosen["pipeline"]).absolute()),
+            prompt=chosen["prompt"],
+            steps=chosen["steps"],
+            output_dir=folder and str(folder.absolute()),
+            resume=earlier,
+        )
+    )
+
+
+def _run(options: api.Options) -> tuple[Report, bool]:
+    from fp8doctor import api, store
+    from fp8doctor.probing.interpreters import NoInterpreterError
+    from fp8doctor.reporting.progress import Progress
+
     try:
-        with Progress(options.budget_s or api.BUDGET_S[mode]) as progress:
+        with Progress(options.budget_s or api.BUDGET_S[options.mode]) as progress:
             report = api.examine(options, progress.observe)
-    except NoInterpreterError as error:
+    except (NoInterpreterError, store.NotAFactsFileError) as error:
         raise click.ClickException(str(error)) from None
     except api.CannotExamineError as cannot:
         click.echo(f"fp8doctor: {cannot}", err=True)

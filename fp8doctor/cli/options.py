@@ -84,7 +84,8 @@ class OutputFile(Type):
         return str(value)
 
 
-def _workload(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def workload(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The name of a built-in workload, or the path of a file that may describe a model."""
     if value is None:
         return None
     from fp8doctor.measuring.workloads import names
@@ -114,7 +115,10 @@ def examination(function: F) -> F:
             click.option("--budget", type=Seconds(), metavar="SECONDS", help="Time for the whole run. [default: 60]"),
             click.option("--python", metavar="PATH", help="Examine the packages of this interpreter or environment."),
             click.option("--gpu", type=click.IntRange(0, 1023), default=0, metavar="INDEX", help="The GPU to measure."),
-            click.option("--for", "workload", callback=_workload, metavar="WORKLOAD", help="What you run: a built-in workload, or a model's config.json."),
+            click.option(
+                "--for", "workload", callback=workload, metavar="WORKLOAD",
+                help="What you run: a built-in workload, or a model's config.json.",
+            ),
             click.option(
                 "--shape", "shapes", type=ShapeType(), multiple=True, metavar="MxKxN",
                 help="Also measure this linear layer: tokens x inputs x outputs. May be repeated.",

@@ -34,12 +34,14 @@ class Pick:
 def advise(candidates: Iterable[Candidate]) -> tuple[Use, ...]:
     """Turn candidates into advice: measured where anything was timed, else what is known, marked so.
 
-    Ranges that gain come first, largest gain first; then those where the 16-bit baseline stays best.
+    The steps of a workload come first. Then ranges that gain, largest gain first; then those where the 16-bit baseline
+    stays best.
     """
     by_task: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         by_task.setdefault(candidate.task, []).append(candidate)
     advice: list[Use] = []
+    anything = any(effective(c) is not None for members in by_task.values() for c in members)
     for members in by_task.values():
         timed = [c for c in members if effective(c) is not None]
         if timed:
@@ -47,9 +49,9 @@ def advise(candidates: Iterable[Candidate]) -> tuple[Use, ...]:
             served = _served(choice for choices in shapes for choice in choices)
             for choices in shapes:
                 advice += _ranges(choices, served)
-        else:
+        elif not anything:
             advice += [_known(c) for c in members if c.basis != "measured"]
-    return tuple(sorted(advice, key=_gain_first))
+    return tuple(sorted(advice, key=lambda use: (use.when.workload is None, _gain_first(use))))
 
 
 def effective(candidate: Candidate) -> tuple[Estimate, Clock] | None:
@@ -182,8 +184,10 @@ def _use(run: list[Pick], *, is_top: bool) -> Use:
     baselines = {p.baseline.config for p in run if p.baseline is not None and not p.candidate.baseline}
     return Use(
         when=When(
-            text=_when_text(low.sweep, high.sweep, is_top, chosen.shape),
-            workload=None,
+            text=chosen.when
+            if low.sweep is None and chosen.when
+            else _when_text(low.sweep, high.sweep, is_top, chosen.shape),
+            workload=chosen.workload,
             k=chosen.shape.get("k"),
             n=chosen.shape.get("n"),
             m_min=low.sweep,
@@ -213,6 +217,7 @@ def _known(candidate: Candidate) -> Use:
     return Use(
         when=When(
             text=candidate.when or "in general; nothing was timed here",
+            workload=candidate.workload,
             k=candidate.shape.get("k"),
             n=candidate.shape.get("n"),
         ),

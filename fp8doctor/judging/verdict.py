@@ -12,6 +12,9 @@ from fp8doctor.model import Candidate, Clock, Settles, Severity
 # Titles that begin with one of these go on in small letters after a colon; "Triton" and "Transformer" do not.
 _NO_NAMES = {"A", "An", "Each", "Every", "It", "No", "None", "Nothing", "One", "Some", "The", "There", "These", "This"}
 
+# Formats that compete with FP8: gaining with them is not gaining with FP8.
+NOT_FP8 = ("bf16", "fp16", "int8")
+
 # What a factor is a factor of: the GPU's own time, or what a program waits for.
 _CLOCKS: dict[Clock, str] = {"device": "on the GPU", "call": "at the call (Python's time included)"}
 
@@ -23,16 +26,15 @@ def decide(
     candidates: Iterable[Candidate],
 ) -> VerdictRecord:
     """Decide the status from the three answers and from what was timed, and put it in a sentence."""
+    # INT8 or another attention may be the better advice; whether FP8 pays is asked of FP8 and its 16-bit twins alone.
+    members = list(candidates)
+    in_fp8 = [c for c in members if c.baseline or c.format not in NOT_FP8]
+    paying = [u for u in (advise(in_fp8) if len(in_fp8) < len(members) else use) if _pays(u)]
     hardware = _answer(outcomes, "hardware")
     software = _answer(outcomes, "software")
     runs = _answer(outcomes, "runs")
-    members = list(candidates)
-    # INT8 may be the better advice; whether FP8 pays is asked of FP8 and its 16-bit twins alone.
-    in_fp8 = [c for c in members if not c.format.startswith("int")]
-    if len(in_fp8) < len(members):
-        use = advise(in_fp8)
-    status = _status(hardware, software, runs, use, in_fp8)
-    return VerdictRecord(status, _headline(status, findings, use, hardware, runs), hardware, software, runs)
+    status = _status(hardware, software, runs, paying, in_fp8)
+    return VerdictRecord(status, _headline(status, findings, paying, hardware, runs), hardware, software, runs)
 
 
 def _answer(outcomes: list[Outcome], question: Settles) -> bool | None:
@@ -52,8 +54,8 @@ def _status(
     hardware: bool | None,
     software: bool | None,
     runs: bool | None,
-    use: tuple[Use, ...],
-    candidates: Iterable[Candidate],
+    paying: list[Use],
+    candidates: list[Candidate],
 ) -> Status:
     if hardware is False:
         return "unavailable"
@@ -63,7 +65,7 @@ def _status(
         return "broken"
     if runs is None:
         return "unknown"
-    if any(_pays(u) for u in use):
+    if paying:
         return "ready"
     timed = any(not c.baseline and c.basis == "measured" and effective(c) is not None for c in candidates)
     return "slow" if timed else "unknown"
@@ -76,7 +78,7 @@ def _pays(use: Use) -> bool:
 def _headline(
     status: Status,
     findings: tuple[FindingRecord, ...],
-    use: tuple[Use, ...],
+    paying: list[Use],
     hardware: bool | None,
     runs: bool | None,
 ) -> str:
@@ -84,9 +86,12 @@ def _headline(
     error = next((f.title for f in findings if f.severity is Severity.ERROR), None)
     grave = error or cause
     if status == "ready":
-        best = next(u for u in use if _pays(u))
+        best = paying[0]
         assert best.speedup is not None
         where = f" (Linear({best.when.k}, {best.when.n}))" if best.when.k and best.when.n else ""
+        if best.when.workload:
+            said = f"{best.when.workload}, {best.when.text}: {best.speedup.high:.2f}x the best BF16 with {best.label}."
+            return f"{said} {_sentence(cause)}" if cause else said
         speed = f"up to {best.speedup.high:.2f}x BF16's speed {_CLOCKS[best.speedup.clock]}"
         said = f"FP8 pays on this box: {speed} with {best.label}{where}."
         return f"{said} {_sentence(cause)}" if cause else said

@@ -15,7 +15,7 @@ from fp8doctor.plain import to_plain
 from fp8doctor.probing.process import OUTPUT_TAIL_BYTES, Child
 from fp8doctor.registry import Probe
 
-MAX_RESTARTS = 6
+MAX_RESTARTS = 20
 
 Decode = Callable[[type[Facts], Any], Facts]
 
@@ -33,6 +33,7 @@ def run_probe(
     cancel: threading.Event,
     stop: threading.Event | None = None,
     prepared: Child | None = None,
+    so_far: dict[str, Any] | None = None,
 ) -> ProbeRun[Facts]:
     """Run `probe` in a child of `interpreter` and return how it ended, with the facts as far as they came.
 
@@ -51,9 +52,9 @@ def run_probe(
         stop: set when a watching probe shall end; ending it is no failure then.
         prepared: a child that was started earlier for this probe; one that did not live through its preparing is
             replaced by a fresh one.
+        so_far: the record of an earlier run to go on from.
     """
     started = time.monotonic()
-    so_far: dict[str, Any] | None = None
     notes: list[str] = []
     while True:
         spent_s = time.monotonic() - started

@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from fp8doctor.model import Facts, ProbeRun, Request
 from fp8doctor.probing.children import Decode, importable_here, run_probe, start_child, tool_interpreter
@@ -43,6 +43,8 @@ class Plan:
     environment: dict[str, str]
     decode: Decode
     observe: Callable[[Event], None] = lambda event: None
+    # Plain records of an earlier run that probes go on from, by key.
+    resume: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Schedule:
@@ -195,6 +197,7 @@ class Schedule:
             cancel=self.cancel,
             stop=stop,
             prepared=self._prepared.pop(probe.key, None),
+            so_far=plan.resume.get(probe.key),
         )
         plan.observe(Event("ended", probe.key, probe.title, run.outcome))
         return run

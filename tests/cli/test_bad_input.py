@@ -40,7 +40,7 @@ def complaint(*arguments: str, text: str | bytes = b"") -> str:
         (["--budget", "1e99"], "must be between 5 and 86400 seconds. See:"),
         (["--gpu", "-1"], "--gpu"),
         (["--gpu", "one"], "--gpu"),
-        (["--for", "knitting"], "no workload; there is default"),
+        (["--for", "knitting"], "no workload and no config.json"),
         (["--fail-on", "info"], "--fail-on"),
         (["--json", "--markdown"], "cannot both go to standard output"),
         (["--json", "demo"], "fp8doctor demo --json"),

@@ -235,7 +235,7 @@ def test_a_crash_without_progress_ends_it(run: Run) -> None:
 
 
 def test_it_is_not_begun_anew_without_end(run: Run) -> None:
-    ended = run(" ".join(["crash"] * 20), key="growth")
+    ended = run(" ".join(["crash"] * (children.MAX_RESTARTS + 2)), key="growth")
     assert ended.outcome == "signal"
     assert seen(ended).children == children.MAX_RESTARTS + 1
 

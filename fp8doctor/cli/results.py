@@ -1,0 +1,37 @@
+"""The results of a benchmark as files: the whole report, and every table of it as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fp8doctor.cli import output
+from fp8doctor.cli.bench import REPORT
+
+if TYPE_CHECKING:
+    from fp8doctor.judging.report import Report
+
+
+def write(report: Report, folder: Path, *, redact: bool) -> None:
+    """Write report.json, report.md and one CSV a table into `folder`."""
+    output.write(str(folder / REPORT), report.to_json(redact=redact))
+    output.write(str(folder / "report.md"), report.to_markdown(redact=redact))
+    from fp8doctor import api
+
+    for exhibit in api.view(report, redact=redact, facts=False)["exhibits"]:
+        if exhibit["kind"] == "table" and exhibit["rows"]:
+            name = re.sub(r"[^a-z0-9-]+", "-", exhibit["id"].lower())
+            output.write(str(folder / f"{name}.csv"), table_csv([row["cells"] for row in exhibit["rows"]]))
+
+
+def table_csv(rows: list[dict[str, object]]) -> str:
+    """Rows with the same columns as CSV text; what was not measured is an empty cell."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
+    return stream.getvalue()
