@@ -1,0 +1,157 @@
+"""What competes for attention, how each route is had, and what is worth looking at."""
+
+from __future__ import annotations
+
+from fp8doctor.checks.attention_times.facts import AttentionCase, AttentionTimes
+from fp8doctor.checks.attention_times.lookup import DEFAULT, is_fp8, name_of, task_of, timed_of, waits_for_host
+from fp8doctor.checks.attention_times.shapes import Task
+from fp8doctor.model import Candidate, Estimate, Exhibit
+from fp8doctor.registry import candidates, exhibit
+
+TASK = "attention"
+# Never advised: it is what torch takes when nothing else will do.
+_NOT_ADVISED = "torch-sdpa-math"
+_SDPA = "torch.nn.functional.scaled_dot_product_attention(query, key, value)"
+_FORCED = """from torch.nn.attention import SDPBackend, sdpa_kernel
+with sdpa_kernel(SDPBackend.{backend}):
+    """
+_SWITCHED = """torch.nn.attention.activate_flash_attention_impl("{name}")
+with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+    """
+_FLASH = """from {module} import flash_attn_func
+flash_attn_func(query, key, value)  # (batch, sequence, heads, head_dim)"""
+_FLASH_FP8 = """from {module} import flash_attn_func
+flash_attn_func(*(x.to(torch.float8_e4m3fn) for x in (query, key, value)){scales})"""
+# FlashAttention 3 takes scales of the operands (hopper/flash_attn_interface.py); FlashAttention 4's public function
+# does not (flash_attn/cute/interface.py, 4.0.0b36).
+_SCALES = {"3": ", q_descale=..., k_descale=..., v_descale=..."}
+_TE = """import transformer_engine.pytorch as te
+attention = te.DotProductAttention(heads, head_dim, qkv_format="bshd", attn_mask_type="no_mask")
+"""
+_TE_FP8 = """from transformer_engine.common import recipe
+with te.autocast(enabled=True, recipe=recipe.{recipe}(fp8_dpa=True)):
+    attention(query, key, value)"""
+_RECIPES = {
+    "te-fp8-delayed-attention": "DelayedScaling",
+    "te-fp8-current-attention": "Float8CurrentScaling",
+    "te-mxfp8-attention": "MXFP8BlockScaling",
+}
+_MODULES = {"2": "flash_attn", "3": "flash_attn_interface", "4": "flash_attn.cute"}
+_FORCIBLE = {
+    "torch-sdpa-flash": "FLASH_ATTENTION",
+    "torch-sdpa-efficient": "EFFICIENT_ATTENTION",
+    "torch-sdpa-cudnn": "CUDNN_ATTENTION",
+}
+
+
+def how(route: str) -> str:
+    """Code that gets a route."""
+    if route in _FORCIBLE:
+        return _FORCED.format(backend=_FORCIBLE[route]) + _SDPA
+    if route.startswith("torch-sdpa-fa"):
+        return _SWITCHED.format(name=route[-3:].upper()) + _SDPA
+    if route.startswith("flash-attn-"):
+        number = route.split("-")[2]
+        template = _FLASH_FP8 if is_fp8(route) else _FLASH
+        return template.format(module=_MODULES[number], scales=_SCALES.get(number, ""))
+    if route in _RECIPES:
+        return _TE + _TE_FP8.format(recipe=_RECIPES[route])
+    return _TE + "attention(query, key, value)" if route == "te-attention" else _SDPA
+
+
+@candidates
+def timed(times: AttentionTimes) -> list[Candidate]:
+    """Every timed and right route, over the sequence's length; speed-ups are over torch's own pick."""
+    record = timed_of(times)
+    return [
+        _candidate(case)
+        for task in record.tasks.values()
+        for route, case in record.at(task).items()
+        if route != _NOT_ADVISED
+    ]
+
+
+def _candidate(case: AttentionCase) -> Candidate:
+    route = case.route or ""
+    return Candidate(
+        task=TASK,
+        config=route,
+        label=name_of(route),
+        format="fp8" if is_fp8(route) else "bf16",
+        how=how(route),
+        shape=_shape(case),
+        sweep=case.keys,
+        device_us=case.device_us,
+        call_us=case.call_us,
+        waits_for_host=waits_for_host(case),
+        error=case.relative_error,
+        error_limit=case.relative_error_limit,
+        requires=(route.partition("-")[0],),
+        baseline=route == DEFAULT,
+    )
+
+
+def _shape(case: AttentionCase) -> dict[str, int]:
+    """All but the length: what routes compete at. Of a decoded token, the one query is part of it."""
+    shape = {"batch": case.batch or 0, "heads": case.heads or 0, "head_dim": case.head_dim or 0}
+    shape["causal"] = int(bool(case.causal))
+    if case.kv_heads != case.heads:
+        shape["kv_heads"] = case.kv_heads or 0
+    if case.queries != case.keys:
+        shape["queries"] = case.queries or 0
+    if case.trains:
+        shape["backward"] = 1
+    return shape
+
+
+@exhibit
+def rates(times: AttentionTimes) -> Exhibit | None:
+    """What each route reaches at the leading call: bars of TFLOP/s, beside torch's own pick."""
+    record = timed_of(times)
+    task = next((task for task in record.tasks.values() if record.at(task)), None)
+    if task is None:
+        return None
+    cases = record.at(task)
+    default = cases.get(DEFAULT)
+    rows = []
+    for route, case in sorted(cases.items(), key=lambda item: item[1].tflops or 0.0, reverse=True):
+        ratio = None
+        if default and default.device_us and case.device_us and route != DEFAULT:
+            ratio = round(default.device_us.median / case.device_us.median, 2)
+        label = f"{name_of(route)}: {case.backend}" if route == DEFAULT and case.backend else name_of(route)
+        rows.append({"label": label, "value": round(case.tflops or 0.0, 1), "start": 0.0, "ratio": ratio})
+    return Exhibit("attention-rates", "bars", f"attention at {_words(task)}", "TFLOP/s", tuple(rows))
+
+
+@exhibit
+def every_case(times: AttentionTimes) -> Exhibit | None:
+    """Every route at every call: time, rate, error, and the kernel or the reason."""
+    rows = tuple(
+        {
+            "cells": {
+                "call": task_of(case).label,
+                "route": case.route or "",
+                "device us": _interval(case.device_us),
+                "call us": _interval(case.call_us),
+                "TFLOP/s": f"{case.tflops:,.0f}" if case.tflops else "",
+                "error": "" if case.relative_error is None else f"{case.relative_error:.4f}",
+                "kernel, or why not": (case.kernel or case.backend or "")
+                if case.outcome == "ok"
+                else f"{case.outcome}: {case.error or ''}".rstrip(": ")[:120],
+            }
+        }
+        for case in times.cases or ()
+    )
+    title = f"attention: {_WORDS}"
+    return Exhibit("attention-cases", "table", title, "us", rows) if rows else None
+
+
+_WORDS = "batch x heads (/ heads of keys) x queries (: keys) x head dimension"
+
+
+def _words(task: Task) -> str:
+    return f"{task.label} ({_WORDS})"
+
+
+def _interval(value: Estimate | None) -> str:
+    return "" if value is None else f"{value.median:.1f} [{value.low:.1f}, {value.high:.1f}]"
