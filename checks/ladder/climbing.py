@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from fp8doctor.checks.ladder import caching
@@ -157,9 +158,9 @@ class Climber:
             weights = weight_bytes(built.model) + absent
             whole = config.compiled == "compile-whole"
             if not whole:
-                built.visit_true_depth()
+                built.visit_true_depth(separate=config.cache is not None)
             if config.compiled == "compile":
-                compile_blocks(built)
+                (caching.compile_inside if config.cache else compile_blocks)(built)
         rung = replace(
             rung,
             converted=None if config.base in ("torch-bf16", "torch-fp16") else len(names),
@@ -172,7 +173,12 @@ class Climber:
             if not self.step.trains:
                 stack.enter_context(torch.no_grad())
             if config.cache:
-                return caching.measure(rung, config.cache, built, self.step, self.meter)
+                torch._dynamo.utils.counters.clear()
+                walk = caching.Walk(built, self.step, config.base, config.modifiers)
+                compare = partial(_compare, reference=reference, config=config)
+                rung = caching.measure(rung, config.cache, walk, self.meter, compare, until)
+                peak_gb = _gb(self.meter.peak_bytes() + absent)
+                return replace(rung, peak_gb=peak_gb, memory=watch.kept(), **_compilation(config))
             call, run = self._call(built, config)
             if whole:
                 return self._whole(rung, built, call, watch, until, regional)

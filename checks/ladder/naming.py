@@ -39,7 +39,8 @@ _MODIFIERS = {
     "attention-fa3": "FlashAttention 3",
     "cache-first-block": "first-block cache",
     "cache-mag": "MagCache",
-    "cache-taylorseer": "TaylorSeer cache",
+    "cache-taylorseer": "TaylorSeer cache of attention",
+    "cache-taylorseer-lite": "TaylorSeer cache of all blocks",
     "cache-faster": "FasterCache",
     "cache-pyramid": "pyramid attention broadcast",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from fp8doctor.checks.ladder.facts import Ladder, Rung
-from fp8doctor.checks.ladder.slugs import BASELINE, FORWARD, TRAINING, Config, config_of
+from fp8doctor.checks.ladder.slugs import BASELINE, FORWARD, SHORT, TRAINING, Config, config_of
 from fp8doctor.checks.ladder.winners import combinations
 from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.checks.torch_build.early import import_torch
@@ -22,27 +23,31 @@ from fp8doctor.model import Request
 from fp8doctor.plain import from_plain
 from fp8doctor.registry import probe
 
-# A rung may take this many times its even share of what is left, and never less than the seconds below.
+# A rung may take this many times its even share of what is left, and is not begun with less left than the seconds
+# below: on an H200 two kinds of blocks compiled in 10 s, and a rung without compiling took 6 s (benchmarks/RESULTS.md).
 SHARES = 4.0
-LEAST_RUNG_S = 25.0
+LEAST_RUNG_S = {"bench": 25.0, "thorough": 25.0, "default": 8.0}
 # Kept for ending in order.
 RESERVE_S = 2.0
 STATISTIC = "median of the times between the ends of successive steps"
 
 
 def prepare() -> None:
-    """Import torch and its compiler while the probes that look at the box still run."""
+    """Import torch, its compiler and what models come from while the probes that look at the box still run."""
     import_torch("torch._dynamo", "torch._inductor.compile_fx")
+    for library in ("torchao.quantization", "diffusers"):
+        with contextlib.suppress(ImportError):
+            import_torch(library)
 
 
 @probe(
     runs_in="target",
     timeout_s=86_400,
     times_gpu=True,
-    order=70,
-    share=10.0,
+    order=5,
+    share=14.0,
     for_workload=True,
-    modes=("bench",),
+    modes=("default", "thorough", "bench"),
     prepare=prepare,
 )
 def gather(
@@ -75,6 +80,7 @@ class Run:
         self.request = request
         self.plan = plan
         self.te = te
+        self.least_s = LEAST_RUNG_S[request.mode]
         self.record = self._resumed(seen)
 
     def _resumed(self, seen: WorkloadSeen | None) -> Ladder:
@@ -94,6 +100,7 @@ class Run:
             tokens={step.name: step.tokens for step in self.plan.steps},
             measurable=True,
             full=self.request.full,
+            hit_rate=self.request.hit_rate,
             statistic=STATISTIC,
             rungs=(),
         )
@@ -113,10 +120,18 @@ class Run:
         if device.type == "cuda":
             torch.cuda.set_device(device)
             self.record = replace(self.record, device_name=torch.cuda.get_device_name(device))
-        for step in self.plan.steps:
-            climber = Climber(self.plan, step, Meter(torch, device), self.record.full or False, self.request.epoch_s)
+        meter = Meter(torch, device)
+        for place, step in enumerate(self.plan.steps):
+            # What is left is shared by the steps that are still to come.
+            self.until_s = self.left_s() / (len(self.plan.steps) - place)
+            self.step_began = time.monotonic()
+            climber = Climber(self.plan, step, meter, self.record.full or False, self.request.epoch_s)
             yield from self._step(climber, step)
         yield replace(self.record, attempting=None)
+
+    def step_left_s(self) -> float:
+        """Seconds that new rungs of the step under way may use."""
+        return self.until_s - (time.monotonic() - self.step_began)
 
     def _step(self, climber: Any, step: StepPlan) -> Iterator[Ladder]:
         todo = self._todo(step)
@@ -132,7 +147,7 @@ class Run:
             return
         while todo:
             slug = todo.pop(0)
-            if self.left_s() < LEAST_RUNG_S:
+            if self.step_left_s() < self.least_s:
                 self._leave(step, [slug, *todo], "the time budget was spent")
                 return
             refused = self._refused(config_of(slug))
@@ -142,18 +157,18 @@ class Run:
                 )
                 continue
             yield replace(self.record, attempting=f"{slug} @ {step.name}")
-            share_s = max(LEAST_RUNG_S, min(self.left_s(), SHARES * self.left_s() / (len(todo) + 1)))
+            share_s = max(self.least_s, min(self.step_left_s(), SHARES * self.step_left_s() / (len(todo) + 1)))
             _alarm(share_s)
             regional = self._rung(step, f"{config_of(slug).base}+compile")
             rung = climber.climb(slug, reference, share_s, regional)
             _alarm(0)
             self.record = _with(self.record, rung)
             yield self.record
-            if not todo:
+            if not todo and self.request.mode == "bench":
                 done = {r.config for r in self.record.rungs or () if r.step == step.name}
                 todo = [s for s in combinations(self.record, step.name or "") if s not in done]
-        if self.left_s() > LEAST_RUNG_S:
-            again = climber.climb(BASELINE, reference, self.left_s())
+        if self.step_left_s() > self.least_s and self.request.mode == "bench":
+            again = climber.climb(BASELINE, reference, self.step_left_s())
             self.record = replace(self.record, again=(*(self.record.again or ()), again))
 
     def _rung(self, step: StepPlan, slug: str) -> Rung | None:
@@ -161,6 +176,8 @@ class Run:
 
     def _todo(self, step: StepPlan) -> list[str]:
         wanted = self.request.rungs or (TRAINING if step.trains else FORWARD)
+        if self.request.mode == "default":
+            wanted = tuple(slug for slug in SHORT[step.name or "forward"] if slug in wanted)
         done = {r.config for r in self.record.rungs or () if r.step == step.name}
         return [slug for slug in wanted if slug not in done]
 

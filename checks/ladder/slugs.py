@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from fp8doctor.checks.ladder.conversions import BASES, LORA, PACKAGES, RECIPES, SDPA
 
 BASELINE = "torch-bf16"
-CACHES = ("cache-first-block", "cache-mag", "cache-taylorseer", "cache-faster", "cache-pyramid")
+CACHES = (
+    "cache-first-block",
+    "cache-mag",
+    "cache-taylorseer",
+    "cache-taylorseer-lite",
+    "cache-faster",
+    "cache-pyramid",
+)
 COMPILE = ("compile", "compile-whole")
 MODIFIERS = (*LORA, *SDPA, *PACKAGES, *COMPILE, "tuned", "cudagraph", *CACHES)
 
@@ -35,6 +42,8 @@ FORWARD = (
     "te-nvfp4",
     "te-fp8-current+cudagraph",
     "te-fp8-delayed+cudagraph",
+    "torch-bf16+cache-first-block",
+    "torchao-fp8-rowwise+compile+cache-first-block",
     "torch-bf16+attention-cudnn",
     "torch-bf16+attention-flash",
     "torch-bf16+attention-efficient",
@@ -43,6 +52,11 @@ FORWARD = (
     "torch-bf16+lora",
     "torch-bf16+lora-fused",
     "torch-fp16",
+    "torch-bf16+cache-mag",
+    "torch-bf16+cache-taylorseer",
+    "torch-bf16+cache-taylorseer-lite",
+    "torch-bf16+cache-faster",
+    "torch-bf16+cache-pyramid",
     "torchao-int8-dynamic+compile",
     "torch-bf16+compile-whole",
     "torch-bf16+attention-math",
@@ -72,6 +86,31 @@ TRAINING = (
     "torch-bf16+attention-efficient",
     "torch-fp16",
 )
+
+# What a run of a minute measures of each kind of step, the most telling first; the rest is estimated from its parts.
+_SHORT_FORWARD = (
+    "torch-bf16",
+    "torch-bf16+compile",
+    "torchao-fp8-rowwise+compile",
+    "torchao-fp8-tensorwise+compile",
+)
+SHORT = {
+    "denoise": _SHORT_FORWARD,
+    "prefill": _SHORT_FORWARD,
+    "decode": (
+        "torch-bf16",
+        "torch-bf16+compile+cudagraph",
+        "torchao-fp8-tensorwise+compile+cudagraph",
+        "torchao-fp8-rowwise+compile+cudagraph",
+        "torch-bf16+compile",
+    ),
+    "train": (
+        "torch-bf16",
+        "torch-bf16+compile",
+        "torchao-fp8train-tensorwise+compile",
+        "torchao-fp8train-rowwise+compile",
+    ),
+}
 
 
 class NoSuchConfigError(ValueError):

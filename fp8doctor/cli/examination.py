@@ -51,7 +51,7 @@ def bench(
             pipeline=chosen["pipeline"] and str(Path(chosen["pipeline"]).absolute()),
             prompt=chosen["prompt"],
             steps=chosen["steps"],
-            output_dir=folder and str(folder.absolute()),
+            output_dir=str(folder.absolute()) if folder else None,
             resume=earlier,
         )
     )

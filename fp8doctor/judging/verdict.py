@@ -34,7 +34,7 @@ def decide(
     software = _answer(outcomes, "software")
     runs = _answer(outcomes, "runs")
     status = _status(hardware, software, runs, paying, in_fp8)
-    return VerdictRecord(status, _headline(status, findings, paying, hardware, runs), hardware, software, runs)
+    return VerdictRecord(status, _headline(status, findings, use, paying, hardware, runs), hardware, software, runs)
 
 
 def _answer(outcomes: list[Outcome], question: Settles) -> bool | None:
@@ -78,6 +78,7 @@ def _pays(use: Use) -> bool:
 def _headline(
     status: Status,
     findings: tuple[FindingRecord, ...],
+    use: tuple[Use, ...],
     paying: list[Use],
     hardware: bool | None,
     runs: bool | None,
@@ -96,7 +97,7 @@ def _headline(
         said = f"FP8 pays on this box: {speed} with {best.label}{where}."
         return f"{said} {_sentence(cause)}" if cause else said
     if status == "slow":
-        said = "FP8 runs on this box, and even its best path gains nothing over BF16."
+        said = f"FP8 runs on this box, and even its best path gains nothing over BF16{_where(use)}."
         return f"{said} {_sentence(grave)}" if grave else said
     if status == "unavailable":
         return f"No FP8 compute here: {_clause(grave)}." if grave else "This GPU has no FP8 tensor cores."
@@ -109,6 +110,12 @@ def _headline(
         return "FP8 runs here and is right; nothing was timed, so whether it pays is not known."
     said = "The GPU has FP8; whether FP8 runs here was not seen"
     return f"{said}: {_clause(error)}." if error else f"{said}."
+
+
+def _where(use: tuple[Use, ...]) -> str:
+    """ " in flux", if only a workload's steps were advised on; else nothing."""
+    workloads = {u.when.workload for u in use}
+    return f" in {', '.join(sorted(map(str, workloads)))}" if workloads and None not in workloads else ""
 
 
 def _sentence(text: str) -> str:
