@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from fp8doctor.checks.attention_times.facts import AttentionCase, AttentionTimes
-from fp8doctor.checks.attention_times.lookup import DEFAULT, is_fp8, name_of, task_of, timed_of, waits_for_host
+from fp8doctor.checks.attention_times.lookup import (
+    DEFAULT,
+    Timings,
+    is_fp8,
+    name_of,
+    task_of,
+    timed_of,
+    waits_for_host,
+)
 from fp8doctor.checks.attention_times.shapes import Task
 from fp8doctor.model import Candidate, Estimate, Exhibit
 from fp8doctor.registry import candidates, exhibit
 
 TASK = "attention"
+_WORDS = "batch x heads (/ heads of keys) x queries (: keys) x head dimension"
+# A table is read on a screen.
+_MOST_COLUMNS = 4
 # Never advised: it is what torch takes when nothing else will do.
 _NOT_ADVISED = "torch-sdpa-math"
 _SDPA = "torch.nn.functional.scaled_dot_product_attention(query, key, value)"
@@ -36,6 +47,7 @@ _RECIPES = {
     "te-fp8-current-attention": "Float8CurrentScaling",
     "te-mxfp8-attention": "MXFP8BlockScaling",
 }
+_PACKAGES = {"torch": "torch", "flash": "flash-attn", "te": "transformer-engine"}
 _MODULES = {"2": "flash_attn", "3": "flash_attn_interface", "4": "flash_attn.cute"}
 _FORCIBLE = {
     "torch-sdpa-flash": "FLASH_ATTENTION",
@@ -61,14 +73,25 @@ def how(route: str) -> str:
 
 @candidates
 def timed(times: AttentionTimes) -> list[Candidate]:
-    """Every timed and right route, over the sequence's length; speed-ups are over torch's own pick."""
+    """Every timed and right route, over the sequence's length; speed-ups are over torch's own pick.
+
+    Only at calls where there is something to choose: that torch's own pick is the fastest BF16 attention says nothing
+    of FP8 where none was timed.
+    """
     record = timed_of(times)
     return [
         _candidate(case)
         for task in record.tasks.values()
+        if _is_open(record, task)
         for route, case in record.at(task).items()
         if route != _NOT_ADVISED
     ]
+
+
+def _is_open(record: Timings, task: Task) -> bool:
+    """Whether an FP8 route was timed at this call, or another route is faster than torch's own pick."""
+    best = record.best(task)
+    return any(is_fp8(route) for route in record.at(task)) or (best is not None and best.route != DEFAULT)
 
 
 def _candidate(case: AttentionCase) -> Candidate:
@@ -86,7 +109,7 @@ def _candidate(case: AttentionCase) -> Candidate:
         waits_for_host=waits_for_host(case),
         error=case.relative_error,
         error_limit=case.relative_error_limit,
-        requires=(route.partition("-")[0],),
+        requires=(_PACKAGES[route.partition("-")[0]],),
         baseline=route == DEFAULT,
     )
 
@@ -106,21 +129,35 @@ def _shape(case: AttentionCase) -> dict[str, int]:
 
 @exhibit
 def rates(times: AttentionTimes) -> Exhibit | None:
-    """What each route reaches at the leading call: bars of TFLOP/s, beside torch's own pick."""
+    """What each route reaches at each call, in TFLOP/s, and how that stands to torch's own pick.
+
+    A table: the report leads with the first bars that it is given, and those are the linear layer's.
+    """
     record = timed_of(times)
-    task = next((task for task in record.tasks.values() if record.at(task)), None)
-    if task is None:
-        return None
+    tasks = [task for task in record.tasks.values() if record.at(task)][:_MOST_COLUMNS]
+    found = {case.route or "": "" for case in times.cases or ()}
+    rows = [
+        {"cells": {"route": name_of(route), **{task.label: _rate(record, task, route) for task in tasks}}}
+        for route in sorted(found, key=lambda route: -_tflops(record, tasks, route))
+    ]
+    title = f"attention, TFLOP/s (and over torch's own pick); {_WORDS}"
+    return Exhibit("attention-rates", "table", title, "TFLOP/s", tuple(rows)) if tasks else None
+
+
+def _tflops(record: Timings, tasks: list[Task], route: str) -> float:
+    """The rate at the first call where the route was timed; nothing if it was nowhere."""
+    return next((case.tflops or 0.0 for task in tasks if (case := record.at(task).get(route)) is not None), 0.0)
+
+
+def _rate(record: Timings, task: Task, route: str) -> str:
     cases = record.at(task)
-    default = cases.get(DEFAULT)
-    rows = []
-    for route, case in sorted(cases.items(), key=lambda item: item[1].tflops or 0.0, reverse=True):
-        ratio = None
-        if default and default.device_us and case.device_us and route != DEFAULT:
-            ratio = round(default.device_us.median / case.device_us.median, 2)
-        label = f"{name_of(route)}: {case.backend}" if route == DEFAULT and case.backend else name_of(route)
-        rows.append({"label": label, "value": round(case.tflops or 0.0, 1), "start": 0.0, "ratio": ratio})
-    return Exhibit("attention-rates", "bars", f"attention at {_words(task)}", "TFLOP/s", tuple(rows))
+    case, default = cases.get(route), cases.get(DEFAULT)
+    if case is None or case.device_us is None:
+        return ""
+    rate = f"{case.tflops:,.0f}" if (case.tflops or 0.0) >= 10 else f"{case.tflops or 0.0:.2g}"
+    if default is None or default.device_us is None or case is default:
+        return f"{rate} ({default.backend})" if default and default.backend else rate
+    return f"{rate} ({default.device_us.median / case.device_us.median:.2f}x)"
 
 
 @exhibit
@@ -142,15 +179,8 @@ def every_case(times: AttentionTimes) -> Exhibit | None:
         }
         for case in times.cases or ()
     )
-    title = f"attention: {_WORDS}"
+    title = f"every timed attention; calls are {_WORDS}"
     return Exhibit("attention-cases", "table", title, "us", rows) if rows else None
-
-
-_WORDS = "batch x heads (/ heads of keys) x queries (: keys) x head dimension"
-
-
-def _words(task: Task) -> str:
-    return f"{task.label} ({_WORDS})"
 
 
 def _interval(value: Estimate | None) -> str:

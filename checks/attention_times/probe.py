@@ -213,6 +213,7 @@ class Run:
         if (tried is not None and tried.outcome != "ok") or (task.trains and not route.trains):
             return False  # one that an earlier child only called is called again, to be timed
         if route.switch is not None and not can_switch_back():
+            self._leave_out(route.slug, "this torch cannot turn its switch back")
             return False
         if route.backend == "math":
             free, _ = self.torch.cuda.mem_get_info(self.device)

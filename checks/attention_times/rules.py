@@ -143,7 +143,7 @@ def forcing_costs(times: AttentionTimes) -> Verdict:
     an H200, FlashAttention 2 reached 331 TFLOP/s where torch's pick reached 645 (24 heads of 128, 4,608 tokens).
 
     What to do: nothing, which is the point: call scaled_dot_product_attention and leave the choice to torch. Where a
-    framework forces a backend, take that setting out again. Do not install flash-attn here for speed.
+    framework forces this backend, take that setting out again.
 
     Sources: measured here; measured on an H200 (benchmarks/RESULTS.md); check_prefer_cudnn_attention in PyTorch's
     sdp_utils.cpp; get_attention_backend in Transformer Engine's dot_product_attention/utils.py, which prefers cuDNN
@@ -178,7 +178,7 @@ def forcing_costs(times: AttentionTimes) -> Verdict:
         title=f"Forcing {name_of(case.route)} would take {factor:.2f}x the time: torch already picks "
         f"{backend_name(default)}",
         evidence=tuple(evidence),
-        actions=(Action("Leave the choice to torch: no sdpa_kernel, no flash-attn for speed.", how(DEFAULT)),),
+        actions=(Action(f"Do not force {name_of(case.route)} for speed: leave the choice to torch.", how(DEFAULT)),),
     )
 
 

@@ -14,55 +14,38 @@ from typing import Any
 
 import pytest
 
-from fp8doctor.checks.attention import Attention, AttentionBackend, AttentionSwitch
+from fp8doctor.checks.attention import AttentionBackend, AttentionSwitch
 from fp8doctor.checks.attention_times import probe
-from fp8doctor.checks.attention_times.facts import AttentionCase, AttentionTimes
-from fp8doctor.checks.attention_times.lookup import DEFAULT, best_route, device_us, task_of
-from fp8doctor.checks.attention_times.probe import Known, Run, ended_children, gather, resumed
+from fp8doctor.checks.attention_times.facts import AttentionTimes
+from fp8doctor.checks.attention_times.lookup import DEFAULT, best_route, device_us
+from fp8doctor.checks.attention_times.probe import Known, ended_children, gather, resumed
 from fp8doctor.checks.attention_times.shapes import BOTH_WAYS, Task, flops, planned
 from fp8doctor.checks.attention_times.te import LOGGER
 from fp8doctor.checks.flash_attention import FlashAttention, Generation
 from fp8doctor.checks.linear.timing import LAUNCHES_SHOW
 from fp8doctor.checks.torch_build import TorchBuild
-from fp8doctor.checks.transformer_engine import Recipe, TransformerEngine
-from fp8doctor.measuring.workloads import AttentionUse, Step, Workload
+from fp8doctor.measuring.workloads import Step, Workload
 from fp8doctor.model import Facts, NotApplicable, ProbeRun, Request
 from fp8doctor.plain import plain_problem, to_plain
 from tests.attention_facts import REGISTRY, TIMES, verdict
+from tests.attention_run import (
+    ALL,
+    DECODE,
+    GROUPED,
+    ONE,
+    SEEN,
+    TE,
+    TRAINING,
+    WORKLOAD,
+    by_route,
+    records,
+    stub,
+)
 from tests.broken_packages import BrokenSite
 from tests.fake_attention import install
-from tests.stub_cuda import L2_BYTES, StubTorch
 
-GROUPED = AttentionUse(1, 4, 2, 48, 48, 32, causal=True, calls=8)
-DECODE = AttentionUse(2, 4, 2, 1, 64, 32, causal=False, calls=8)
-WORKLOAD = Workload(steps=(Step(name="forward", trains=False, attentions=(GROUPED, DECODE)),))
-ONE = Workload(steps=(Step(name="forward", attentions=(GROUPED,)),))
-TRAINING = Workload(steps=(Step(name="train", trains=True, attentions=(GROUPED,)),))
-SEEN = Attention(backends=(AttentionBackend("flash", "ok"), AttentionBackend("math", "ok")), switches=())
-FA3 = FlashAttention(generations=(Generation(3, True, module="flash_attn_interface", outcome="ok", fp8_outcome="ok"),))
-TE = TransformerEngine(
-    installed=True,
-    import_ok=True,
-    import_s=0.1,
-    recipes=(
-        Recipe("DelayedScaling", available=True, forward_ok=True),
-        Recipe("Float8CurrentScaling", available=True, forward_ok=True),
-        Recipe("MXFP8BlockScaling", available=False, reason="Device compute capability 10.0 or higher required"),
-    ),
-)
-ALL = Known(SEEN, FA3, TE, WORKLOAD)
-GIB = 1 << 30
 # The profiler says so where there is no GPU to trace.
 pytestmark = pytest.mark.filterwarnings("ignore:CUDA is not available")
-
-
-def stub(torch: Any, *, free: int = 64 * GIB, launches_show: bool = False) -> StubTorch:
-    """A torch whose stub device has as much memory free as is said."""
-    made = StubTorch(torch, launches_show=launches_show)
-    made.cuda.mem_get_info = lambda device: (free, 128 * GIB)
-    properties = SimpleNamespace(L2_cache_size=L2_BYTES, name="NVIDIA Stub", major=9, minor=0)
-    made.cuda.get_device_properties = lambda device: properties
-    return made
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,18 +83,6 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def told(packages: None, cold: None) -> list[AttentionTimes]:
     """What the probe yields where every package is there."""
     return records(ALL)
-
-
-def records(known: Known, *, seconds: float = 60.0, torch_here: StubTorch | None = None, **more: Any) -> list[Any]:
-    """All that the probe yields."""
-    torch = pytest.importorskip("torch")
-    request = Request(**{"mode": "default", "seconds_left": seconds, **more})
-    return list(Run(torch_here or stub(torch), torch.device("cpu"), request, known).records())
-
-
-def by_route(record: AttentionTimes, use: AttentionUse, *, trains: bool = False) -> dict[str, AttentionCase]:
-    """The cases at one call."""
-    return {case.route or "": case for case in record.cases or () if task_of(case).key == Task(use, trains).key}
 
 
 # --- from end to end -------------------------------------------------------------------------------------------------
@@ -227,6 +198,16 @@ def test_torchs_switch_is_on_while_its_route_is_timed_and_off_again_after() -> N
     assert case.call_us is not None
     assert seen == ["on", "off"] * (len(seen) // 2)
     assert attention.current_flash_attention_impl() is None
+
+
+@pytest.mark.torch
+def test_a_switch_that_cannot_be_turned_back_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = pytest.importorskip("torch.nn.attention")
+    monkeypatch.delattr(attention, "restore_flash_attention_impl", raising=False)
+    switch = AttentionSwitch("FA3", installed=True, outcome="ok")
+    record = records(Known(replace(SEEN, backends=(), switches=(switch,)), workload=ONE))[-1]
+    assert set(by_route(record, GROUPED)) == {DEFAULT}
+    assert record.not_measured == ("torch-sdpa-fa3: this torch cannot turn its switch back",)
 
 
 @pytest.mark.torch

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from fp8doctor.checks.attention_times.advice import how
 from fp8doctor.checks.attention_times.facts import AttentionTimes
 from fp8doctor.checks.attention_times.lookup import DEFAULT, NAMES, best_route, device_us
 from fp8doctor.checks.attention_times.rules import family
 from fp8doctor.judging.advice import advise
 from fp8doctor.measuring.workloads import AttentionUse
-from fp8doctor.model import EXHIBIT_ROWS, NotApplicable, Severity, Unknown
+from fp8doctor.model import NotApplicable, Severity, Unknown
 from tests.attention_facts import (
     CAUSAL,
     IMAGE,
@@ -316,10 +317,17 @@ def test_routes_compete_at_the_same_shape_over_the_length() -> None:
 
 def test_groups_single_queries_and_backwards_compete_among_themselves() -> None:
     decode = AttentionUse(16, 32, 8, 1, 2048, 128, causal=False)
-    (one,) = candidates(replace(TIMES, cases=(case(DEFAULT, decode, 1.0),)))
+    (one,) = candidates(replace(TIMES, cases=(case("flash-attn-3-fp8", decode, 1.0),)))
     assert (one.shape["kv_heads"], one.shape["queries"], one.sweep) == (8, 1, 2048)
-    (both,) = candidates(replace(TIMES, cases=(case(DEFAULT, IMAGE, 400.0, trains=True),)))
+    (both,) = candidates(replace(TIMES, cases=(case("te-fp8-delayed-attention", IMAGE, 400.0, trains=True),)))
     assert both.shape["backward"] == 1
+
+
+def test_where_there_is_nothing_to_choose_there_is_no_advice() -> None:
+    """It would read "FP8 gains nothing there", and FP8 was not timed."""
+    assert candidates(only(DEFAULT, "torch-sdpa-cudnn", "torch-sdpa-flash", "flash-attn-2")) == []
+    with_fa4 = replace(TIMES, cases=(*(only(DEFAULT).cases or ()), case("flash-attn-4", IMAGE, 692.0)))
+    assert {(c.config, c.sweep) for c in candidates(with_fa4)} == {(DEFAULT, 4608), ("flash-attn-4", 4608)}
 
 
 def test_what_to_use_on_an_h200() -> None:
@@ -338,27 +346,27 @@ def test_a_call_that_waits_for_the_host_is_judged_by_the_call() -> None:
         assert use.config != "te-fp8-delayed-attention"
 
 
-@pytest.mark.parametrize("route", [route for route in NAMES if not route.endswith("-2-fp8")])
+@pytest.mark.parametrize("route", [route for route in NAMES if route not in ("flash-attn-2-fp8", "torch-sdpa-math")])
 def test_every_route_says_how_it_is_had(route: str) -> None:
-    (made, *_) = [*candidates(replace(TIMES, cases=(case(route, IMAGE, 100.0),))), None]
-    if route == "torch-sdpa-math":
-        assert made is None
-        return
-    assert made is not None
-    compile(made.how, route, "exec")
-    assert ("fp8" in made.how or "float8" in made.how) is ("fp8" in route)
+    code = how(route)
+    compile(code, route, "exec")
+    assert ("fp8" in code or "float8" in code) is ("fp8" in route)
 
 
-def test_the_bars_stand_beside_torchs_own_pick() -> None:
-    bars = exhibits(TIMES)["attention-rates"]
-    assert (bars.kind, bars.unit) == ("bars", "TFLOP/s")
-    labels = [row["label"] for row in bars.rows]
-    assert labels[0] == NAMES["te-fp8-delayed-attention"]
-    assert bars.rows[0]["ratio"] == pytest.approx(690.4 / 644.7, abs=0.01)
-    own = next(row for row in bars.rows if row["label"] == f"{NAMES[DEFAULT]}: cudnn")
-    assert (own["value"], own["ratio"]) == (644.7, None)
-    for row in bars.rows:
-        assert all(isinstance(row[name], kinds) for name, kinds in EXHIBIT_ROWS["bars"].items())
+def test_the_rates_of_each_route_stand_beside_torchs_own_pick() -> None:
+    table = exhibits(TIMES)["attention-rates"]
+    assert (table.kind, table.unit) == ("table", "TFLOP/s")
+    rows = {row["cells"]["route"]: row["cells"] for row in table.rows}
+    assert next(iter(rows)) == NAMES["te-fp8-delayed-attention"], "the fastest leads"
+    assert rows[NAMES[DEFAULT]]["1x24x4608x128"] == "645 (cudnn)"
+    assert rows[NAMES["te-fp8-delayed-attention"]]["1x24x4608x128"] == "690 (1.07x)"
+    assert rows[NAMES["flash-attn-2"]]["1x32x4096x128 causal"] == "320 (0.52x)"
+    assert rows[NAMES["te-fp8-current-attention"]]["1x24x4608x128"] == ""
+    assert set(rows) == {NAMES[case.route or ""] for case in TIMES.cases or ()}
+
+
+def test_the_reports_first_bars_are_left_to_the_linear_layer() -> None:
+    assert {shown.kind for shown in exhibits(TIMES).values()} == {"table"}
 
 
 def test_the_table_shows_what_was_refused_and_why() -> None:
