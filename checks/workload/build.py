@@ -5,6 +5,7 @@ Runs in the child; torch and the model's library are imported inside.
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,8 @@ from typing import Any
 from fp8doctor.checks.workload.catalogue import ModelPlan, StepPlan
 from fp8doctor.checks.workload.inputs import inputs
 from fp8doctor.checks.workload.language_model import LanguageModelConfig, language_model
+
+INPUTS_SEED = 1
 
 
 class CannotBuildError(Exception):
@@ -35,18 +38,24 @@ class Built:
         lists = (self.model.get_submodule(name) for name in self.depth)
         return list({id(block): block for blocks in lists for block in blocks}.values())
 
-    def visit_true_depth(self) -> None:
+    def visit_true_depth(self, *, separate: bool = False) -> None:
         """Let the few blocks that were built stand for all: each list visits its blocks in turn, to its true length.
 
         A step then does all the true model's work, with the weights of a few blocks in memory. Those must not fit into
         L2, or reading them again would be cheaper than reading the true model's.
+
+        `separate` gives each visit a module of its own around the same weights, for what keeps a state in a block.
         """
         import torch
 
         for name, count in self.depth.items():
             parent, _, last = name.rpartition(".")
             blocks = list(self.model.get_submodule(name))
-            everyone = [blocks[i % len(blocks)] for i in range(count)]
+            # Stable Diffusion 3's last block is unlike the others: it stays the last, once.
+            alike = [block for block in blocks if _sizes(block) == _sizes(blocks[0])]
+            unlike = [block for block in blocks if block not in alike]
+            repeats = [alike[i % len(alike)] for i in range(len(alike), count - len(unlike))]
+            everyone = [*alike, *(map(_twin, repeats) if separate else repeats), *unlike] if repeats else blocks
             setattr(self.model.get_submodule(parent), last, torch.nn.ModuleList(everyone))
         config = getattr(self.model, "config", None)
         if self.plan.library == "transformers":
@@ -60,6 +69,22 @@ class Built:
             blocks = list({id(block): block for block in self.model.get_submodule(name)}.values())
             found += (count - len(blocks)) * sum(weight_bytes(block) for block in blocks) / len(blocks)
         return round(found)
+
+
+def _sizes(block: Any) -> list[tuple[str, Any]]:
+    return [(name, parameter.shape) for name, parameter in block.named_parameters()]
+
+
+def _twin(block: Any) -> Any:
+    """Another module that has the same parameters and buffers: what else it keeps is its own.
+
+    Raises:
+        CannotBuildError: if a forward in it was replaced: the twin would call the block's own layers.
+    """
+    if any("forward" in vars(module) for module in block.modules()):
+        raise CannotBuildError("its layers are hooked already, and a hook cannot be copied; measure it at full depth")
+    shared = {id(tensor): tensor for tensor in (*block.parameters(), *block.buffers())}
+    return copy.deepcopy(block, shared)
 
 
 def weight_bytes(module: Any) -> int:
@@ -217,15 +242,23 @@ def blocks_in_fp32(built: Built) -> None:
         block.register_forward_hook(after)
 
 
+def diffusion_arguments(built: Built, step: StepPlan) -> dict[str, Any]:
+    """The keyword arguments that `step_call` calls a diffusers model with: the same at each time of asking."""
+    import torch
+
+    torch.manual_seed(INPUTS_SEED)
+    return inputs(built.plan.class_name, dict(built.model.config), step, built.device, built.dtype)
+
+
 def step_call(built: Built, step: StepPlan) -> Callable[[], Any]:
     """One forward of `step` as a call that returns its output tensor; its inputs are made once, with a seed."""
     import torch
 
     plan, device = built.plan, built.device
-    torch.manual_seed(1)
+    torch.manual_seed(INPUTS_SEED)
     model = built.model
     if plan.library == "diffusers":
-        arguments = inputs(plan.class_name, dict(model.config), step, device, built.dtype)
+        arguments = diffusion_arguments(built, step)
         return lambda: model(**arguments)[0]
     vocabulary = plan.config.get("vocabulary") or plan.config.get("vocab_size") or model.config.vocab_size
     shape = (step.batch, step.sequence)
