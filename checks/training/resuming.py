@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -11,13 +11,14 @@ from fp8doctor.plain import from_plain
 
 RecordT = TypeVar("RecordT", bound=Facts)
 _ENDED_A_CHILD = ": the child ended by "
-CALLS_LOST = "calls and kernels of what was timed before a child ended"
+KERNELS_LOST = "kernels of what was timed before a child ended"
 
 
-def resumed(fresh: RecordT, request: Request) -> RecordT:
+def resumed(fresh: RecordT, request: Request, has_kernels: Callable[[Any], bool] = lambda case: True) -> RecordT:
     """The record to go on from: `fresh`, or that of a child that ended early, with what it was trying told.
 
-    The facts have `cases` with `device_us` and `call_us`, `not_measured` and `attempting`.
+    The facts have `not_measured`, `attempting` and `cases` with `device_us` and `other_kernels`; `has_kernels` says
+    whose kernels are looked at.
     """
     if request.so_far is None:
         return fresh
@@ -25,9 +26,10 @@ def resumed(fresh: RecordT, request: Request) -> RecordT:
     missing = list(record.not_measured or ())
     if record.attempting:
         missing.append(f"{record.attempting}{_ENDED_A_CHILD}{request.so_far_ended}")
-    # The calls themselves were in the memory of the child that ended.
-    if CALLS_LOST not in missing and any(case.device_us and not case.call_us for case in record.cases or ()):
-        missing.append(CALLS_LOST)
+    # The calls to profile were in the memory of the child that ended.
+    unseen = [c for c in record.cases or () if c.device_us and c.other_kernels is None and has_kernels(c)]
+    if unseen and KERNELS_LOST not in missing:
+        missing.append(KERNELS_LOST)
     again: RecordT = replace(record, not_measured=tuple(missing), attempting=None)
     return again
 
