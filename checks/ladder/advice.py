@@ -34,7 +34,7 @@ def _candidate(ladder: Ladder, rung: Rung) -> Candidate:
         format=number_format(slug),
         how=how(slug),
         call_us=microseconds(rung.step_ms),
-        error=rung.relative_error if rung.relative_error is not None else 0.0,
+        error=rung.relative_error,
         error_limit=rung.relative_error_limit,
         requires=(slug.partition("-")[0],),
         baseline=number_format(slug) in SIXTEEN_BIT,

@@ -156,7 +156,7 @@ class Climber:
             _convert(built, config, names)
             absent = built.absent_bytes()
             weights = weight_bytes(built.model) + absent
-            whole = config.compiled == "compile-whole"
+            whole = config.compiled == "compile-whole" and not self.step.trains
             if not whole:
                 built.visit_true_depth(separate=config.cache is not None)
             if config.compiled == "compile":
@@ -236,6 +236,8 @@ class Climber:
         """The step as a call, and what can say its result: the output, or the output and the gradients."""
         import torch
 
+        if config.compiled == "compile-whole":
+            built.model.compile()
         if self.step.trains:
             training = TrainingStep(built, self.step, compiled=config.compiled is not None, graphed=config.graphed)
             run: Any = training
@@ -244,8 +246,6 @@ class Climber:
                 return training()
         else:
             forward = step_call(built, self.step)
-            if config.compiled == "compile-whole":
-                built.model.compile()
             run = forward
 
             def inner() -> Any:

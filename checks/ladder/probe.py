@@ -29,6 +29,8 @@ SHARES = 4.0
 LEAST_RUNG_S = {"bench": 25.0, "thorough": 25.0, "default": 8.0}
 # Kept for ending in order.
 RESERVE_S = 2.0
+# What an earlier run need not try again.
+FINISHED = ("ok", "wrong", "refused")
 STATISTIC = "median of the times between the ends of successive steps"
 
 
@@ -84,15 +86,9 @@ class Run:
         self.record = self._resumed(seen)
 
     def _resumed(self, seen: WorkloadSeen | None) -> Ladder:
-        """The record to go on from: a fresh one, or an earlier child's, with the rung that ended it written down."""
-        if self.request.so_far is not None:
-            record = from_plain(Ladder, self.request.so_far)
-            if record.attempting:
-                config, _, step = record.attempting.partition(" @ ")
-                record = _with(record, _ended(config, step, self.request.so_far_ended))
-            return replace(record, attempting=None)
+        """The record to go on from: a fresh one, an earlier child's, or that of an earlier run with the same model."""
         workload = seen.workload if seen else None
-        return Ladder(
+        fresh = Ladder(
             workload=self.plan.name,
             title=self.plan.title,
             model_class=f"{self.plan.library}.{self.plan.class_name}",
@@ -100,10 +96,22 @@ class Run:
             tokens={step.name: step.tokens for step in self.plan.steps},
             measurable=True,
             full=self.request.full,
-            hit_rate=self.request.hit_rate,
             statistic=STATISTIC,
             rungs=(),
+            hit_rate=self.request.hit_rate,
         )
+        if self.request.so_far is None:
+            return fresh
+        record = from_plain(Ladder, self.request.so_far)
+        if self.request.so_far_ended is not None:
+            config, _, step = (record.attempting or "").partition(" @ ")
+            record = _with(record, _ended(config, step, self.request.so_far_ended)) if config else record
+            return replace(record, attempting=None)
+        if (record.workload, record.full, record.tokens) != (fresh.workload, fresh.full, fresh.tokens):
+            return fresh
+        # A person asked to go on: what did not finish is tried again.
+        finished = tuple(rung for rung in record.rungs or () if rung.outcome in FINISHED)
+        return replace(fresh, rungs=finished, device_name=record.device_name)
 
     def left_s(self) -> float:
         """Seconds that new rungs may use."""
@@ -119,7 +127,10 @@ class Run:
         device = torch.device("cuda", self.request.gpu) if torch.cuda.is_available() else torch.device("cpu")
         if device.type == "cuda":
             torch.cuda.set_device(device)
-            self.record = replace(self.record, device_name=torch.cuda.get_device_name(device))
+            name = torch.cuda.get_device_name(device)
+            if self.record.device_name not in (None, name):
+                self.record = replace(self.record, rungs=())  # of another GPU: these do not compare
+            self.record = replace(self.record, device_name=name)
         meter = Meter(torch, device)
         for place, step in enumerate(self.plan.steps):
             # What is left is shared by the steps that are still to come.
@@ -148,7 +159,7 @@ class Run:
         while todo:
             slug = todo.pop(0)
             if self.step_left_s() < self.least_s:
-                self._leave(step, [slug, *todo], "the time budget was spent")
+                self._leave(step, [slug, *todo], f"the time budget was spent; {self._needs(len(todo) + 1)}")
                 return
             refused = self._refused(config_of(slug))
             if refused is not None:
@@ -170,6 +181,12 @@ class Run:
         if self.step_left_s() > self.least_s and self.request.mode == "bench":
             again = climber.climb(BASELINE, reference, self.step_left_s())
             self.record = replace(self.record, again=(*(self.record.again or ()), again))
+
+    def _needs(self, rungs: int) -> str:
+        """What the rungs that are left need, by those that are done."""
+        took = [r.ended_s - r.started_s for r in self.record.rungs or () if r.ended_s and r.started_s]
+        each_s = sum(took) / len(took) if took else self.least_s
+        return f"{rungs} more need about {rungs * each_s:.0f} s (--budget)"
 
     def _rung(self, step: StepPlan, slug: str) -> Rung | None:
         return next((r for r in self.record.rungs or () if (r.config, r.step) == (slug, step.name)), None)

@@ -85,6 +85,8 @@ TRAINING = (
     "torch-bf16+attention-flash",
     "torch-bf16+attention-efficient",
     "torch-fp16",
+    "torch-bf16+compile-whole",
+    "torchao-fp8train-tensorwise+compile-whole",
 )
 
 # What a run of a minute measures of each kind of step, the most telling first; the rest is estimated from its parts.
