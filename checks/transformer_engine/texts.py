@@ -1,7 +1,7 @@
 """What Transformer Engine says when it cannot work, and how its kernels are called.
 
 The literal texts stand in transformer_engine/common/__init__.py, pytorch/__init__.py, pytorch/quantization.py and
-pytorch/setup.py of 2.20.2, and in pytorch/fp8.py and pytorch/__init__.py of 1.13, 2.1 and 2.8.
+pytorch/setup.py of 2.20.2, and in pytorch/fp8.py, pytorch/utils.py and pytorch/__init__.py of 1.13, 2.1 and 2.8.
 """
 
 from __future__ import annotations
@@ -128,6 +128,11 @@ ERROR_TEXTS = (
         r"DelayedScaling is not supported under torch\.compile",
         "TE014",
         "Take Float8CurrentScaling inside torch.compile, and make the recipe outside the compiled function.",
+    ),
+    ErrorText(
+        r"FP8 execution requires (the product of all dimensions except the last to be|2D input matrices with height)",
+        "TE022",
+        "Pad the tokens to a multiple of 16 (8 without a backward) and K and N to 16, or leave this layer in BF16.",
     ),
     ErrorText(_TE_LIBRARY + r"undefined symbol:\s*cublas", "TE015", "Update cuBLAS, and load one copy of it alone."),
 )
