@@ -95,9 +95,8 @@ def compare(short: Path, long: Path) -> bool:
         for config, ms in estimated(facts, step):
             measured = next((r.step_ms for r in ok(bench, step) if r.config == config), None)
             if measured:
-                print(
-                    f"    {config}: estimated {ms:.2f} ms, measured {measured.median:.2f}, {ms / measured.median - 1:+.1%}"
-                )
+                off = ms / measured.median - 1
+                print(f"    {config}: estimated {ms:.2f} ms, measured {measured.median:.2f}, {off:+.1%}")
     return held
 
 

@@ -54,7 +54,7 @@ def prepare() -> None:
     timeout_s=900,
     times_gpu=True,
     order=10,
-    share=6.0,
+    share=10.0,
     modes=("default", "thorough"),
     prepare=prepare,
 )

@@ -44,12 +44,8 @@ def _rungs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 
 @click.command("bench")
 @click.argument("workload", required=False, callback=options.workload)
-@click.option(
-    "-o", "--output", "folder", type=OutputFolder(), metavar="FOLDER", help="Write the results here."
-)
-@click.option(
-    "--rung", "rungs", multiple=True, callback=_rungs, metavar="CONFIG", help="Only this. Repeatable."
-)
+@click.option("-o", "--output", "folder", type=OutputFolder(), metavar="FOLDER", help="Write the results here.")
+@click.option("--rung", "rungs", multiple=True, callback=_rungs, metavar="CONFIG", help="Only this. Repeatable.")
 @click.option("--full", is_flag=True, help="Build the model in its true depth, not two blocks of each kind.")
 @click.option("--resume", is_flag=True, help="Keep the finished rungs of an earlier run into the same folder.")
 @click.option(

@@ -91,7 +91,8 @@ def _headline(
         assert best.speedup is not None
         where = f" (Linear({best.when.k}, {best.when.n}))" if best.when.k and best.when.n else ""
         if best.when.workload:
-            said = f"{best.when.workload}, {best.when.text}: {best.speedup.high:.2f}x the best 16-bit configuration with {best.label}."
+            factor = f"{best.speedup.high:.2f}x the best 16-bit configuration"
+            said = f"{best.when.workload}, {best.when.text}: {factor} with {best.label}."
             return f"{said} {_sentence(cause)}" if cause else said
         speed = f"up to {best.speedup.high:.2f}x BF16's speed {_CLOCKS[best.speedup.clock]}"
         said = f"FP8 pays on this box: {speed} with {best.label}{where}."

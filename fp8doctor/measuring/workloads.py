@@ -99,8 +99,8 @@ def built_in(name: str) -> Workload:
 def layers(workload: Workload | None, own: tuple[Shape, ...] = ()) -> dict[tuple[int, int], tuple[int, ...]]:
     """The linear layers to measure, in order: {(K, N): token counts, largest first}.
 
-    A person's own shapes come first, then the layers of the workload, those with the most work in front; without a
-    workload, the default sweep.
+    A person's own shapes come first, then the layers of the workload's forward steps, those with the most work in front
+    (of one that only trains, its largest layer); without a workload, the default sweep.
     """
     found: dict[tuple[int, int], set[int]] = {}
     for shape in own:
@@ -109,8 +109,11 @@ def layers(workload: Workload | None, own: tuple[Shape, ...] = ()) -> dict[tuple
         for layer in DEFAULT_LAYERS:
             found.setdefault(layer, set()).update(DEFAULT_TOKENS)
     else:
-        uses = [use for step in workload.steps or () for use in step.linears or ()]
-        for use in sorted(uses, key=work, reverse=True):
+        steps = workload.steps or ()
+        uses = [use for step in steps if not step.trains for use in step.linears or ()]
+        # Of a training step the layers are timed with their backward, by another probe: here one stands for all.
+        trained = sorted((use for step in steps if step.trains for use in step.linears or ()), key=work, reverse=True)
+        for use in sorted(uses, key=work, reverse=True) or trained[:1]:
             found.setdefault((use.k or 0, use.n or 0), set()).add(use.m or 0)
     return {layer: tuple(sorted(tokens, reverse=True)) for layer, tokens in found.items()}
 
