@@ -123,7 +123,7 @@ def _make_graphed(module, sample_args, enabled, recipe):
     kind, own = type(module), type(module).__call__
 
     def call(self, *args, **kwargs):
-        with _Autocast(enabled, recipe):
+        with _Autocast(enabled and self is module, recipe):
             return own(self, *args, **kwargs)
 
     kind.__call__ = call

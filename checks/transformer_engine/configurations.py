@@ -169,6 +169,9 @@ def how(config: str, passes: str = FORWARD) -> str:
     if way.with_stored_weight:
         lines += ["with torch.no_grad(), te.quantized_model_init(recipe=recipe):"]
         lines += ["    model = build_model()  # your own, of te.Linear"]
+    if scaling.recipe == "DelayedScaling" and passes != TRAINING:
+        lines += ["for _ in range(3):  # it takes its scales from earlier calls, and only from those with gradients"]
+        lines += ["    with te.autocast(recipe=recipe):", "        model(x)"]
     call = "model(x, is_first_microbatch=False)" if way.with_cached_weight else "model(x)"
     if passes == TRAINING:
         if way.graphed:

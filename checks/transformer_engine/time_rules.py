@@ -10,6 +10,8 @@ from fp8doctor.model import Action, Evidence, Finding, NotApplicable, Severity, 
 from fp8doctor.registry import rule
 
 Verdict = Finding | Unknown | NotApplicable | None
+# How Transformer Engine names a size that it does not take.
+OF_SIZES = ("divisible by", "multiple of")
 # As many cases are shown; the rest is counted.
 SHOWN = 3
 REPORT = "https://github.com/NVIDIA/TransformerEngine/issues"
@@ -145,7 +147,11 @@ def refused_dimensions(times: TransformerEngineTimes) -> Verdict:
     """
     if (missing := _tried(times)) is not None:
         return missing
-    refused = [case for case in times.cases or () if case.outcome == "refused"]
+    refused = [
+        case
+        for case in times.cases or ()
+        if case.outcome == "refused" and any(words in (case.error or "") for words in OF_SIZES)
+    ]
     if not refused:
         return None
     shapes = list(dict.fromkeys(shape_of(case) for case in refused))

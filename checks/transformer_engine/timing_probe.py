@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import re
@@ -248,6 +249,8 @@ class Run:
         if self.left_s() < SHAPE_S:
             self.not_measured.append(f"{shape}: {SPENT}")
             return None
+        # Layers whose forward a graph has taken hold themselves, and their graph's memory.
+        gc.collect()
         self.engine.forget()
         failed = {(case.config, case.passes) for case in here}
         try:

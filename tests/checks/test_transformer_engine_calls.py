@@ -97,6 +97,7 @@ def test_how_to_get_a_configuration_is_python_and_says_what_it_is(way: Configura
     assert ("graph" in code.lower()) == way.graphed
     assert ("backward" in code) == (way.passes == TRAINING)
     scaling = configurations.scaling_of(way.config)
+    assert ("with gradients" in code) == (way.base == DELAYED and way.passes == FORWARD)
     assert scaling is None or f"{scaling.recipe}()" in code
 
 

@@ -291,6 +291,8 @@ def test_te022_a_refused_size_is_a_lesson_here_and_an_error_in_a_users_log() -> 
     assert found.severity is Severity.INFO
     assert message in found.evidence[0].text
     assert verdict("TE022", TIMES) is None
+    other = replace(refused, error="RuntimeError: this recipe is not supported with that weight")
+    assert verdict("TE022", replace(TIMES, cases=(other,))) is None
     of_old = "FP8 execution requires 2D input matrices with height divisible by 8 and width divisible by 16, "
     for line in (message, of_old):
         assert [text.rule for text in texts.ERROR_TEXTS if re.search(text.pattern, line)] == ["TE022"]
