@@ -15,14 +15,13 @@ from typing import Any
 from fp8doctor.checks.ladder import caching
 from fp8doctor.checks.ladder.conversions import BASES, TUNED, RefusedError, around, compile_blocks, modify
 from fp8doctor.checks.ladder.facts import Rung
+from fp8doctor.checks.ladder.outcomes import failure
 from fp8doctor.checks.ladder.slugs import BASELINE, Config, config_of
 from fp8doctor.checks.ladder.stepping import MemoryWatch, Meter, how_many
 from fp8doctor.checks.ladder.training import TrainingStep
-from fp8doctor.checks.linear.timing import outcome_of
 from fp8doctor.checks.torch_build.numerics import FORMAT_ERRORS, TOLERANCE, relative_error
 from fp8doctor.checks.workload.build import (
     Built,
-    CannotBuildError,
     blocks_in_fp32,
     build,
     step_call,
@@ -90,7 +89,7 @@ class Climber:
                 with torch.no_grad():
                     outputs.append(step_call(built, self.step)().float().cpu())
             del built
-            self._tidy()
+            tidy(self.meter)
         found.bf16_error = relative_error(outputs[1], outputs[0])
         found.output = outputs[1]
         return found
@@ -125,21 +124,14 @@ class Climber:
 
         `regional` is the rung that compiles each block of the same base, for the one that compiles the whole model.
         """
-        import torch
-
         config = config_of(slug)
         began = time.monotonic()
         rung = Rung(config=slug, step=self.step.name, started_s=round(began - self.epoch_s, 2))
         try:
             rung = self._climb(rung, config, reference, began + left_s, regional)
-        except (RefusedError, CannotBuildError) as error:
-            rung = replace(rung, outcome="refused", error=str(error)[:300])
-        except ImportError as error:
-            rung = replace(rung, outcome="refused", error=f"{type(error).__name__}: {error}"[:300])
         except Exception as error:  # refusals and faults of the libraries are results
-            outcome, text = outcome_of(torch, error)
-            rung = replace(rung, outcome=outcome, error=text)
-        self._tidy()
+            rung = replace(rung, **failure(error))
+        tidy(self.meter)
         return replace(rung, ended_s=round(time.monotonic() - self.epoch_s, 2))
 
     def _climb(self, rung: Rung, config: Config, reference: Reference, until: float, regional: Rung | None) -> Rung:
@@ -153,7 +145,7 @@ class Climber:
                 to_dtype(built, torch.float16)
         names = self._names(config, reference)
         with watch.phase("convert"):
-            _convert(built, config, names)
+            convert(built, config, names)
             absent = built.absent_bytes()
             weights = weight_bytes(built.model) + absent
             whole = config.compiled == "compile-whole" and not self.step.trains
@@ -166,8 +158,8 @@ class Climber:
             converted=None if config.base in ("torch-bf16", "torch-fp16") else len(names),
             linears=len(reference.rows),
             blocks_built=None if self.full or self.step.trains else BLOCKS,
-            load_peak_gb=_gb(self.meter.peak_bytes() + absent),
-            weights_gb=_gb(weights),
+            load_peak_gb=gigabytes(self.meter.peak_bytes() + absent),
+            weights_gb=gigabytes(weights),
         )
         with contextlib.ExitStack() as stack:
             if not self.step.trains:
@@ -177,22 +169,22 @@ class Climber:
                 walk = caching.Walk(built, self.step, config.base, config.modifiers)
                 compare = partial(_compare, reference=reference, config=config)
                 rung = caching.measure(rung, config.cache, walk, self.meter, compare, until)
-                peak_gb = _gb(self.meter.peak_bytes() + absent)
-                return replace(rung, peak_gb=peak_gb, memory=watch.kept(), **_compilation(config))
+                peak_gb = gigabytes(self.meter.peak_bytes() + absent)
+                return replace(rung, peak_gb=peak_gb, memory=watch.kept(), **compilation(config))
             call, run = self._call(built, config)
             if whole:
                 return self._whole(rung, built, call, watch, until, regional)
             self.meter.forget_peak()
             with watch.phase("first call"):
                 seconds = self.meter.first(call)
-            rung = replace(rung, first_call_s=round(seconds, 3), **_compilation(config))
+            rung = replace(rung, first_call_s=round(seconds, 3), **compilation(config))
             rung = replace(rung, **_compare(run, reference, config))
             if config.graphed:
                 call = captured(torch, call)
             step_s = min(self.meter.first(call) for _ in range(2))
             self.meter.forget_peak()
             times = self.meter.steps_ms(call, how_many(step_s, until - time.monotonic()))
-            rung = replace(rung, peak_gb=_gb(self.meter.peak_bytes() + absent), **_summary(times))
+            rung = replace(rung, peak_gb=gigabytes(self.meter.peak_bytes() + absent), **_summary(times))
             rung = replace(rung, host_ms=estimate(self.meter.host_ms(call)))
             with watch.phase("steps"):
                 for _ in range(2):
@@ -212,7 +204,7 @@ class Climber:
             raise RefusedError("compiling each block did not run, which it is compared with")
         with watch.phase("first call"):
             seconds = self.meter.first(call)
-        rung = replace(rung, first_call_s=round(seconds, 3), **_compilation(config_of("torch-bf16+compile")))
+        rung = replace(rung, first_call_s=round(seconds, 3), **compilation(config_of("torch-bf16+compile")))
         count = how_many(min(self.meter.first(call) for _ in range(2)), (until - time.monotonic()) / 2)
         times = self.meter.steps_ms(call, count)
         alone = self._build()
@@ -261,20 +253,23 @@ class Climber:
             run = call
         return call, run
 
-    def _tidy(self) -> None:
-        import gc
 
-        import torch
+def tidy(meter: Meter) -> None:
+    """Give back what a configuration held: compiled code, and memory that nothing points at."""
+    import gc
 
-        torch._dynamo.reset()
-        gc.collect()
-        if self.meter.on_gpu:
-            torch.cuda.empty_cache()
+    import torch
+
+    torch._dynamo.reset()
+    gc.collect()
+    if meter.on_gpu:
+        torch.cuda.empty_cache()
 
 
-def _convert(built: Built, config: Config, names: tuple[str, ...]) -> None:
-    convert = TUNED if "tuned" in config.modifiers else BASES[config.base][0]
-    convert(built, names)
+def convert(built: Built, config: Config, names: tuple[str, ...]) -> None:
+    """Put a model into a configuration, but for compiling and capturing; `names` are the linear layers to convert."""
+    change = TUNED if "tuned" in config.modifiers else BASES[config.base][0]
+    change(built, names)
     modify(built, config.modifiers, names)
 
 
@@ -299,7 +294,7 @@ def captured(torch: Any, call: Callable[[], Any]) -> Callable[[], Any]:
     return lambda: graph.replay()
 
 
-def _compilation(config: Config) -> dict[str, Any]:
+def compilation(config: Config) -> dict[str, Any]:
     """How many graphs the compiler made, and how often it broke off."""
     if config.compiled is None:
         return {}
@@ -343,5 +338,6 @@ def _summary(times_ms: list[float]) -> dict[str, Any]:
     }
 
 
-def _gb(size: float) -> float:
+def gigabytes(size: float) -> float:
+    """Bytes in GB, as reports have them."""
     return round(size / 1e9, 3)

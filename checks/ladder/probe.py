@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any
 
 from fp8doctor.checks.ladder.facts import Ladder, Rung
+from fp8doctor.checks.ladder.outcomes import alarm, ended, not_here
 from fp8doctor.checks.ladder.slugs import BASELINE, FORWARD, SHORT, TRAINING, Config, config_of
 from fp8doctor.checks.ladder.winners import combinations
 from fp8doctor.checks.torch_build import TorchBuild
@@ -105,7 +104,9 @@ class Run:
         record = from_plain(Ladder, self.request.so_far)
         if self.request.so_far_ended is not None:
             config, _, step = (record.attempting or "").partition(" @ ")
-            record = _with(record, _ended(config, step, self.request.so_far_ended)) if config else record
+            record = (
+                _with(record, Rung(config=config, step=step, **ended(self.request.so_far_ended))) if config else record
+            )
             return replace(record, attempting=None)
         if (record.workload, record.full, record.tokens) != (fresh.workload, fresh.full, fresh.tokens):
             return fresh
@@ -169,10 +170,10 @@ class Run:
                 continue
             yield replace(self.record, attempting=f"{slug} @ {step.name}")
             share_s = max(self.least_s, min(self.step_left_s(), SHARES * self.step_left_s() / (len(todo) + 1)))
-            _alarm(share_s)
+            alarm(share_s)
             regional = self._rung(step, f"{config_of(slug).base}+compile")
             rung = climber.climb(slug, reference, share_s, regional)
-            _alarm(0)
+            alarm(0)
             self.record = _with(self.record, rung)
             yield self.record
             if not todo and self.request.mode == "bench":
@@ -199,18 +200,12 @@ class Run:
         return [slug for slug in wanted if slug not in done]
 
     def _refused(self, config: Config) -> str | None:
-        """Why a rung need not be tried: its library is not there, or says that this GPU does not do its recipe."""
-        library = config.library
-        if library is not None and find_spec(library) is None:
-            return f"{library} is not installed"
+        """Why a rung need not be tried."""
         if config.cache and self.plan.library != "diffusers":
             return "step caches are for diffusion"
         if config.base == "diffusers-fp8-storage" and self.plan.library != "diffusers":
             return "only diffusers' models have it"
-        for recipe in (self.te.recipes if self.te else None) or ():
-            if recipe.name == config.recipe and recipe.available is False:
-                return recipe.reason or "Transformer Engine does not offer this recipe here"
-        return None
+        return not_here(config, self.te)
 
     def _leave(self, step: StepPlan, slugs: list[str], why: str) -> None:
         left = tuple(f"{slug} @ {step.name}: {why}" for slug in slugs)
@@ -219,16 +214,3 @@ class Run:
 
 def _with(record: Ladder, rung: Rung) -> Ladder:
     return replace(record, rungs=(*(record.rungs or ()), rung))
-
-
-def _ended(config: str, step: str, how: str | None) -> Rung:
-    """A rung that ended its child."""
-    if how == "SIGALRM":
-        return Rung(config=config, step=step, outcome="too-long", error="it took longer than its share of the budget")
-    return Rung(config=config, step=step, outcome="crashed", error=f"it ended the process: {how or 'nobody saw how'}")
-
-
-def _alarm(seconds: float) -> None:
-    """End this process if the rung takes longer: a compiler inside C++ hears no Python exception."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
