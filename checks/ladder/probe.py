@@ -46,7 +46,7 @@ def prepare() -> None:
     timeout_s=86_400,
     times_gpu=True,
     order=5,
-    share=14.0,
+    share=30.0,
     for_workload=True,
     modes=("default", "thorough", "bench"),
     prepare=prepare,
@@ -169,7 +169,7 @@ class Run:
                 )
                 continue
             yield replace(self.record, attempting=f"{slug} @ {step.name}")
-            share_s = max(self.least_s, min(self.step_left_s(), SHARES * self.step_left_s() / (len(todo) + 1)))
+            share_s = self._share_s(len(todo) + 1)
             alarm(share_s)
             regional = self._rung(step, f"{config_of(slug).base}+compile")
             rung = climber.climb(slug, reference, share_s, regional)
@@ -182,6 +182,15 @@ class Run:
         if self.step_left_s() > self.least_s and self.request.mode == "bench":
             again = climber.climb(BASELINE, reference, self.step_left_s())
             self.record = replace(self.record, again=(*(self.record.again or ()), again))
+
+    def _share_s(self, rungs: int) -> float:
+        """Seconds that the next of so many rungs may take.
+
+        A run of a minute has no time for a second child, which would import and compile anew: there it is all that is
+        left, and the run's own deadline ends it.
+        """
+        left_s = self.left_s() if self.request.mode == "default" else self.step_left_s()
+        return left_s if self.request.mode == "default" else max(self.least_s, min(left_s, SHARES * left_s / rungs))
 
     def _needs(self, rungs: int) -> str:
         """What the rungs that are left need, by those that are done."""

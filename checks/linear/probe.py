@@ -18,7 +18,7 @@ from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.checks.torch_build.early import import_torch
 from fp8doctor.checks.workload import WorkloadSeen
 from fp8doctor.measuring.timer import SAMPLES_A_BATCH, Timer
-from fp8doctor.measuring.workloads import Workload
+from fp8doctor.measuring.workloads import Workload, forward_part
 from fp8doctor.measuring.workloads import layers as layers_of
 from fp8doctor.model import Request
 from fp8doctor.plain import from_plain
@@ -97,7 +97,7 @@ class _Run:
         self.began = time.monotonic()
         self.torch = torch
         self.request = request
-        self.workload = workload
+        self.workload = forward_part(workload) if workload else None
         torch.cuda.set_device(request.gpu)
         self.device = torch.device("cuda", request.gpu)
         self.record = resumed(request)

@@ -6,7 +6,7 @@ Only the standard library is imported here: this module also runs inside the exa
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -99,8 +99,8 @@ def built_in(name: str) -> Workload:
 def layers(workload: Workload | None, own: tuple[Shape, ...] = ()) -> dict[tuple[int, int], tuple[int, ...]]:
     """The linear layers to measure, in order: {(K, N): token counts, largest first}.
 
-    A person's own shapes come first, then the layers of the workload's forward steps, those with the most work in front
-    (of one that only trains, its largest layer); without a workload, the default sweep.
+    A person's own shapes come first, then the layers of the workload, those with the most work in front; without a
+    workload, the default sweep.
     """
     found: dict[tuple[int, int], set[int]] = {}
     for shape in own:
@@ -109,13 +109,22 @@ def layers(workload: Workload | None, own: tuple[Shape, ...] = ()) -> dict[tuple
         for layer in DEFAULT_LAYERS:
             found.setdefault(layer, set()).update(DEFAULT_TOKENS)
     else:
-        steps = workload.steps or ()
-        uses = [use for step in steps if not step.trains for use in step.linears or ()]
-        # Of a training step the layers are timed with their backward, by another probe: here one stands for all.
-        trained = sorted((use for step in steps if step.trains for use in step.linears or ()), key=work, reverse=True)
-        for use in sorted(uses, key=work, reverse=True) or trained[:1]:
+        uses = [use for step in workload.steps or () for use in step.linears or ()]
+        for use in sorted(uses, key=work, reverse=True):
             found.setdefault((use.k or 0, use.n or 0), set()).add(use.m or 0)
     return {layer: tuple(sorted(tokens, reverse=True)) for layer, tokens in found.items()}
+
+
+def forward_part(workload: Workload) -> Workload:
+    """The workload without its training steps, whose layers are timed with their backward by another probe.
+
+    Of one that only trains the largest layer stays, to stand for all.
+    """
+    forward = tuple(step for step in workload.steps or () if not step.trains)
+    if not forward:
+        uses = [use for step in workload.steps or () for use in step.linears or ()]
+        forward = (Step(linears=tuple(sorted(uses, key=work, reverse=True)[:1])),)
+    return replace(workload, steps=forward)
 
 
 def work(use: LinearUse) -> float:

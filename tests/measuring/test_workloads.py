@@ -11,6 +11,7 @@ from fp8doctor.measuring.workloads import (
     Step,
     Workload,
     built_in,
+    forward_part,
     layers,
     names,
 )
@@ -55,3 +56,10 @@ def test_a_built_in_workload_knows_its_steps_and_their_layers(name: str) -> None
 def test_a_workload_that_nobody_knows_is_refused() -> None:
     with pytest.raises(KeyError):
         built_in("weather")
+
+
+def test_the_layers_of_a_training_step_are_left_to_the_probe_that_trains_them() -> None:
+    small, large = LinearUse(512, 64, 64, 1), LinearUse(512, 64, 256, 2)
+    train, prefill = Step(trains=True, linears=(small, large)), Step(linears=(small,))
+    assert layers(forward_part(Workload(steps=(train, prefill)))) == {(64, 64): (512,)}
+    assert layers(forward_part(Workload(steps=(train,)))) == {(64, 256): (512,)}
