@@ -68,7 +68,12 @@ def language_model(config: LanguageModelConfig) -> Any:
                 keys[:, :, -sequence:], values[:, :, -sequence:] = k, v
                 k, v = keys, values
             grouped = {"enable_gqa": True} if config.kv_heads < config.heads else {}
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=sequence > 1, **grouped)
+            mask = None
+            if k.shape[2] > sequence > 1:
+                # Torch's own causal mask begins at the first key, and these tokens come last.
+                mask = torch.ones(sequence, k.shape[2], dtype=torch.bool, device=x.device).tril(k.shape[2] - sequence)
+            causal = sequence > 1 and mask is None
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, **grouped)
             return self.out(y.transpose(1, 2).reshape(batch, sequence, config.width))
 
     class FeedForward(nn.Module):  # type: ignore[misc]
