@@ -19,16 +19,17 @@ def gather(request: Request) -> WorkloadSeen:
         plan = read_plan(asked)
     except NoModelError as error:
         return WorkloadSeen(asked=asked, why_not=str(error))
-    try:
-        # Imports torch, which the built-in workloads need not.
-        from fp8doctor.checks.workload.build import CannotBuildError
-        from fp8doctor.checks.workload.inputs import UnknownInputsError
-        from fp8doctor.checks.workload.trace import trace
-    except ImportError as error:
-        return WorkloadSeen(asked=asked, why_not=f"{plan.class_name} cannot be built: {error}")
+    # Imported here: of the built-in workloads nothing is built.
+    from fp8doctor.checks.workload.build import CannotBuildError
+    from fp8doctor.checks.workload.inputs import UnknownInputsError
+    from fp8doctor.checks.workload.trace import trace
+
     try:
         return WorkloadSeen(asked=asked, workload=trace(plan))
     except (CannotBuildError, UnknownInputsError) as error:
         return WorkloadSeen(asked=asked, why_not=str(error))
+    except ImportError as error:
+        words = f"{plan.class_name} cannot be built: {type(error).__name__}: {error}"
+        return WorkloadSeen(asked=asked, why_not=words[:400])
     except Exception as error:  # whatever a model's own code raises when it is called
         return WorkloadSeen(asked=asked, why_not=f"{plan.class_name} failed: {type(error).__name__}: {error}"[:400])
