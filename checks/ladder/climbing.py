@@ -143,7 +143,7 @@ class Climber:
             built = self._build()
             if config.base == "torch-fp16":
                 to_dtype(built, torch.float16)
-        names = self._names(config, reference)
+        names = layers_to_convert(config, reference.rows)
         with watch.phase("convert"):
             convert(built, config, names)
             absent = built.absent_bytes()
@@ -215,15 +215,6 @@ class Climber:
         scaled = [factor * ms for ms in times]
         return replace(rung, outcome="ok", memory=watch.kept(), **_summary(scaled))
 
-    def _names(self, config: Config, reference: Reference) -> tuple[str, ...]:
-        """The linear layers that a configuration converts: those in the blocks that are given enough rows.
-
-        A model whose layers all have few rows (decoding) is converted whole, for the bytes of its weights.
-        """
-        wide = tuple(name for name, rows in reference.rows.items() if rows >= LEAST_ROWS)
-        stores = config.base.endswith(("weightonly", "storage"))
-        return tuple(reference.rows) if stores or not wide else wide
-
     def _call(self, built: Built, config: Config) -> tuple[Callable[[], Any], Any]:
         """The step as a call, and what can say its result: the output, or the output and the gradients."""
         import torch
@@ -264,6 +255,20 @@ def tidy(meter: Meter) -> None:
     gc.collect()
     if meter.on_gpu:
         torch.cuda.empty_cache()
+
+
+def layers_to_convert(config: Config, rows: dict[str, int]) -> tuple[str, ...]:
+    """The linear layers that a configuration converts: those that are given enough rows.
+
+    A model whose layers all have few rows (decoding) is converted whole, for the bytes of its weights.
+
+    Args:
+        config: the configuration.
+        rows: the layers that may be converted, with the rows (tokens) that each is called with.
+    """
+    wide = tuple(name for name, count in rows.items() if count >= LEAST_ROWS)
+    stores = config.base.endswith(("weightonly", "storage"))
+    return tuple(rows) if stores or not wide else wide
 
 
 def convert(built: Built, config: Config, names: tuple[str, ...]) -> None:

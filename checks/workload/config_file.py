@@ -30,7 +30,7 @@ def read_plan(path: str | Path) -> ModelPlan:
         NoModelError: if the file cannot be read, is no JSON object or names no model class.
     """
     path = Path(path)
-    config = _json_object(path)
+    config = json_object(path)
     name = path.parent.name if path.name == "config.json" and path.parent.name else path.stem
     if isinstance(config.get("_class_name"), str):
         return _diffusers(name, config)
@@ -42,7 +42,12 @@ def read_plan(path: str | Path) -> ModelPlan:
     )
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """What a configuration file says.
+
+    Raises:
+        NoModelError: if it cannot be read, is far too large or is no JSON object.
+    """
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise NoModelError(f"{path.name} is too large for a configuration file")
