@@ -110,7 +110,8 @@ def build(plan: ModelPlan, device: Any, dtype: Any, *, blocks: int | None = None
         seed: of the weights; equal seeds and blocks give equal weights.
 
     Raises:
-        CannotBuildError: if the library or the class is not there, or refuses the configuration.
+        CannotBuildError: if the library or the class is not there or refuses the configuration, or if the blocks that
+            were left out cannot be found again.
     """
     import torch
 
@@ -123,28 +124,33 @@ def build(plan: ModelPlan, device: Any, dtype: Any, *, blocks: int | None = None
     trains = any(step.trains for step in plan.steps)
     model = model.train() if trains else model.eval().requires_grad_(False)
     built = Built(plan, model, device, dtype)
-    shortest = min(plan.config.get(key, 0) for key in plan.depth_keys) if plan.depth_keys else 0
-    if (blocks is not None and blocks < shortest) or blocks is None:
-        built.depth = _depths(model, plan, config)
+    built.depth = _depths(model, plan, config)
     return built
 
 
 def shortened(plan: ModelPlan, blocks: int | None) -> dict[str, Any]:
-    """The configuration with `blocks` of each kind; lists with one entry a block are cut as well."""
+    """The configuration with `blocks` of each kind; lists with one entry a block are cut as well.
+
+    Tuples are left alone: diffusers' configurations, in which lists are tuples here, have one entry an axis in them.
+    """
     config = dict(plan.config)
     for key in plan.depth_keys:
         depth = config.get(key)
         if blocks is None or not isinstance(depth, int) or depth <= blocks:
             continue
         for name, value in config.items():
-            if isinstance(value, (list, tuple)) and len(value) == depth:
+            if isinstance(value, list) and len(value) == depth:
                 config[name] = value[:blocks]
         config[key] = blocks
     return config
 
 
 def _depths(model: Any, plan: ModelPlan, config: dict[str, Any]) -> dict[str, int]:
-    """The lists of blocks, by the configuration's keys in order: each list of that length with blocks of one class."""
+    """The lists of blocks, by the configuration's keys in order: each list of that length with blocks of one class.
+
+    Raises:
+        CannotBuildError: if blocks were left out and their list is not found: the step would not do the model's work.
+    """
     import torch
 
     found: dict[str, int] = {}
@@ -160,6 +166,10 @@ def _depths(model: Any, plan: ModelPlan, config: dict[str, Any]) -> dict[str, in
         name = next((n for n, blocks in lists.items() if len(blocks) == config.get(key) and n not in found), None)
         if name is not None:
             found[name] = plan.config[key]
+        elif config.get(key) != plan.config[key]:
+            raise CannotBuildError(
+                f"{plan.class_name} has no list of blocks for its {key} of {plan.config[key]}; measure it at full depth"
+            )
     return found
 
 
