@@ -122,16 +122,20 @@ def where_it_goes(
     rows: list[dict[str, Any]] = []
     for step, parts, time in apart(ladder, workload, linear, attention, training):
         measured = {r.config: r.step_ms.median for r in ladder.rungs or () if r.step == step.name and r.step_ms}
-        rows.append(
-            _row(step, parts.config, parts.step_ms, None, f"linear layers {parts.linear_ms / parts.step_ms:.0%}, "
-                 f"attention {parts.attention_ms / parts.step_ms:.0%}, rest {parts.rest_ms / parts.step_ms:.0%}")
-        )  # fmt: skip
+        rows.append(_row(step, parts.config, parts.step_ms, None, _shares(parts)))
         rows += [
             _row(step, item.config, measured.get(item.config), item.ms, f"from {item.twin.config}")
             for item in estimates(ladder, step, time)
         ]
     title = "where a step goes, and what it is estimated to take"
     return Exhibit("ladder-parts", "table", title, "ms", tuple({"cells": row} for row in rows)) if rows else None
+
+
+def _shares(parts: Parts) -> str:
+    shares = {"linear layers": parts.linear_ms, "attention": parts.attention_ms}
+    words = [f"{name} {ms / parts.step_ms:.0%}" for name, ms in shares.items() if ms is not None]
+    rest = "rest" if parts.attention_ms is not None else "attention (not timed) and rest"
+    return ", ".join([*words, f"{rest} {parts.rest_ms / parts.step_ms:.0%}"])
 
 
 def _row(step: Step, config: str, measured: float | None, estimated: float | None, words: str) -> dict[str, Any]:
@@ -174,8 +178,7 @@ def linear_share(
             evidence=(
                 Evidence(f"{parts.config}: {parts.step_ms:.2f} ms a step", parts.step_ms, "ms", "ladder.rungs"),
                 Evidence(f"linear layers by themselves: {parts.linear_ms:.2f} ms", parts.linear_ms, "ms"),
-                Evidence(f"attention by itself: {parts.attention_ms:.2f} ms", parts.attention_ms, "ms"),
-                Evidence(f"the rest: {parts.rest_ms:.2f} ms", parts.rest_ms, "ms"),
+                *_beside(parts),
             ),
             actions=(Action("Compare what FP8 reached with this bound before tuning it further"),),
             about=f"step:{step.name}",
@@ -183,3 +186,12 @@ def linear_share(
         for step, parts, _ in apart(ladder, workload, linear, attention, training)
     ]
     return found or Unknown("the layers of the step were not timed by themselves")
+
+
+def _beside(parts: Parts) -> tuple[Evidence, ...]:
+    """What a step holds beside its linear layers; what was not timed is no zero."""
+    rest = parts.rest_ms
+    if parts.attention_ms is None:
+        return (Evidence(f"attention, which was not timed, and the rest: {rest:.2f} ms", rest, "ms"),)
+    attention = Evidence(f"attention by itself: {parts.attention_ms:.2f} ms", parts.attention_ms, "ms")
+    return attention, Evidence(f"the rest: {rest:.2f} ms", rest, "ms")

@@ -38,14 +38,15 @@ class Parts:
     config: str
     step_ms: float
     linear_ms: float
-    attention_ms: float
+    # None: not every call of the step was timed, and the rest holds it.
+    attention_ms: float | None
     # The part of the linear layers' multiply-adds whose shapes were timed.
     covered: float
 
     @property
     def rest_ms(self) -> float:
         """Norms, activations, rotations, casts, gaps; what fusing saves may make it less than nothing."""
-        return self.step_ms - self.linear_ms - self.attention_ms
+        return self.step_ms - self.linear_ms - (self.attention_ms or 0.0)
 
     def most(self) -> float:
         """The speed-up if the linear layers took no time at all."""
@@ -93,13 +94,15 @@ def total_ms(config: str, uses: Iterable[LinearUse], time: LayerTime) -> tuple[f
     return spent, covered / work if work else 0.0
 
 
-def attention_ms(step: Step, times: AttentionTimes | None) -> float:
-    """Milliseconds of all attention calls as torch picks them; what was not timed counts to the rest."""
+def attention_ms(step: Step, times: AttentionTimes | None) -> float | None:
+    """Milliseconds of all attention calls as torch picks them, None if not all of them were timed."""
     found = 0.0
-    for use in step.attentions or () if times else ():
+    for use in step.attentions or ():
         value = attention_device_us(times, DEFAULT, use, trains=bool(step.trains)) if times else None
-        found += value.median * (use.calls or 0) / 1e3 if value else 0.0
-    return found
+        if value is None:
+            return None
+        found += value.median * (use.calls or 0) / 1e3
+    return None if step.attentions is None else found
 
 
 def take_apart(rung: Rung, step: Step, time: LayerTime, times: AttentionTimes | None) -> Parts | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fp8doctor.checks.ladder.facts import Ladder, Rung
 from fp8doctor.checks.ladder.naming import label, number_format
-from fp8doctor.checks.ladder.winners import baseline, fastest, gains, ok
+from fp8doctor.checks.ladder.winners import baseline, competing, fastest, forced_attentions, gains, ok
 from fp8doctor.model import Action, Evidence, Finding, Gain, NotApplicable, RuleResult, Severity, Unknown, Verdict
 from fp8doctor.registry import rule
 
@@ -245,8 +245,8 @@ def nothing_gained(ladder: Ladder) -> RuleResult:
     """
 
     def judge(step: str) -> Verdict:
-        sixteen = [r for r in ok(ladder, step) if number_format(r.config or "") in ("bf16", "fp16")]
-        eight = [r for r in ok(ladder, step) if number_format(r.config or "") in ("fp8", "mxfp8", "nvfp4")]
+        sixteen = [r for r in competing(ladder, step) if number_format(r.config or "") in ("bf16", "fp16")]
+        eight = [r for r in competing(ladder, step) if number_format(r.config or "") in ("fp8", "mxfp8", "nvfp4")]
         if not sixteen or not eight:
             return Unknown(f"{step}: not both BF16 and FP8 were measured")
         best, other = (min(some, key=lambda r: r.step_ms.median if r.step_ms else 0.0) for some in (sixteen, eight))
@@ -318,15 +318,19 @@ def forced_attention(ladder: Ladder) -> RuleResult:
         bf16 = baseline(ladder, step)
         if bf16 is None:
             return Unknown(f"{step}: BF16 was not measured")
-        forced = [r for r in ok(ladder, step) if (r.config or "").startswith("torch-bf16+attention-")]
+        forced = forced_attentions(ladder, step)
         faster = [r for r in forced if gains(bf16, r)]
         slower = [r for r in forced if gains(r, bf16) and not (r.config or "").endswith("math")]
         if faster:
             best = min(faster, key=lambda r: r.step_ms.median if r.step_ms else 0.0)
-            title = f"{label(best.config or '')} makes the step {_times(bf16, best):.2f}x as fast as torch's pick"
-            action = Action(f"Force it: {(best.config or '').rpartition('+')[2]}")
+            name = label(best.config or "").partition(" + ")[2]
             return Finding(
-                f"{ladder.workload}, {step}: {title}", (_line(bf16), _line(best)), (action,), _gain(bf16, best)
+                title=f"{ladder.workload}, {step}: {name} makes the step {_times(bf16, best):.2f}x as fast as torch's"
+                " pick",
+                evidence=(_line(bf16), _line(best)),
+                actions=(Action(f"Force it: {(best.config or '').rpartition('+')[2]}"),),
+                gain=_gain(bf16, best),
+                about=f"step:{step}",
             )
         if slower:
             names = ", ".join(f"{label(r.config or '').partition(' + ')[2]} {_times(bf16, r):.2f}x" for r in slower)

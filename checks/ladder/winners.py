@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from fp8doctor.checks.ladder.conversions import LORA, PACKAGES, SDPA
 from fp8doctor.checks.ladder.facts import Ladder, Rung
 from fp8doctor.checks.ladder.slugs import BASELINE, config_of
 from fp8doctor.measuring.statistics import differs, speedup
 
 # A factor that two runs on one box do not agree on is no gain (benchmarks/RESULTS.md).
 LEAST_GAIN = 1.03
+_FORCED = {f"{BASELINE}+{attention}" for attention in (*SDPA, *PACKAGES)}
 
 
 def ok(ladder: Ladder, step: str) -> list[Rung]:
@@ -19,9 +21,19 @@ def ok(ladder: Ladder, step: str) -> list[Rung]:
     ]
 
 
+def competing(ladder: Ladder, step: str) -> list[Rung]:
+    """Those of them that are ways to run the model as it is: a LoRA makes another one of it."""
+    return [rung for rung in ok(ladder, step) if not any(m in LORA for m in config_of(rung.config or "").modifiers)]
+
+
 def fastest(ladder: Ladder, step: str) -> Rung | None:
-    """The fastest of them; None if none ran."""
-    return min(ok(ladder, step), key=_median, default=None)
+    """The fastest of these; None if none ran."""
+    return min(competing(ladder, step), key=_median, default=None)
+
+
+def forced_attentions(ladder: Ladder, step: str) -> list[Rung]:
+    """BF16 with nothing but an attention that was forced."""
+    return [rung for rung in ok(ladder, step) if rung.config in _FORCED]
 
 
 def baseline(ladder: Ladder, step: str) -> Rung | None:
@@ -44,9 +56,7 @@ def combinations(ladder: Ladder, step: str) -> list[str]:
         return []
     config = config_of(best.config)
     found: list[str] = []
-    attention = [
-        r for r in ok(ladder, step) if (r.config or "").startswith(f"{BASELINE}+attention-") and gains(bf16, r)
-    ]
+    attention = [rung for rung in forced_attentions(ladder, step) if gains(bf16, rung)]
     if attention and not any(m.startswith("attention-") for m in config.modifiers):
         modifier = (min(attention, key=_median).config or "").rpartition("+")[2]
         found.append(f"{config.base}+{modifier}{''.join(f'+{m}' for m in config.modifiers)}")
