@@ -87,8 +87,9 @@ class PipelineRun(Facts, key="pipeline"):
     steps: int | None = None
     height: int | None = None
     width: int | None = None
-    # Whether the image is of a person's own prompt; the words themselves are not kept.
+    # Of a person's own prompt, the first digits of its SHA-256: enough to tell two apart. The words are not kept.
     own_prompt: bool | None = None
+    prompt_digest: str | None = None
     device_name: str | None = None
     rungs: tuple[ImageRung, ...] | None = None
     # Measures of likeness that could not be taken, and why, by their field's name.

@@ -81,7 +81,10 @@ def _index(path: Path) -> dict[str, Any]:
         raise NoPipelineError("there is no such folder")
     if not (path / INDEX).is_file():
         raise NoPipelineError(f"it has no {INDEX}, which every pipeline of diffusers has")
-    return _json(path / INDEX)
+    try:
+        return json_object(path / INDEX)
+    except NoModelError as error:
+        raise NoPipelineError(str(error)) from error
 
 
 def _parts(index: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -99,7 +102,7 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         return json_object(file)
     except NoModelError as error:
-        raise NoPipelineError(f"its {file.parent.name} is incomplete: {error}") from error
+        raise NoPipelineError(f"its {file.parent.name} cannot be read: {error}") from error
 
 
 def _variant_of(folder: Path, part: str) -> str | None:

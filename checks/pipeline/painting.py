@@ -218,6 +218,10 @@ def _note(rows: dict[str, int], name: str, module: Any, args: Any, output: Any) 
 
 
 def _refuse(config: Config) -> None:
+    if config.base == "torch-fp16":
+        raise RefusedError("the pipeline's other parts stay in BF16, and hand the denoiser BF16")
+    if "train" in config.base:
+        raise RefusedError("this conversion is for training")
     if config.graphed:
         raise RefusedError("an image is more than one CUDA graph; `fp8doctor bench` measures a step as one")
     if config.cache not in (None, FIRST_BLOCK):

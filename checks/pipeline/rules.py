@@ -1,10 +1,11 @@
-"""What the images of a pipeline teach: where FP8's gain goes, what it and a step cache change, what does not run."""
+"""What the images of a pipeline teach: where FP8's gain goes, and what it and a step cache change."""
 
 from __future__ import annotations
 
 from fp8doctor.checks.ladder.naming import label
 from fp8doctor.checks.ladder.winners import LEAST_GAIN
-from fp8doctor.checks.pipeline.facts import ImageRung, Likeness, PipelineRun
+from fp8doctor.checks.pipeline.asking import line, measured, peak, seconds
+from fp8doctor.checks.pipeline.facts import Likeness, PipelineRun
 from fp8doctor.checks.pipeline.winners import (
     STORED,
     baseline,
@@ -19,47 +20,14 @@ from fp8doctor.checks.pipeline.winners import (
     times,
     twin,
 )
-from fp8doctor.model import Action, Evidence, Finding, Gain, NotApplicable, ProbeRun, Severity, Unknown, Verdict
+from fp8doctor.model import Action, Evidence, Finding, Gain, ProbeRun, Severity, Unknown, Verdict
 from fp8doctor.registry import rule
 
 # Parts beside the denoiser that take less than a tenth of an image are not what holds it back.
 LEAST_SHARE = 0.10
 # A first image that takes more than two others is one that a benchmark must not count.
 LONG_FIRST_IMAGES = 2
-NOT_NAMED = "no pipeline was named (fp8doctor bench --pipeline FOLDER)"
-# How the schedule says that a run has no part of this kind (fp8doctor/probing/schedule.py).
-NO_BENCHMARK = "not part of a"
 _NO_FP8 = Unknown("no configuration in FP8 made an image")
-
-
-def _measured(probe_run: ProbeRun[PipelineRun]) -> PipelineRun | Unknown | NotApplicable:
-    """The facts, if BF16 made its image, or why there is nothing to say."""
-    run = _asked(probe_run)
-    if not isinstance(run, PipelineRun):
-        return run
-    if run.measurable is False:
-        return Unknown(run.why_not or "the pipeline could not be measured")
-    return run if baseline(run) else Unknown("BF16 made no image to compare with")
-
-
-def _asked(probe_run: ProbeRun[PipelineRun]) -> PipelineRun | Unknown | NotApplicable:
-    """The facts, if a folder was named. Where none can be (in a run that is no benchmark), no rule has a question."""
-    run = probe_run.facts
-    if run is None:
-        spent = probe_run.outcome == "skipped" and not (probe_run.detail or "").startswith(NO_BENCHMARK)
-        if spent or probe_run.failed:
-            return Unknown(f"the pipeline was not measured: {probe_run.detail or probe_run.outcome}")
-        return NotApplicable(NOT_NAMED)
-    return run if run.asked is True else NotApplicable(NOT_NAMED)
-
-
-def _line(rung: ImageRung, more: str = "") -> Evidence:
-    seconds = image_s(rung)
-    return Evidence(f"{rung.config}: {seconds:.2f} s an image{more}", round(seconds, 3), "s", "pipeline.rungs")
-
-
-def _peak(rung: ImageRung) -> str:
-    return f", peak {rung.peak_gb:.1f} GB" if rung.peak_gb else ""
 
 
 def _likeness(likeness: Likeness | None) -> str:
@@ -77,40 +45,6 @@ def _likeness(likeness: Likeness | None) -> str:
     return ", ".join(f"{name} {form.format(value)}" for name, value, form in measures if value is not None)
 
 
-@rule("PIP001", "pipeline-does-not-run", Severity.WARNING, scope="usage")
-def does_not_run(pipeline: ProbeRun[PipelineRun]) -> Verdict:
-    """The pipeline that was named cannot be measured.
-
-    What it means: its folder could not be loaded from this disk alone, or it does not make an image in BF16.
-
-    Why it costs time: nothing is known of its speed; what is said of other workloads need not hold for it.
-
-    What to do: what the evidence says. A folder is whole if `DiffusionPipeline.from_pretrained(folder,
-    local_files_only=True, use_safetensors=True)` loads it. Pickles and Python files of a folder are refused, since
-    loading them runs what they hold.
-
-    Sources: the folder as diffusers writes it (DiffusionPipeline.save_pretrained), and what loading and calling gave.
-    """
-    run = _asked(pipeline)
-    if not isinstance(run, PipelineRun):
-        return run
-    why = run.why_not
-    if run.measurable is not False:
-        if run.rungs is None:
-            return Unknown("the pipeline was not tried")
-        if any(rung.outcome == "ok" for rung in run.rungs):
-            return None
-        tried = [rung for rung in run.rungs if rung.outcome != "not-measured"]
-        if not tried:
-            return Unknown("no configuration was tried")
-        why = f"{tried[0].config}: {tried[0].error or tried[0].outcome}"
-    return Finding(
-        title=f"{run.class_name or 'The pipeline'} in {run.folder} could not be measured",
-        evidence=(Evidence(why or "no reason was given", fact="pipeline.why_not"),),
-        actions=(Action("Load it by hand, with local files alone, and see what is missing"),),
-    )
-
-
 @rule("PIP002", "amdahl-only-gemm-faster", Severity.INFO, scope="usage")
 def only_part_is_faster(pipeline: ProbeRun[PipelineRun]) -> Verdict:
     """FP8 makes the denoiser faster, and the image less so.
@@ -126,7 +60,7 @@ def only_part_is_faster(pipeline: ProbeRun[PipelineRun]) -> Verdict:
 
     Sources: measured here. Public cases: NVIDIA/Megatron-LM#396.
     """
-    run = _measured(pipeline)
+    run = measured(pipeline)
     if not isinstance(run, PipelineRun):
         return run
     rungs = in_fp8(run)
@@ -146,9 +80,9 @@ def only_part_is_faster(pipeline: ProbeRun[PipelineRun]) -> Verdict:
         title=f"The {run.denoiser} is {share:.0%} of an image: {label(best.config or '')} makes it "
         f"{inside:.2f}x as fast, and the image {ratio.median:.2f}x",
         evidence=(
-            _line(bf16, f", {before:.2f} s of it in the {run.denoiser}"),
-            _line(best, f", {after:.2f} s of it in the {run.denoiser}"),
-            *(Evidence(f"{name}: {s:.2f} s of an image in BF16", round(s, 3), "s") for s, name in others),
+            line(bf16, f", {seconds(before)} of it in the {run.denoiser}"),
+            line(best, f", {seconds(after)} of it in the {run.denoiser}"),
+            *(Evidence(f"{name}: {seconds(s)} of an image in BF16", round(s, 3), "s") for s, name in others),
         ),
         actions=(Action("Compile the other parts too, encode a prompt once, or make several images at a time"),),
     )
@@ -168,7 +102,7 @@ def nothing_gained(pipeline: ProbeRun[PipelineRun]) -> Verdict:
 
     Sources: measured here: seconds from the call to the image, median and 95 % interval.
     """
-    run = _measured(pipeline)
+    run = measured(pipeline)
     if not isinstance(run, PipelineRun):
         return run
     rungs, plain = in_fp8(run), in_16_bit(run)
@@ -180,7 +114,7 @@ def nothing_gained(pipeline: ProbeRun[PipelineRun]) -> Verdict:
     assert ratio is not None
     return Finding(
         title=f"FP8 does not make this image faster: {ratio.median:.2f}x the speed of {label(plain[0].config or '')}",
-        evidence=(_line(plain[0]), *(_line(rung) for rung in rungs)),
+        evidence=(line(plain[0]), *(line(rung) for rung in rungs)),
         actions=(Action(f"Use {label(plain[0].config or '')} for speed"),),
     )
 
@@ -197,7 +131,7 @@ def stored_in_fp8(pipeline: ProbeRun[PipelineRun]) -> Verdict:
 
     Sources: measured here: seconds of an image, and the peak of all that the pipeline keeps on the device.
     """
-    run = _measured(pipeline)
+    run = measured(pipeline)
     if not isinstance(run, PipelineRun):
         return run
     bf16 = baseline(run)
@@ -213,9 +147,7 @@ def stored_in_fp8(pipeline: ProbeRun[PipelineRun]) -> Verdict:
     assert ratio is not None
     return Finding(
         title=f"{label(worst.config or '')} makes images at {ratio.median:.2f}x BF16's speed",
-        evidence=tuple(
-            _line(rung, f", peak {rung.peak_gb:.1f} GB" if rung.peak_gb else "") for rung in (bf16, *slower)
-        ),
+        evidence=tuple(line(rung, peak(rung)) for rung in (bf16, *slower)),
         actions=(Action("For speed use dynamic scaling with torch.compile; keep storage alone for fitting"),),
     )
 
@@ -235,7 +167,7 @@ def cache_changes_the_image(pipeline: ProbeRun[PipelineRun]) -> Verdict:
     Sources: measured here with diffusers' FirstBlockCacheConfig at its default threshold: steps skipped, seconds, and
     the distance of the images.
     """
-    run = _measured(pipeline)
+    run = measured(pipeline)
     if not isinstance(run, PipelineRun):
         return run
     cached = ok(run, cached=True)
@@ -252,8 +184,8 @@ def cache_changes_the_image(pipeline: ProbeRun[PipelineRun]) -> Verdict:
         title=f"The first-block cache skips {skipped:.0%} of the calls, and the image is {ratio.median:.2f}x as fast; "
         f"against the one in BF16: {_likeness(best.likeness)}",
         evidence=(
-            _line(plain, f", against BF16: {_likeness(plain.likeness)}"),
-            _line(best, f", {best.skipped_calls} of {best.denoiser_calls} calls skipped at threshold {best.threshold}"),
+            line(plain, f", against BF16: {_likeness(plain.likeness)}"),
+            line(best, f", {best.skipped_calls} of {best.denoiser_calls} calls skipped at threshold {best.threshold}"),
         ),
         actions=(
             Action(
@@ -279,7 +211,7 @@ def fp8_changes_the_image(pipeline: ProbeRun[PipelineRun]) -> Verdict:
 
     Sources: measured here: the same seed in each configuration, against BF16 as it is.
     """
-    run = _measured(pipeline)
+    run = measured(pipeline)
     if not isinstance(run, PipelineRun):
         return run
     rungs = in_fp8(run)
@@ -319,7 +251,7 @@ def long_first_image(pipeline: ProbeRun[PipelineRun]) -> Verdict:
 
     Sources: measured here: the first image, the others, and after how many of them compiling has paid.
     """
-    run = _measured(pipeline)
+    run = measured(pipeline)
     if not isinstance(run, PipelineRun):
         return run
     bf16 = baseline(run)
@@ -334,12 +266,13 @@ def long_first_image(pipeline: ProbeRun[PipelineRun]) -> Verdict:
     extra, saved = best.first_image_s - image_s(best), image_s(bf16) - image_s(best)
     pays = f"; it has paid after {extra / saved:,.0f} images" if saved > 0 and gains(bf16, best) else ""
     return Finding(
-        title=f"The first image of {best.config} takes {best.first_image_s:.0f} s, others {image_s(best):.1f} s{pays}",
+        title=f"The first image of {best.config} takes {seconds(best.first_image_s)}, "
+        f"others {seconds(image_s(best))}{pays}",
         evidence=(
-            Evidence(f"first image: {best.first_image_s:.1f} s", best.first_image_s, "s", "pipeline.rungs"),
+            Evidence(f"first image: {seconds(best.first_image_s)}", best.first_image_s, "s", "pipeline.rungs"),
             Evidence(f"graphs compiled: {best.graphs}, graph breaks: {best.graph_breaks}", best.graphs),
-            _line(best),
-            _line(bf16),
+            line(best),
+            line(bf16),
         ),
         actions=(Action("Leave the first image out of a comparison, and keep the compile cache"),),
     )

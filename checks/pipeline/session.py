@@ -108,6 +108,8 @@ class Session:
         return {name: part for name, part in self.pipe.components.items() if isinstance(part, torch.nn.Module)}
 
     def _part(self, name: str, part: Any) -> Part:
+        if empty := next((n for n, p in part.named_parameters() if p.is_meta), None):
+            raise NoPipelineError(f"the weights of its {name} are not those of its config.json: {empty} is missing")
         parameters = sum(p.numel() for p in part.parameters())
         return Part(name, type(part).__name__, parameters, round(weight_bytes(part) / 1e9, 3))
 
@@ -175,7 +177,7 @@ def pipeline_class(folder: PipelineFolder) -> Any:
         NoPipelineError: if one is missing.
     """
     diffusers = importlib.import_module("diffusers")
-    written = f"; the folder was written by {folder.written_by}" if folder.written_by else ""
+    written = f"; the folder was written by diffusers {folder.written_by}" if folder.written_by else ""
     here = f"diffusers {diffusers.__version__}"
     cls = getattr(diffusers, folder.class_name, None)
     if not (inspect.isclass(cls) and issubclass(cls, diffusers.DiffusionPipeline)):

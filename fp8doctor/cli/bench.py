@@ -42,6 +42,22 @@ def _rungs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     return values
 
 
+class PipelineFolder(options.Type):
+    """A folder that holds a whole pipeline of diffusers."""
+
+    name = "folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Its path, once it was read: an examination must not begin with a part missing."""
+        from fp8doctor.checks.pipeline.folder import NoPipelineError, read_folder
+
+        try:
+            read_folder(value)
+        except NoPipelineError as error:
+            self.fail(f"{value} cannot be measured: {error}.", param, ctx)
+        return str(Path(value).absolute())
+
+
 @click.command("bench")
 @click.argument("workload", required=False, callback=options.workload)
 @click.option("-o", "--output", "folder", type=OutputFolder(), metavar="FOLDER", help="Write the results here.")
@@ -51,7 +67,7 @@ def _rungs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 @click.option(
     "--hit-rate", type=click.FloatRange(0, 1), metavar="SHARE", help="Share of the steps that your step cache skips."
 )
-@click.option("--pipeline", type=click.Path(exists=True, file_okay=False), help="A diffusers pipeline on this disk.")
+@click.option("--pipeline", type=PipelineFolder(), metavar="FOLDER", help="A diffusers pipeline on this disk.")
 @click.option("--prompt", help="What the pipeline draws.")
 @click.option("--steps", type=click.IntRange(1, 1000), help="In how many steps.")
 @click.option("--budget", type=options.Seconds(), metavar="SECONDS", help="Time for the whole run. [default: 1200]")
@@ -69,6 +85,10 @@ def command(workload: str | None, folder: Path | None, resume: bool, **chosen: A
 
     if (workload is None) == (chosen["pipeline"] is None):
         raise click.UsageError("Name a workload, or a folder with --pipeline.")
+    if chosen["pipeline"] is None and (chosen["prompt"] is not None or chosen["steps"] is not None):
+        raise click.UsageError("--prompt and --steps go with --pipeline FOLDER.")
+    if chosen["pipeline"] is not None and (chosen["full"] or chosen["hit_rate"] is not None):
+        raise click.UsageError("--full and --hit-rate go with a workload; a pipeline is measured as it is.")
     if resume and folder is None:
         raise click.UsageError("--resume goes with -o FOLDER, the folder of the earlier run.")
     outputs = output.Outputs.of(chosen)

@@ -48,7 +48,7 @@ def bench(
             rungs=chosen["rungs"],
             full=chosen["full"],
             hit_rate=chosen["hit_rate"],
-            pipeline=chosen["pipeline"] and str(Path(chosen["pipeline"]).absolute()),
+            pipeline=chosen["pipeline"],
             prompt=chosen["prompt"],
             steps=chosen["steps"],
             output_dir=str(folder.absolute()) if folder else None,
