@@ -17,6 +17,10 @@ CACHES = (
 )
 COMPILE = ("compile", "compile-whole")
 MODIFIERS = (*LORA, *SDPA, *PACKAGES, *COMPILE, "tuned", "cudagraph", *CACHES)
+# Of each group a configuration has one at most.
+_GROUPS = (tuple(LORA), (*SDPA, *PACKAGES), COMPILE, ("tuned",), ("cudagraph",), CACHES)
+# What "tuned" is a variant of: torchao's own Inductor settings come with its row-wise layers.
+TUNED_BASE = "torchao-fp8-rowwise"
 
 # For one forward of a model, the most telling first.
 FORWARD = (
@@ -167,7 +171,7 @@ def config_of(slug: str) -> Config:
     """Take a slug apart.
 
     Raises:
-        NoSuchConfigError: if a part of it is not known.
+        NoSuchConfigError: if a part of it is not known, or if its parts do not go together.
     """
     base, *modifiers = slug.split("+")
     if base not in BASES:
@@ -175,4 +179,12 @@ def config_of(slug: str) -> Config:
     for modifier in modifiers:
         if modifier not in MODIFIERS:
             raise NoSuchConfigError(f"no modifier {modifier!r}; there is {', '.join(MODIFIERS)}")
+    for group in _GROUPS:
+        here = [modifier for modifier in modifiers if modifier in group]
+        if len(set(here)) > 1:
+            raise NoSuchConfigError(f"{here[0]} and {here[1]} exclude one another")
+        if len(here) > 1:
+            raise NoSuchConfigError(f"{here[0]} stands there twice")
+    if "tuned" in modifiers and base != TUNED_BASE:
+        raise NoSuchConfigError(f"tuned goes with {TUNED_BASE} alone")
     return Config(slug, base, tuple(modifiers))
