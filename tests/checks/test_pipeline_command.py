@@ -1,0 +1,47 @@
+"""`fp8doctor bench --pipeline`: a folder that is none ends it before it begins, with one line and status 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.checks.test_pipeline_folder import INDEX, write
+
+
+def complaint(*arguments: str) -> str:
+    run = subprocess.run(
+        [sys.executable, "-m", "fp8doctor", "bench", *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 2, run.stderr
+    assert run.stdout == ""
+    assert run.stderr.startswith("fp8doctor: ")
+    assert len(run.stderr.splitlines()) == 1, run.stderr
+    return run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--pipeline", "nowhere"), "nowhere cannot be measured: there is no such folder. See: fp8doctor bench --help"),
+        (("--pipeline", "nowhere", "flux"), "there is no such folder"),
+        (("flux", "--prompt", "a fox"), "--prompt and --steps go with --pipeline FOLDER"),
+        (("flux", "--steps", "4"), "--prompt and --steps go with --pipeline FOLDER"),
+        (("--pipeline",), "--pipeline"),
+        ((), "Name a workload, or a folder with --pipeline"),
+    ],
+)
+def test_wrong_calls(arguments: tuple[str, ...], says: str) -> None:
+    assert says in complaint(*arguments)
+
+
+def test_a_folder_of_something_else(tmp_path: Path) -> None:
+    said = complaint("--pipeline", str(tmp_path), "-o", str(tmp_path / "out"))
+    assert "it has no model_index.json, which every pipeline of diffusers has" in said
+
+
+def test_a_folder_with_a_part_missing(tmp_path: Path) -> None:
+    write(tmp_path / "model_index.json", INDEX)
+    assert "its part scheduler is missing" in complaint("--pipeline", str(tmp_path))
