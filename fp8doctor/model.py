@@ -292,7 +292,9 @@ class Candidate:
     baseline: bool = False
     # Where the advice holds, in words ("from about 2,000 tokens", "one denoising step"); what was swept says it itself.
     when: str | None = None
-    # The workload whose step this is; its advice comes before that on single layers.
+    # What is done at that size, where the size does not say it ("training", "8 experts", "causal attention").
+    doing: str | None = None
+    # The workload whose step this is; where steps were compared, nothing else is advised.
     workload: str | None = None
 
 

@@ -111,7 +111,16 @@ def _candidate(case: AttentionCase) -> Candidate:
         error_limit=case.relative_error_limit,
         requires=(_PACKAGES[route.partition("-")[0]],),
         baseline=route == DEFAULT,
+        doing=_doing(case),
     )
+
+
+def _doing(case: AttentionCase) -> str:
+    """ "causal attention of 32 heads of 128, forward and backward": all of the call but its length."""
+    causal = "causal attention" if case.causal else "attention"
+    words = f"{causal} of {case.heads} heads of {case.head_dim}"
+    decoding = f", {case.queries} query" if case.queries == 1 else ""
+    return f"{words}{decoding}{', forward and backward' if case.trains else ''}"
 
 
 def _shape(case: AttentionCase) -> dict[str, int]:

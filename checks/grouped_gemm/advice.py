@@ -59,6 +59,7 @@ def _candidate(case: GroupedCase) -> Candidate:
         error_limit=case.relative_error_limit,
         requires=("torch",),
         baseline=config.startswith("torch-bf16"),
+        doing=f"{case.experts} experts" if case.experts else None,
     )
 
 

@@ -136,7 +136,7 @@ BASES: dict[str, tuple[Convert, str]] = {
         "e4m3",
     ),
     "torchao-fp8-weightonly": (_torchao("Float8WeightOnlyConfig", **_QUIET), "e4m3-one-operand"),
-    "torchao-int8-dynamic": (_torchao("Int8DynamicActivationInt8WeightConfig", **_QUIET), "e4m3"),
+    "torchao-int8-dynamic": (_torchao("Int8DynamicActivationInt8WeightConfig", **_QUIET), "int8"),
     "diffusers-fp8-storage": (_layerwise_storage, "e4m3-one-operand"),
     "torchao-fp8train-tensorwise": (_float8_training("tensorwise"), "e4m3"),
     "torchao-fp8train-rowwise": (_float8_training("rowwise"), "e4m3"),

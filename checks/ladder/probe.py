@@ -39,6 +39,17 @@ def prepare() -> None:
     for library in ("torchao.quantization", "diffusers"):
         with contextlib.suppress(ImportError):
             import_torch(library)
+    import_engine_first()
+
+
+def import_engine_first() -> None:
+    """Import Transformer Engine, where it is, before torch calls cuDNN.
+
+    Where torch brings a cuDNN of its own, the system's, which Transformer Engine loads, no longer finds its symbols
+    beside it (seen with 2.20.2: OSError, libcudnn_cnn.so.9: undefined symbol). What it says is told by its own rungs.
+    """
+    with contextlib.suppress(Exception):
+        import_torch("transformer_engine.pytorch")
 
 
 @probe(
@@ -46,7 +57,7 @@ def prepare() -> None:
     timeout_s=86_400,
     times_gpu=True,
     order=5,
-    share=30.0,
+    share=60.0,
     for_workload=True,
     modes=("default", "thorough", "bench"),
     prepare=prepare,
@@ -125,6 +136,8 @@ class Run:
         from fp8doctor.checks.ladder.climbing import Climber
         from fp8doctor.checks.ladder.stepping import Meter
 
+        if self.te and self.te.import_ok and self.request.mode != "default":
+            import_engine_first()
         device = torch.device("cuda", self.request.gpu) if torch.cuda.is_available() else torch.device("cpu")
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -146,7 +159,7 @@ class Run:
         return self.until_s - (time.monotonic() - self.step_began)
 
     def _step(self, climber: Any, step: StepPlan) -> Iterator[Ladder]:
-        todo = self._todo(step)
+        todo = self._todo(step) or self._combined(step)
         if not todo:
             return
         yield replace(self.record, attempting=f"{BASELINE} @ {step.name}")
@@ -163,22 +176,18 @@ class Run:
                 self._leave(step, [slug, *todo], f"the time budget was spent; {self._needs(len(todo) + 1)}")
                 return
             refused = self._refused(config_of(slug))
-            if refused is not None:
-                self.record = _with(
-                    self.record, Rung(config=slug, step=step.name, outcome="not-measured", error=refused)
-                )
-                continue
-            yield replace(self.record, attempting=f"{slug} @ {step.name}")
-            share_s = self._share_s(len(todo) + 1)
-            alarm(share_s)
-            regional = self._rung(step, f"{config_of(slug).base}+compile")
-            rung = climber.climb(slug, reference, share_s, regional)
-            alarm(0)
+            if refused is None:
+                yield replace(self.record, attempting=f"{slug} @ {step.name}")
+                share_s = self._share_s(len(todo) + 1)
+                alarm(share_s)
+                regional = self._rung(step, f"{config_of(slug).base}+compile")
+                rung = climber.climb(slug, reference, share_s, regional)
+                alarm(0)
+            else:
+                rung = Rung(config=slug, step=step.name, outcome="not-measured", error=refused)
             self.record = _with(self.record, rung)
             yield self.record
-            if not todo and self.request.mode == "bench":
-                done = {r.config for r in self.record.rungs or () if r.step == step.name}
-                todo = [s for s in combinations(self.record, step.name or "") if s not in done]
+            todo = todo or self._combined(step)
         if self.step_left_s() > self.least_s and self.request.mode == "bench":
             again = climber.climb(BASELINE, reference, self.step_left_s())
             self.record = replace(self.record, again=(*(self.record.again or ()), again))
@@ -207,6 +216,13 @@ class Run:
             wanted = tuple(slug for slug in SHORT[step.name or "forward"] if slug in wanted)
         done = {r.config for r in self.record.rungs or () if r.step == step.name}
         return [slug for slug in wanted if slug not in done]
+
+    def _combined(self, step: StepPlan) -> list[str]:
+        """The combinations of what won, unless a person named what is to be measured."""
+        if self.request.mode != "bench" or self.request.rungs:
+            return []
+        done = {r.config for r in self.record.rungs or () if r.step == step.name}
+        return [slug for slug in combinations(self.record, step.name or "") if slug not in done]
 
     def _refused(self, config: Config) -> str | None:
         """Why a rung need not be tried."""

@@ -177,7 +177,8 @@ def long_first_call(ladder: Ladder) -> RuleResult:
         saved_s = (bf16.step_ms.median - best.step_ms.median) / 1e3
         pays = f"; it has paid after {best.first_call_s / saved_s:,.0f} steps" if saved_s > 0 else ""
         return Finding(
-            title=f"{ladder.workload}, {step}: the first call of {best.config} takes {best.first_call_s:.0f} s{pays}",
+            title=f"{ladder.workload}, {step}: the first call of {label(best.config or '')} takes"
+            f" {best.first_call_s:.0f} s{pays}",
             evidence=(
                 Evidence(f"first call: {best.first_call_s:.1f} s", best.first_call_s, "s", "ladder.rungs"),
                 Evidence(f"graphs compiled: {best.graphs}, graph breaks: {best.graph_breaks}", best.graphs),
@@ -253,8 +254,8 @@ def nothing_gained(ladder: Ladder) -> RuleResult:
         if gains(best, other):
             return None
         return Finding(
-            title=f"{ladder.workload}, {step}: the best FP8 runs at {_times(best, other):.2f}x the best BF16"
-            f" ({best.config})",
+            title=f"{ladder.workload}, {step}: the best FP8 runs at {_times(best, other):.2f}x the speed of"
+            f" {label(best.config or '')}",
             evidence=(_line(best), _line(other)),
             actions=(Action(f"Use {label(best.config or '')}"),),
             about=f"step:{step}",
@@ -283,7 +284,8 @@ def wrong_rungs(ladder: Ladder) -> RuleResult:
         if not wrong:
             return None if ok(ladder, step) else Unknown(f"{step}: nothing was measured")
         return Finding(
-            title=f"{ladder.workload}, {step}: wrong results from {', '.join(str(rung.config) for rung in wrong)}",
+            title=f"{ladder.workload}, {step}: wrong results from"
+            f" {', '.join(label(rung.config or '') for rung in wrong)}",
             evidence=tuple(
                 Evidence(
                     f"{rung.config}: "

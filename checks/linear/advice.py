@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from fp8doctor.checks.gpu.facts import Gpus, capability
-from fp8doctor.checks.linear.cases import waits_for_host
+from fp8doctor.checks.linear.cases import cases_of, waits_for_host
 from fp8doctor.checks.linear.facts import Case, Linear
 from fp8doctor.model import Candidate
 from fp8doctor.registry import candidates
@@ -73,7 +73,7 @@ _GRAPH = "step = torch.cuda.make_graphed_callables(model, (sample_input,))"
 def timed(linear: Linear) -> list[Candidate]:
     """Every timed layer; the hand-written torch paths step aside where torchao's own were timed."""
     seen = [c for c in linear.cases or () if c.outcome == "ok" and (c.device_us or c.call_us)]
-    layers = [c for c in seen if c.kind == "layer" and c.m and c.k and c.n]
+    layers = [c for c in seen if c.kind == "layer" and c.m and c.k and c.n and cases_of(linear).compared((c.k, c.n))]
     with_torchao = {(c.m, c.k, c.n) for c in layers if (c.config or "").startswith("torchao-fp8")}
     waiting: dict[tuple[Any, ...], int] = {}
     for case in layers:

@@ -29,12 +29,22 @@ class Cases:
         }
         self._tokens: dict[Layer, set[int]] = {}
         self._in_fp8: set[Layer] = set()
+        self._compiled: set[Layer] = set()
         for case in self._timed.values():
             if case.m is not None and case.k is not None and case.n is not None:
                 layer = (case.k, case.n)
                 self._tokens.setdefault(layer, set()).add(case.m)
                 if case.kind == "layer" and _is_dynamic_fp8(case.config):
                     self._in_fp8.add(layer)
+                    if (case.config or "").endswith("+compile"):
+                        self._compiled.add(layer)
+
+    def compared(self, layer: Layer) -> bool:
+        """Whether FP8 was timed here in its best form: compiled, unless no layer's FP8 was.
+
+        Where the time ended before a layer was compiled, eager FP8's loss is not FP8's.
+        """
+        return not self._compiled or layer in self._compiled or layer not in self._in_fp8
 
     def get(self, config: str, m: int, layer: Layer, kind: str = "layer") -> Case | None:
         """The timed case of a configuration at (M, (K, N)), None if it was not timed."""

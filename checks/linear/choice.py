@@ -13,6 +13,8 @@ MAIN = ("torch-bf16", "torch-fp8-rowwise", "torch-fp8-tensorwise", "torchao-fp8-
 FOR_A_WORKLOAD = (*MAIN, "torch-fp8-weightonly", "torchao-fp8-weightonly", "torchao-int8-dynamic")
 # Compiled weight-only, which nothing else is read from, waits for a workload or a thorough run.
 NOT_BY_DEFAULT = ("torch-fp8-weightonly+compile", "torchao-fp8-weightonly+compile")
+# torchao's do the same, compiled: a run of a minute compiles them once.
+COMPILED_TWINS = ("torch-fp8-rowwise+compile", "torch-fp8-tensorwise+compile")
 
 
 def chosen(
@@ -28,7 +30,7 @@ def chosen(
     """The configurations to measure at the layer K x N, in order.
 
     A workload is measured at all its layers in what it could be run with. Otherwise the leading layer is measured in
-    every way, and the others in what competes; a thorough run measures all in every way.
+    nearly every way, and the others in what competes; a thorough run measures all in every way.
 
     Where FP8 is refused, by the GPU or for dimensions that are no multiple of 16, the eager call shows it; nothing is
     compiled for it. INT8 wants multiples of 8 (`_int_mm_out_cuda` in PyTorch's Blas.cpp), and for others torchao
@@ -45,7 +47,8 @@ def chosen(
     if thorough:
         return [v for v in found if leading or not v.reads_back]
     if leading:
-        return [v for v in found if v.config not in NOT_BY_DEFAULT]
+        twins = COMPILED_TWINS if with_torchao else ()
+        return [v for v in found if v.config not in (*NOT_BY_DEFAULT, *twins)]
     return _once([v for v in found if v.config.partition("+")[0] in MAIN], with_torchao)
 
 

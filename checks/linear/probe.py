@@ -33,6 +33,8 @@ RESERVE_S = 1.5
 SHAPE_S = 2.0
 COMPILE_S = 4.0
 PROFILE_S = 2.0
+# Kept for the kernels of the largest shapes: a budget that ends among the call times must still name a kernel.
+KERNELS_S = 4.0
 # Shapes that are done keep their calls until the end, as long as this share of the memory is free.
 LEAST_FREE = 0.4
 # Dynamo keeps one entry for each configuration and layer; its default limit of 8 would make later ones eager.
@@ -54,7 +56,7 @@ def prepare() -> None:
     timeout_s=900,
     times_gpu=True,
     order=10,
-    share=10.0,
+    share=13.0,
     modes=("default", "thorough"),
     prepare=prepare,
 )
@@ -64,7 +66,11 @@ def gather(request: Request, torch_build: TorchBuild | None, seen: WorkloadSeen 
         why = "torch sees no GPU" if torch_build and torch_build.installed else "there is no torch to measure with"
         yield Linear(measurable=False, why_not=why)
         return
-    yield from _Run(request, seen.workload if seen else None).records()
+    workload = seen.workload if seen else None
+    if workload and workload.steps and all(step.trains for step in workload.steps):
+        yield Linear(measurable=False, why_not="the workload trains: its layers are timed forward and backward")
+        return
+    yield from _Run(request, workload).records()
 
 
 def resumed(request: Request) -> Linear:
@@ -108,7 +114,8 @@ class _Run:
         self.skip = ended_children(self.record)
 
     def left_s(self) -> float:
-        return self.request.seconds_left - RESERVE_S - (time.monotonic() - self.began)
+        """Seconds left for building and timing; looking at kernels has its own."""
+        return self.request.seconds_left - RESERVE_S - KERNELS_S - (time.monotonic() - self.began)
 
     def records(self) -> Iterator[Linear]:
         torch = self.torch
@@ -182,7 +189,7 @@ class _Run:
             label = f"{variant.config} K={k} N={n}"
             if label in self.skip:
                 continue
-            if variant.compiled and self.left_s() < COMPILE_S + SHAPE_S:
+            if variant.compiled and self.left_s() < self._compile_s(variant) + SHAPE_S:
                 self.not_measured.append(f"{label}: no time left to compile it")
                 continue
             yield self._now(label)
@@ -218,6 +225,11 @@ class _Run:
             with_torchao=find_spec("torchao") is not None,
             with_fp8=self.with_fp8,
         )
+
+    def _compile_s(self, variant: Variant) -> float:
+        """Seconds that compiling it may take: for a further layer no more than for an earlier one."""
+        took = [c.first_call_s for c in self.compilations if c.config == variant.config and c.first_call_s]
+        return min(took, default=COMPILE_S)
 
     def _build(self, variant: Variant, weight: Any, k: int, n: int, m: int) -> Layer | None:
         torch = self.torch
@@ -265,10 +277,10 @@ class _Run:
 
     def _profile(self) -> Iterator[Linear]:
         """Look at the kernels of every timed shape, last of all: an attached profiler slows launches."""
-        for bench in self.benches:
+        for bench in sorted(self.benches, key=lambda bench: bench.m * bench.weight.numel(), reverse=True):
             n, k = bench.weight.shape
             label = f"kernels of {bench.m}x{k}x{n}"
-            if self.left_s() < PROFILE_S:
+            if self.left_s() + KERNELS_S < PROFILE_S:
                 self.not_measured.append(f"{label}: the time budget was spent")
                 continue
             yield self._now(label)

@@ -63,6 +63,7 @@ def _candidate(case: TrainingCase) -> Candidate:
         error_limit=limit,
         requires=(config.partition("-")[0],),
         baseline=config.startswith("torch-bf16"),
+        doing="training",
     )
 
 

@@ -43,7 +43,7 @@ IMPORTING = "import torchao.float8"
 
 
 # No `prepare`: nearly every run has no training workload, and would start a child that imports torch for nothing.
-@probe(runs_in="target", timeout_s=600, times_gpu=True, order=40, share=1.0, modes=("default", "thorough"))
+@probe(runs_in="target", timeout_s=600, times_gpu=True, order=40, share=2.0, modes=("default", "thorough"))
 def gather(
     request: Request, torch_build: TorchBuild | None, torchao: Torchao | None, seen: WorkloadSeen | None
 ) -> Iterator[Training]:

@@ -63,7 +63,7 @@ def _candidate(case: LayerTime, task: str) -> Candidate:
     return Candidate(
         task=task,
         config=config,
-        label=label(config, passes),
+        label=label(config),
         format=_format(config),
         how=how(config, passes),
         shape={"k": case.k or 0, "n": case.n or 0},
@@ -75,6 +75,7 @@ def _candidate(case: LayerTime, task: str) -> Candidate:
         error_limit=limit,
         requires=("torch",) if scaling is None else ("transformer-engine",),
         baseline=scaling is None,
+        doing="training" if passes == TRAINING else None,
     )
 
 

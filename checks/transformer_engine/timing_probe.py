@@ -66,7 +66,7 @@ def prepare() -> None:
     timeout_s=300,
     times_gpu=True,
     order=20,
-    share=2.0,
+    share=4.0,
     modes=("default", "thorough"),
     prepare=prepare,
 )

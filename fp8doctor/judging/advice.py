@@ -15,6 +15,8 @@ from fp8doctor.model import Candidate, Clock, Estimate
 LEAST_GAIN, SHORT_GAIN, SHORT_US = 1.03, 1.08, 50.0
 # A simpler configuration that serves this share of the sizes that another serves is preferred.
 NEARLY_AS_MANY = 0.8
+# Formats that compete with FP8: gaining with them is not gaining with FP8.
+NOT_FP8 = ("bf16", "fp16", "int8")
 # A configuration within this factor of the best is as good as the best: fewer ranges, same result.
 AS_GOOD_AS_BEST = 1.05
 
@@ -29,14 +31,16 @@ class Pick:
     baseline: Candidate | None
     speedup: float | None
     clock: Clock
+    fp8_timed: bool
 
 
 def advise(candidates: Iterable[Candidate]) -> tuple[Use, ...]:
     """Turn candidates into advice: measured where anything was timed, else what is known, marked so.
 
-    The steps of a workload come first. Then ranges that gain, largest gain first; then those where the 16-bit baseline
-    stays best.
+    Where a workload's steps were compared they alone are advised on: what a layer gains by itself, a step may lose.
+    Ranges that gain come first, largest gain first; then those where the 16-bit baseline stays best.
     """
+    candidates = compared_steps(candidates)
     by_task: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         by_task.setdefault(candidate.task, []).append(candidate)
@@ -52,6 +56,18 @@ def advise(candidates: Iterable[Candidate]) -> tuple[Use, ...]:
         elif not anything:
             advice += [_known(c) for c in members if c.basis != "measured"]
     return tuple(sorted(advice, key=lambda use: (use.when.workload is None, _gain_first(use))))
+
+
+def compared_steps(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The steps of a workload, if FP8 was timed or estimated in one of them; else all candidates."""
+    members = list(candidates)
+    steps = [c for c in members if c.workload is not None and effective(c) is not None]
+    return steps if any(in_fp8(c) for c in steps) else members
+
+
+def in_fp8(candidate: Candidate) -> bool:
+    """Whether it computes or stores in FP8 or less, of the floating-point formats."""
+    return not candidate.baseline and candidate.format not in NOT_FP8
 
 
 def effective(candidate: Candidate) -> tuple[Estimate, Clock] | None:
@@ -100,21 +116,23 @@ class Choice:
     sweep: int | None
     options: tuple[Candidate, ...]
     baseline: Candidate | None
+    fp8_timed: bool
 
 
 def _choices(members: list[Candidate]) -> list[Choice]:
     """The choice at each value of the sweep, largest first."""
     sizes = sorted({c.sweep for c in members}, key=lambda m: -1 if m is None else m, reverse=True)
-    return [_choice(size, [c for c in members if c.sweep == size and is_right(c)]) for size in sizes]
+    return [_choice(size, [c for c in members if c.sweep == size]) for size in sizes]
 
 
-def _choice(sweep: int | None, here: list[Candidate]) -> Choice:
+def _choice(sweep: int | None, timed: list[Candidate]) -> Choice:
+    here = [c for c in timed if is_right(c)]
     baselines = [c for c in here if c.baseline]
     winners = [c for c in here if not c.baseline and all(_gains(c, b) for b in baselines)]
     pool = winners or baselines
     best = min(map(_us, pool), default=0.0)
     near = tuple(c for c in pool if _us(c) <= AS_GOOD_AS_BEST * best)
-    return Choice(sweep, near, _fastest(baselines))
+    return Choice(sweep, near, _fastest(baselines), any(map(in_fp8, timed)))
 
 
 def _served(choices: Iterable[Choice]) -> Counter[str]:
@@ -141,7 +159,8 @@ def _ranges(choices: list[Choice], served: Counter[str]) -> list[Use]:
 
 def _goes_on(last: Pick, pick: Pick) -> bool:
     same_clock = last.clock == pick.clock or pick.candidate.baseline
-    return last.candidate.config == pick.candidate.config and same_clock and pick.sweep is not None
+    same_grounds = last.fp8_timed == pick.fp8_timed or not pick.candidate.baseline
+    return last.candidate.config == pick.candidate.config and same_clock and same_grounds and pick.sweep is not None
 
 
 def _pick(choice: Choice, served: Counter[str]) -> Pick | None:
@@ -150,7 +169,7 @@ def _pick(choice: Choice, served: Counter[str]) -> Pick | None:
     most = max(served[c.config] for c in choice.options)
     chosen = next(c for c in choice.options if served[c.config] >= NEARLY_AS_MANY * most)
     speedup = None if chosen.baseline or choice.baseline is None else _us(choice.baseline) / _us(chosen)
-    return Pick(choice.sweep, chosen, choice.baseline, speedup, _time(chosen)[1])
+    return Pick(choice.sweep, chosen, choice.baseline, speedup, _time(chosen)[1], choice.fp8_timed)
 
 
 def _fastest(members: list[Candidate]) -> Candidate | None:
@@ -181,13 +200,14 @@ def _use(run: list[Pick], *, is_top: bool) -> Use:
     high, low = run[0], run[-1]
     chosen = high.candidate
     speedups = [p.speedup for p in run if p.speedup is not None]
-    baselines = {p.baseline.config for p in run if p.baseline is not None and not p.candidate.baseline}
+    baselines = {p.baseline.config: p.baseline.label for p in run if p.baseline and not p.candidate.baseline}
     return Use(
         when=When(
             text=chosen.when
             if low.sweep is None and chosen.when
             else _when_text(low.sweep, high.sweep, is_top, chosen.shape),
             workload=chosen.workload,
+            doing=chosen.doing,
             k=chosen.shape.get("k"),
             n=chosen.shape.get("n"),
             m_min=low.sweep,
@@ -199,6 +219,8 @@ def _use(run: list[Pick], *, is_top: bool) -> Use:
         versus=" or ".join(sorted(baselines)) or None,
         basis=chosen.basis,
         how=chosen.how,
+        fp8_timed=high.fp8_timed,
+        versus_label=" or ".join(sorted(baselines.values())) or None,
     )
 
 
@@ -218,6 +240,7 @@ def _known(candidate: Candidate) -> Use:
         when=When(
             text=candidate.when or "in general; nothing was timed here",
             workload=candidate.workload,
+            doing=candidate.doing,
             k=candidate.shape.get("k"),
             n=candidate.shape.get("n"),
         ),

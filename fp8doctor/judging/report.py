@@ -26,7 +26,10 @@ class VerdictRecord:
 
 @dataclass(frozen=True)
 class When:
-    """Where a piece of advice holds: a range of tokens M at a layer's K and N; None is "any" or "not said"."""
+    """Where a piece of advice holds: a range of tokens M at a layer's K and N; None is "any" or "not said".
+
+    `doing` says what is done there, where the size does not say it ("training").
+    """
 
     text: str
     workload: str | None = None
@@ -34,6 +37,7 @@ class When:
     n: int | None = None
     m_min: int | None = None
     m_max: int | None = None
+    doing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,11 @@ class Speedup:
 
 @dataclass(frozen=True)
 class Use:
-    """What to use, where, what it gives over `versus`, and the code that gets it."""
+    """What to use, where, what it gives over `versus`, and the code that gets it.
+
+    `fp8_timed` says whether FP8 (or MXFP8, NVFP4) was timed there at all: where it was not, advising BF16 does not say
+    that FP8 loses. None if nothing was timed.
+    """
 
     when: When
     config: str
@@ -56,6 +64,9 @@ class Use:
     versus: str | None
     basis: Basis
     how: str
+    fp8_timed: bool | None = None
+    # `versus` in words.
+    versus_label: str | None = None
 
 
 @dataclass(frozen=True)

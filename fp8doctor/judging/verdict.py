@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fp8doctor.judging.advice import advise, effective
+from fp8doctor.judging.advice import advise, compared_steps, effective, in_fp8
 from fp8doctor.judging.outcomes import Outcome
 from fp8doctor.judging.report import FindingRecord, Status, Use, VerdictRecord
 from fp8doctor.model import Candidate, Clock, Settles, Severity
 
 # Titles that begin with one of these go on in small letters after a colon; "Triton" and "Transformer" do not.
 _NO_NAMES = {"A", "An", "Each", "Every", "It", "No", "None", "Nothing", "One", "Some", "The", "There", "These", "This"}
-
-# Formats that compete with FP8: gaining with them is not gaining with FP8.
-NOT_FP8 = ("bf16", "fp16", "int8")
 
 # What a factor is a factor of: the GPU's own time, or what a program waits for.
 _CLOCKS: dict[Clock, str] = {"device": "on the GPU", "call": "at the call (Python's time included)"}
@@ -27,13 +24,13 @@ def decide(
 ) -> VerdictRecord:
     """Decide the status from the three answers and from what was timed, and put it in a sentence."""
     # INT8 or another attention may be the better advice; whether FP8 pays is asked of FP8 and its 16-bit twins alone.
-    members = list(candidates)
-    in_fp8 = [c for c in members if c.baseline or c.format not in NOT_FP8]
-    paying = [u for u in (advise(in_fp8) if len(in_fp8) < len(members) else use) if _pays(u)]
+    members = compared_steps(candidates)
+    fp8_and_twins = [c for c in members if c.baseline or in_fp8(c)]
+    paying = [u for u in (advise(fp8_and_twins) if len(fp8_and_twins) < len(members) else use) if _pays(u)]
     hardware = _answer(outcomes, "hardware")
     software = _answer(outcomes, "software")
     runs = _answer(outcomes, "runs")
-    status = _status(hardware, software, runs, paying, in_fp8)
+    status = _status(hardware, software, runs, paying, fp8_and_twins)
     return VerdictRecord(status, _headline(status, findings, use, paying, hardware, runs), hardware, software, runs)
 
 

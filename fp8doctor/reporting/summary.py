@@ -65,7 +65,7 @@ def _advice(label: str, uses: list[dict[str, Any]], labels: dict[str, str]) -> A
     places: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
     for use in uses:
         clock = use["speedup"]["clock"] if use["speedup"] else None
-        places.setdefault((tokens(use["when"]), clock), []).append(use)
+        places.setdefault((_place_words(use["when"]), clock), []).append(use)
     gained = [use for use in uses if use["speedup"]]
     several = len(places) > 1
     return Advice(
@@ -83,7 +83,7 @@ def _words(config: str, labels: dict[str, str]) -> str:
 
 
 def _gain(uses: list[dict[str, Any]], labels: dict[str, str]) -> str:
-    versus = {one_line(_words(use["versus"], labels)) for use in uses if use["versus"]}
+    versus = {one_line(use.get("versus_label") or _words(use["versus"], labels)) for use in uses if use["versus"]}
     over = f" over {' or '.join(sorted(versus))}" if versus else ""
     basis = "" if uses[0]["basis"] == "measured" else f" ({uses[0]['basis']})"
     return f"{_span(uses)}{over}{basis}"
@@ -91,7 +91,8 @@ def _gain(uses: list[dict[str, Any]], labels: dict[str, str]) -> str:
 
 def _no_gain(uses: list[dict[str, Any]]) -> str:
     if uses[0]["basis"] == "measured":
-        return "FP8 gains nothing there"
+        timed = [use.get("fp8_timed") is not False for use in uses]
+        return "FP8 gains nothing there" if all(timed) else "FP8 was not timed there" if not any(timed) else "as it is"
     return "known to suit this hardware, not measured here" if uses[0]["basis"] == "known" else "estimated"
 
 
@@ -106,6 +107,11 @@ def _place(where: str, clock: str | None, uses: list[dict[str, Any]], several: b
     if several and clock is not None:
         text += f": {_span(uses)}"
     return f"{text} (time of the whole call)" if clock == "call" else text
+
+
+def _place_words(when: dict[str, Any]) -> str:
+    doing = one_line(when.get("doing") or "")
+    return f"{doing}, {tokens(when)}" if doing else tokens(when)
 
 
 def tokens(when: dict[str, Any]) -> str:

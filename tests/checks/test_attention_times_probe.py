@@ -285,7 +285,8 @@ def test_when_the_time_is_spent_all_that_was_left_out_is_told() -> None:
 
 
 @pytest.mark.torch
-def test_a_slow_import_gives_way_to_what_needs_none() -> None:
+def test_a_slow_import_gives_way_to_what_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "transformer_engine.pytorch", raising=False)
     slow = replace(TE, import_s=30.0)
     record = records(Known(SEEN, te=slow, workload=ONE), seconds=20.0)[-1]
     assert record.not_measured == ("Transformer Engine's attention: no time left to import it",)

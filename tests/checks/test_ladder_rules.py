@@ -118,9 +118,9 @@ def test_an_unfused_lora_costs_part_of_the_speed() -> None:
 
 def test_a_long_first_call_is_told_with_the_steps_after_which_it_has_paid() -> None:
     found = finding("LAD005", FLUX)
-    assert found.title == (
-        "flux, denoise: the first call of torch-bf16+compile takes 12 s; it has paid after 305 steps"
-    )
+    assert found.title.startswith("flux, denoise: the first call of ")
+    assert found.title.endswith(" takes 12 s; it has paid after 305 steps")
+    assert found.evidence[2].text == "torch-bf16+compile: 134.09 ms a step"
     assert found.evidence[1].text == "graphs compiled: 3, graph breaks: 0"
     slower = changed("torch-bf16+compile", 180.0)
     assert "paid" not in finding("LAD005", slower).title
@@ -157,7 +157,7 @@ def test_where_no_fp8_beats_the_best_bf16_it_is_said() -> None:
     assert verdict("LAD007", ladder) == [None]
     slow = changed("torchao-fp8-rowwise+compile", 140.0, ladder=ladder)
     found = finding("LAD007", slow)
-    assert found.title == "flux, denoise: the best FP8 runs at 0.96x the best BF16 (torch-bf16+compile)"
+    assert found.title == "flux, denoise: the best FP8 runs at 0.96x the speed of BF16 + torch.compile of each block"
     assert found.actions[0].text == "Use BF16 + torch.compile of each block"
     bf16, noisy = only("torch-bf16", "torch-bf16+compile"), replace(ms(120.0), high=133.0)
     assert (
@@ -170,14 +170,14 @@ def test_where_no_fp8_beats_the_best_bf16_it_is_said() -> None:
 
 def test_int8_is_neither_bf16_nor_fp8() -> None:
     ladder = more(rung("torchao-int8-dynamic+compile", 50.0), ladder=only("torch-bf16", "torchao-fp8-rowwise"))
-    assert "(torch-bf16)" in finding("LAD007", ladder).title
+    assert finding("LAD007", ladder).title.endswith("the speed of BF16")
 
 
 def test_a_model_with_a_lora_in_it_is_no_faster_way_to_run_the_model() -> None:
     # Fused, it is BF16 itself, and by the noise it may be ahead.
     ladder = changed("torch-bf16+lora-fused", 170.0, ladder=only("torch-bf16", "torch-bf16+lora-fused"))
     slow_fp8 = more(rung("torchao-fp8-rowwise", 219.0), ladder=ladder)
-    assert "(torch-bf16)" in finding("LAD007", slow_fp8).title
+    assert finding("LAD007", slow_fp8).title.endswith("the speed of BF16")
     best = fastest(ladder, STEP)
     assert best is not None
     assert best.config == "torch-bf16"
@@ -187,7 +187,7 @@ def test_a_model_with_a_lora_in_it_is_no_faster_way_to_run_the_model() -> None:
 def test_a_result_that_rounding_does_not_explain_is_a_warning() -> None:
     wrong = changed("torchao-fp8-rowwise", outcome="wrong", relative_error=0.9)
     found = finding("LAD008", wrong)
-    assert found.title == "flux, denoise: wrong results from torchao-fp8-rowwise"
+    assert found.title == "flux, denoise: wrong results from torchao float8 row-wise"
     assert found.evidence[0].text == "torchao-fp8-rowwise: error 0.9 against BF16, at most 0.57"
     words = "the result holds values that are not finite"
     nan = changed("torchao-fp8-rowwise", outcome="wrong", relative_error=None, error=words)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fp8doctor.checks.linear.choice import FOR_A_WORKLOAD, MAIN, NOT_BY_DEFAULT, chosen, read_back_at
+from fp8doctor.checks.linear.choice import COMPILED_TWINS, FOR_A_WORKLOAD, MAIN, NOT_BY_DEFAULT, chosen, read_back_at
 from fp8doctor.checks.linear.variants import variants
 
 EVERYTHING = {v.config for v in variants()}
@@ -28,8 +28,9 @@ def bases(found: list[str]) -> set[str]:
     return {config.partition("+")[0] for config in found}
 
 
-def test_the_leading_layer_is_measured_in_every_way_but_compiled_weight_only() -> None:
-    assert set(configs(leading=True)) == EVERYTHING - set(NOT_BY_DEFAULT)
+def test_the_leading_layer_is_measured_in_every_way_but_what_torchao_does_and_compiled_weight_only() -> None:
+    assert set(configs(leading=True)) == EVERYTHING - {*NOT_BY_DEFAULT, *COMPILED_TWINS}
+    assert set(COMPILED_TWINS) <= set(configs(leading=True, with_torchao=False))
 
 
 def test_the_others_in_what_competes_torchaos_forms_once() -> None:

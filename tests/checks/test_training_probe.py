@@ -67,7 +67,7 @@ def test_its_place_among_the_probes() -> None:
     registry = Registry()
     registry.collect(fp8doctor.checks.training)
     spec = registry.probes["training"]
-    assert (spec.times_gpu, spec.order, spec.share, spec.runs_in) == (True, 40, 1.0, "target")
+    assert (spec.times_gpu, spec.order, spec.share, spec.runs_in) == (True, 40, 2.0, "target")
     assert set(spec.modes) == {"default", "thorough"}
     assert spec.prepare is None, "most runs have no training workload"
 
