@@ -6,13 +6,12 @@ They are saved as a person's pipeline lies on the disk; nothing is downloaded.
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
-# Words that the tokenizers know; every other one is unknown to them.
+# Words that the tokenizer knows; every other one is unknown to it.
 WORDS = ("a", "photograph", "of", "red", "fox", "in", "fresh", "snow", "morning", "light", "cat")
-WIDTH, TEXT_TOKENS = 32, 16
+WIDTH = 32
 
 
 def flux(folder: Path, *, still: bool = False) -> Path:
@@ -39,6 +38,7 @@ def flux(folder: Path, *, still: bool = False) -> Path:
         with torch.no_grad():
             transformer.time_text_embed.timestep_embedder.linear_2.weight.zero_()
             transformer.proj_out.weight.zero_()
+            transformer.proj_out.bias.zero_()
     t5 = transformers.T5EncoderModel(
         transformers.T5Config(
             vocab_size=64, d_model=WIDTH, d_kv=8, d_ff=64, num_layers=1, num_heads=4, feed_forward_proj="gated-gelu"
@@ -48,9 +48,9 @@ def flux(folder: Path, *, still: bool = False) -> Path:
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         vae=_vae(diffusers, latent_channels=4, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=transformers.CLIPTextModel(_clip_config(transformers)),
-        tokenizer=_clip_tokenizer(transformers, folder.parent),
+        tokenizer=_tokenizer(transformers),
         text_encoder_2=t5,
-        tokenizer_2=_t5_tokenizer(transformers),
+        tokenizer_2=_tokenizer(transformers),
         transformer=transformer,
     )
     return _saved(pipe, folder)
@@ -98,7 +98,7 @@ def stable_diffusion(folder: Path) -> Path:
         vae=_vae(diffusers),
         scheduler=diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False),
         text_encoder=transformers.CLIPTextModel(_clip_config(transformers)),
-        tokenizer=_clip_tokenizer(transformers, folder.parent),
+        tokenizer=_tokenizer(transformers),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -139,27 +139,17 @@ def _clip_config(transformers: Any) -> Any:
         num_hidden_layers=1,
         num_attention_heads=4,
         max_position_embeddings=77,
-        bos_token_id=0,
+        bos_token_id=1,
         eos_token_id=1,
-        pad_token_id=1,
+        pad_token_id=0,
     )
 
 
-def _clip_tokenizer(transformers: Any, folder: Path) -> Any:
-    """CLIP's own tokenizer, over words that need no merging beyond their last two letters."""
-    words = {"<|startoftext|>": 0, "<|endoftext|>": 1, **{f"{c}</w>": 2 + i for i, c in enumerate("aeioprstw")}}
-    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary.write_text(json.dumps(words), encoding="utf-8")
-    merges.write_text("#version: 0.2\n", encoding="utf-8")
-    return transformers.CLIPTokenizer(vocab_file=str(vocabulary), merges_file=str(merges), model_max_length=77)
-
-
-def _t5_tokenizer(transformers: Any) -> Any:
+def _tokenizer(transformers: Any) -> Any:
     tokenizers = importlib.import_module("tokenizers")
-    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"▁{word}", -1.0) for word in WORDS)]
-    made = tokenizers.Tokenizer(tokenizers.models.Unigram(vocabulary, unk_id=2))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    vocabulary = {word: i for i, word in enumerate(("<pad>", "</s>", "<unk>", *WORDS))}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+        tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=77
     )

@@ -1,4 +1,4 @@
-"""A pipeline to look at: every rung, where an image's time goes, memory over time."""
+"""A pipeline to look at: its speeds, every rung, where an image's time goes, memory over time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,35 @@ DRAWN = 4
 
 
 @exhibit
+def speeds(pipeline: PipelineRun) -> Exhibit | None:
+    """The rungs that computed every step, fastest first."""
+    bf16 = baseline(pipeline)
+    rows = tuple(
+        {
+            "label": rung.config or "",
+            "value": image_s(rung),
+            "start": 0,
+            "ratio": ratio.median if bf16 and rung is not bf16 and (ratio := times(bf16, rung)) else None,
+        }
+        for rung in sorted(ok(pipeline), key=image_s)
+    )
+    title = f"{_what(pipeline)}: seconds an image, and speed over BF16 as it is"
+    return Exhibit("pipeline-speeds", "bars", title, "s", rows) if rows else None
+
+
+@exhibit
 def every_image(pipeline: PipelineRun) -> Exhibit | None:
     """All rungs: seconds, memory, and how far the image is from BF16's."""
     rows = tuple({"cells": _cells(pipeline, rung)} for rung in pipeline.rungs or ())
-    steps = f", {pipeline.steps} steps" if pipeline.steps else ""
-    size = f", {pipeline.width}x{pipeline.height}" if pipeline.width and pipeline.height else ""
     missing = "".join(f"; no {name}: {why}" for name, why in sorted((pipeline.not_compared or {}).items()))
-    title = f"{pipeline.class_name}{size}{steps}: an image end to end, and its distance from BF16's{missing}"
+    title = f"{_what(pipeline)}: an image end to end, and its distance from BF16's{missing}"
     return Exhibit("pipeline", "table", title, "", rows) if rows else None
+
+
+def _what(run: PipelineRun) -> str:
+    """ "FluxPipeline, 1024x1024, 28 steps"."""
+    size = f", {run.width}x{run.height}" if run.width and run.height else ""
+    return f"{run.class_name}{size}" + (f", {run.steps} steps" if run.steps else "")
 
 
 def _cells(run: PipelineRun, rung: ImageRung) -> dict[str, Any]:

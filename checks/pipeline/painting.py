@@ -121,7 +121,7 @@ class Painter:
             rung,
             converted=None if config.base in ("torch-bf16", "torch-fp16") else len(names),
             linears=len(reference.rows),
-            load_peak_gb=gigabytes(self.meter.peak_bytes()),
+            load_peak_gb=self._peak_gb(),
             weights_gb=gigabytes(weight_bytes(built.model)),
             threshold=computed.threshold if computed else None,
         )
@@ -130,7 +130,11 @@ class Painter:
             seconds, image = self._image()
         rung = replace(rung, first_image_s=round(seconds, 3), **compilation(config))
         rung = replace(rung, file=save(image), **self._compare(image, reference))
-        return replace(self._images(rung, computed, until, watch), memory=watch.kept())
+        return replace(self._images(rung, computed, until, watch), memory=watch.kept() if self.meter.on_gpu else None)
+
+    def _peak_gb(self) -> float | None:
+        """The peak on the device; the host's memory is not looked at."""
+        return gigabytes(self.meter.peak_bytes()) if self.meter.on_gpu else None
 
     def _fits(self, size: int) -> bool:
         import torch
@@ -173,7 +177,7 @@ class Painter:
             parts_s={name: round(_middle([p.get(name, 0.0) for p in parts]), 4) for name in parts[-1]},
             denoiser_calls=calls.get(denoiser),
             skipped_calls=calls.get(denoiser, 0) - (computed.calls - before) if computed else None,
-            peak_gb=gigabytes(self.meter.peak_bytes()),
+            peak_gb=self._peak_gb(),
         )
         if time.monotonic() + times[-1] < until:
             with watch.phase("images"):

@@ -100,7 +100,9 @@ class Session:
         import torch
 
         variant = {"variant": self.folder.variant} if self.folder.variant else {}
-        return {"torch_dtype": torch.bfloat16, "local_files_only": True, "use_safetensors": True, **variant}
+        # diffusers says that "torch_dtype" ends with 1.0.0 (utils/deprecation_utils.py in 0.40).
+        name = "dtype" if int(importlib.import_module("diffusers").__version__.partition(".")[0]) else "torch_dtype"
+        return {name: torch.bfloat16, "local_files_only": True, "use_safetensors": True, **variant}
 
     def _models(self) -> dict[str, Any]:
         import torch

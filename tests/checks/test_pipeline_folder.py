@@ -86,8 +86,8 @@ def sharded(folder: Path) -> None:
     write(part / f"{WEIGHTS}.index.json", {"weight_map": {"a": names[0], "b": names[1]}})
 
 
-def gone(*names: str) -> Callable[[Path], None]:
-    return lambda folder: [(folder / name).unlink() for name in names] and None
+def gone(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
 
 
 def says(name: str, content: Any) -> Callable[[Path], None]:

@@ -299,6 +299,14 @@ def test_the_table_has_every_rung_and_why_it_is_not_there() -> None:
     assert exhibits.every_image(run(rungs=())) is None
 
 
+def test_the_speeds_are_those_of_configurations_that_compute_every_step() -> None:
+    bars = exhibits.speeds(run(*USUAL, image(CACHED, 1.0, skipped_calls=24)))
+    assert bars is not None
+    assert [(row["label"], row["ratio"]) for row in bars.rows] == [(FP8, 2.0), (COMPILED, 1.25), (BF16, None)]
+    assert bars.title.startswith("FluxPipeline, 1024x1024, 28 steps: ")
+    assert exhibits.speeds(run(rungs=())) is None
+
+
 def test_the_parts_of_an_image_add_up() -> None:
     bars = exhibits.parts(run())
     assert bars is not None
