@@ -39,6 +39,17 @@ def prepare() -> None:
     for library in ("torchao.quantization", "diffusers"):
         with contextlib.suppress(ImportError):
             import_torch(library)
+    import_engine_first()
+
+
+def import_engine_first() -> None:
+    """Import Transformer Engine, where it is, before torch calls cuDNN.
+
+    Where torch brings a cuDNN of its own, the system's, which Transformer Engine loads, no longer finds its symbols
+    beside it (seen with 2.20.2: OSError, libcudnn_cnn.so.9: undefined symbol). What it says is told by its own rungs.
+    """
+    with contextlib.suppress(Exception):
+        import_torch("transformer_engine.pytorch")
 
 
 @probe(
@@ -46,7 +57,7 @@ def prepare() -> None:
     timeout_s=86_400,
     times_gpu=True,
     order=5,
-    share=30.0,
+    share=60.0,
     for_workload=True,
     modes=("default", "thorough", "bench"),
     prepare=prepare,
@@ -125,6 +136,8 @@ class Run:
         from fp8doctor.checks.ladder.climbing import Climber
         from fp8doctor.checks.ladder.stepping import Meter
 
+        if self.te and self.te.import_ok and self.request.mode != "default":
+            import_engine_first()
         device = torch.device("cuda", self.request.gpu) if torch.cuda.is_available() else torch.device("cpu")
         if device.type == "cuda":
             torch.cuda.set_device(device)
