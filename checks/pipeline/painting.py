@@ -93,7 +93,7 @@ class Painter:
 
     def _end(self) -> None:
         self.session.drop()
-        self.session.clock.take()
+        self.session.clock.forget()
         tidy(self.meter)
 
     def _paint(
@@ -157,7 +157,7 @@ class Painter:
 
     def _images(self, rung: ImageRung, computed: Computed | None, until: float, watch: MemoryWatch) -> ImageRung:
         """The images after the first."""
-        self.session.clock.take()
+        self.session.clock.forget()
         self.meter.forget_peak()
         times: list[float] = []
         parts: list[dict[str, float]] = []

@@ -62,8 +62,12 @@ class PartClock:
         """Seconds and calls of each part since it was last asked; the device must have ended its work."""
         seconds = {name: sum(self._length_s(*span) for span in spans) for name, spans in self.spans.items()}
         calls = {name: len(spans) for name, spans in self.spans.items()}
-        self.spans.clear()
+        self.forget()
         return seconds, calls
+
+    def forget(self) -> None:
+        """Drop what was written down: after a failure, some of it may never have ended."""
+        self.spans.clear()
 
     def _length_s(self, begin: Any, end: Any) -> float:
         return float(begin.elapsed_time(end) / 1e3 if self.meter.on_gpu else end - begin)

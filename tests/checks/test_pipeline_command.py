@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.checks.test_pipeline_folder import INDEX, write
+from tests.checks.test_pipeline_folder import INDEX, laid_out, write
 
 
 def complaint(*arguments: str) -> str:
@@ -45,3 +46,20 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
 def test_a_folder_with_a_part_missing(tmp_path: Path) -> None:
     write(tmp_path / "model_index.json", INDEX)
     assert "its part scheduler is missing" in complaint("--pipeline", str(tmp_path))
+
+
+def test_a_folder_whose_images_cannot_be_drawn_here_still_gives_a_report(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    folder = laid_out(tmp_path / "painter")
+    run = subprocess.run(
+        [sys.executable, "-m", "fp8doctor", "bench", "--pipeline", str(folder), "-o", str(out), "--budget", "45"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert run.returncode in (0, 1), run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+    facts = json.loads((out / "report.json").read_text(encoding="utf-8"))["facts"]["pipeline"]
+    assert (facts["asked"], facts["folder"], facts["measurable"]) == (True, "painter", False)
+    assert facts["why_not"]
+    assert str(tmp_path) not in json.dumps(facts)

@@ -26,8 +26,11 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder laid out as diffusers writes it; the weights are empty files, which nothing here opens."""
-    place = tmp_path / "painter"
+    return laid_out(tmp_path / "painter")
+
+
+def laid_out(place: Path) -> Path:
+    """A folder as diffusers writes it; the weights are empty files, which nothing here opens."""
     write(place / "model_index.json", INDEX)
     write(place / "scheduler" / "scheduler_config.json", {})
     write(place / "tokenizer" / "tokenizer_config.json", {})
