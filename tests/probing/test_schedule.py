@@ -11,6 +11,7 @@ import pytest
 
 from fp8doctor import store
 from fp8doctor.model import Facts, Mode, ProbeRun, Request
+from fp8doctor.probing.children import MAX_RESTARTS
 from fp8doctor.probing.schedule import Event, Plan, Schedule, child_environment
 from fp8doctor.registry import Registry
 
@@ -125,3 +126,64 @@ def test_an_observer_that_fails_costs_no_report(knowledge_in: Knowledge) -> None
 def test_a_registry_without_probes_has_nothing_to_run() -> None:
     none: dict[str, ProbeRun[Facts]] = examined(Registry())
     assert none == {}
+
+
+# --- shares, workloads, earlier runs ----------------------------------------------------------------------------------
+
+
+def shared(
+    registry: Registry, workload: str | None = None, budget_s: float = 40, **resume: dict[str, Any]
+) -> dict[str, ProbeRun[Any]]:
+    environment, _ = child_environment([], None)
+    request = Request(workload=workload)
+    plan = Plan(registry, request, sys.executable, budget_s, environment, store.decode_facts, resume=resume)
+    return Schedule(plan).run()
+
+
+def test_what_times_the_gpu_shares_the_time_that_is_left_with_those_after_it(knowledge_in: Knowledge) -> None:
+    runs = shared(knowledge_in("shares"))
+    small, large, last = (facts(runs, key).seconds_left for key in ("small", "large", "last"))
+    # 40 s less what the children took so far; shares of 1, 2 and 1. What one does not use is the others'.
+    assert 7.0 < small <= 40 / 4
+    assert small * 2 < large <= 40 * 2 / 3
+    assert large < last <= 40
+
+
+def test_a_probe_is_told_no_more_time_than_it_may_take_at_all(knowledge_in: Knowledge) -> None:
+    runs = shared(knowledge_in("shares"), budget_s=4000)
+    assert facts(runs, "small").seconds_left == pytest.approx(20, abs=0.1)
+    assert facts(runs, "large").seconds_left == pytest.approx(1000, abs=0.1)
+
+
+def test_what_measures_a_workload_runs_only_where_one_was_named(knowledge_in: Knowledge) -> None:
+    without, named = shared(knowledge_in("shares")), shared(knowledge_in("shares"), workload="4")
+    assert (without["of_workload"].outcome, without["of_workload"].detail) == (
+        "skipped",
+        "no workload was named (--for)",
+    )
+    assert without["of_workload"].facts is None
+    # Shares of 1, 6, 2 and 1: it counts where it runs, and takes no one's time where it does not.
+    assert facts(named, "small").seconds_left <= 40 / 10
+    assert facts(named, "of_workload").seconds_left > 4 * facts(named, "small").seconds_left
+
+
+def test_a_probe_goes_on_from_the_record_of_an_earlier_run(knowledge_in: Knowledge) -> None:
+    runs = shared(knowledge_in("shares"), growing={"counts": [0, 1, 2, 3], "ended": [None]})
+    assert facts(runs, "growing").counts == (0, 1, 2, 3)
+    fresh = shared(knowledge_in("shares"))["growing"]
+    assert fresh.facts is not None
+    assert (fresh.outcome, fresh.detail) == ("ok", "went on in a fresh child after: SIGKILL")
+    assert fresh.facts.counts == (0, 1, 2, 3)
+    assert fresh.facts.ended == (None, "SIGKILL")
+
+
+def test_an_earlier_record_is_no_record_of_a_crash(knowledge_in: Knowledge) -> None:
+    runs = shared(knowledge_in("shares"), workload="5", growing={"counts": [0, 1, 2, 3], "ended": ["SIGSEGV"]})
+    assert facts(runs, "growing").ended == ("SIGSEGV", None)
+
+
+def test_a_probe_that_ends_each_of_its_children_is_given_up_with_what_it_reached(knowledge_in: Knowledge) -> None:
+    run = shared(knowledge_in("shares"), workload="1000")["growing"]
+    assert run.outcome == "signal"
+    assert run.facts is not None
+    assert run.facts.counts == tuple(range(MAX_RESTARTS + 1))
