@@ -134,9 +134,13 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
 
 
 def _to_resume(path: Path, registry: Registry) -> dict[str, dict[str, Any]]:
-    """The records of probes that go on from an earlier run: those that only a benchmark has."""
+    """The records of probes that go on from an earlier run: those that time what a benchmark is called for."""
     saved = store.read_file(path, registry)
-    benches = {key for key, spec in registry.probes.items() if tuple(spec.modes) == ("bench",)}
+    benches = {
+        key
+        for key, spec in registry.probes.items()
+        if spec.times_gpu and (spec.for_workload or tuple(spec.modes) == ("bench",))
+    }
     return {key: to_plain(run.facts) for key, run in saved.runs.items() if key in benches and run.facts is not None}
 
 

@@ -68,7 +68,9 @@ def gather(
     """Measuring whole steps of the workload, configuration by configuration."""
     why_not = _why_not(torch_build, seen)
     if why_not is not None or request.workload is None:
-        yield Ladder(workload=request.workload, measurable=False, why_not=why_not)
+        yield _unfinished(request, seen, why_not) or Ladder(
+            workload=request.workload, measurable=False, why_not=why_not
+        )
         return
     plan = BUILT_IN.get(request.workload) or read_plan(request.workload)
     yield from Run(request, plan, te, seen).records()
@@ -80,6 +82,17 @@ def _why_not(torch_build: TorchBuild | None, seen: WorkloadSeen | None) -> str |
     if seen is None or seen.workload is None:
         return (seen.why_not if seen else None) or "the workload could not be read"
     return None
+
+
+def _unfinished(request: Request, seen: WorkloadSeen | None, why_not: str | None) -> Ladder | None:
+    """What an earlier run finished of the same workload, None if nothing: it stays, though no more can be measured."""
+    record = from_plain(Ladder, request.so_far) if request.so_far else Ladder()
+    named = seen.workload.name if seen and seen.workload else request.workload
+    finished = tuple(rung for rung in record.rungs or () if rung.outcome in FINISHED)
+    if not finished or record.workload != named:
+        return None
+    left = f"what did not finish in the earlier run: {why_not}"
+    return replace(record, rungs=finished, not_measured=(left,), attempting=None)
 
 
 class Run:

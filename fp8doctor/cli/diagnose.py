@@ -15,13 +15,20 @@ from fp8doctor.cli import options
 @click.argument("file")
 @options.output
 def command(file: str, **chosen: Any) -> int:
-    """Judge a FILE of `fp8doctor collect`, or a saved report; "-" reads standard input."""
+    """Judge a FILE of `fp8doctor collect`, or a saved report; "-" reads standard input.
+
+    FILE may be the folder that `fp8doctor bench -o FOLDER` wrote.
+    """
     from fp8doctor import api, store
+    from fp8doctor.cli.bench import REPORT
     from fp8doctor.cli.output import Outputs
 
     outputs = Outputs.of(chosen)
+    place = Path(file)
+    if (place / REPORT).is_file():
+        place /= REPORT
     try:
-        report = api.diagnose(sys.stdin.buffer.read() if file == options.STDOUT else Path(file))
+        report = api.diagnose(sys.stdin.buffer.read() if file == options.STDOUT else place)
     except store.NotAFactsFileError as error:
         raise click.ClickException(str(error)) from None
     return outputs.deliver(report)

@@ -27,11 +27,21 @@ def write(report: Report, folder: Path, *, redact: bool) -> None:
             output.write(str(folder / f"{name}.csv"), table_csv([row["cells"] for row in exhibit["rows"]]))
 
 
+# A spreadsheet runs a cell that begins with one of these; what a library said in an error may (OWASP, "CSV Injection").
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
 def table_csv(rows: list[dict[str, object]]) -> str:
-    """Rows with the same columns as CSV text; what was not measured is an empty cell."""
+    """Rows as CSV text; what was not measured is an empty cell, and no text is a formula."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
+    writer = csv.writer(stream, lineterminator="\r\n")  # RFC 4180; so a lone carriage return is quoted, too
+    writer.writerow([_cell(name) for name in columns])
+    writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
     return stream.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str) and value.startswith(FORMULA):
+        return f"'{value}"
+    return "" if value is None else value
