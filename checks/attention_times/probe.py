@@ -20,7 +20,7 @@ from fp8doctor.checks.attention_times.te import import_engine, listener
 from fp8doctor.checks.attention_times.timing import AttentionBench, case_of
 from fp8doctor.checks.flash_attention.facts import FlashAttention
 from fp8doctor.checks.torch_build import TorchBuild
-from fp8doctor.checks.torch_build.early import import_torch
+from fp8doctor.checks.torch_build.early import has_device, import_torch
 from fp8doctor.checks.transformer_engine.facts import TransformerEngine
 from fp8doctor.checks.workload import WorkloadSeen
 from fp8doctor.measuring.timer import SAMPLES_A_BATCH, Timer
@@ -64,7 +64,8 @@ def prepare() -> None:
     """Import torch and Transformer Engine, where it is, while the probes that do not time anything still run."""
     import_torch("torch.nn.attention", "torch.profiler")
     with contextlib.suppress(Exception):  # it is imported again when it is needed, and what it says is told then
-        import_torch("transformer_engine.pytorch")
+        if has_device():
+            import_engine()
 
 
 @probe(

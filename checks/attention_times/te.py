@@ -14,6 +14,7 @@ from typing import Any
 
 from fp8doctor.checks.attention_times.plan import Route
 from fp8doctor.checks.attention_times.routes import Operands
+from fp8doctor.checks.transformer_engine.cudnn import keep_torchs_cudnn
 from fp8doctor.measuring.timer import Call
 
 # The logger to which DotProductAttention explains its choice of a backend, since 1.8.
@@ -86,8 +87,9 @@ def listener() -> Listener:
 
 
 def import_engine() -> Any:
-    """Import transformer_engine.pytorch, its logger replaced."""
+    """Import transformer_engine.pytorch, its logger replaced, beside torch's own cuDNN."""
     listener()
+    keep_torchs_cudnn()
     return importlib.import_module("transformer_engine.pytorch")
 
 

@@ -35,6 +35,8 @@ from fp8doctor.measuring.statistics import estimate, quantile
 LEAST_ROWS = 16
 BLOCKS = 2
 GRAPH_WARM_UPS = 3
+# The recipe that takes its scales from earlier calls, and how many of them it is given.
+DELAYED, CALIBRATING_CALLS = "DelayedScaling", 3
 
 
 @dataclass
@@ -172,15 +174,20 @@ class Climber:
                 peak_gb = gigabytes(self.meter.peak_bytes() + absent)
                 return replace(rung, peak_gb=peak_gb, memory=watch.kept(), **compilation(config))
             call, run = self._call(built, config)
+            if config.recipe == DELAYED:
+                with watch.phase("scales"):
+                    self._calibrate(run, call, config, built)
             if whole:
-                return self._whole(rung, built, call, watch, until, regional)
+                return self._whole(rung, config, names, call, watch, until, regional, reference)
             self.meter.forget_peak()
             with watch.phase("first call"):
                 seconds = self.meter.first(call)
             rung = replace(rung, first_call_s=round(seconds, 3), **compilation(config))
             rung = replace(rung, **_compare(run, reference, config))
             if config.graphed:
-                call = captured(torch, call)
+                call, result = captured(torch, call)
+                if not self.step.trains:
+                    rung = replace(rung, **_compare(partial(_replayed, call, result), reference, config))
             step_s = min(self.meter.first(call) for _ in range(2))
             self.meter.forget_peak()
             times = self.meter.steps_ms(call, how_many(step_s, until - time.monotonic()))
@@ -193,7 +200,15 @@ class Climber:
         return replace(rung, memory=watch.kept())
 
     def _whole(
-        self, rung: Rung, built: Built, call: Callable[[], Any], watch: MemoryWatch, until: float, regional: Rung | None
+        self,
+        rung: Rung,
+        config: Config,
+        names: tuple[str, ...],
+        call: Callable[[], Any],
+        watch: MemoryWatch,
+        until: float,
+        regional: Rung | None,
+        reference: Reference,
     ) -> Rung:
         """The whole model compiled, as far as it was built, against the same blocks compiled one by one.
 
@@ -208,12 +223,30 @@ class Climber:
         count = how_many(min(self.meter.first(call) for _ in range(2)), (until - time.monotonic()) / 2)
         times = self.meter.steps_ms(call, count)
         alone = self._build()
+        convert(alone, config, names)
         compile_blocks(alone)
         other = step_call(alone, self.step)
         self.meter.first(other)
         factor = regional.step_ms.median / estimate(self.meter.steps_ms(other, count)).median
         scaled = [factor * ms for ms in times]
-        return replace(rung, outcome="ok", memory=watch.kept(), **_summary(scaled))
+        # Against the same few blocks compiled one by one, which were compared with BF16 over the true depth.
+        error = relative_error(call().float(), other().float())
+        limit = reference.limit(config.numerics)
+        rung = replace(rung, outcome="ok" if error <= limit else "wrong", memory=watch.kept(), **_summary(scaled))
+        seen = round(error, 5) if error < float("inf") else None
+        return replace(rung, relative_error=seen, relative_error_limit=round(limit, 4))
+
+    def _calibrate(self, run: Any, call: Callable[[], Any], config: Config, built: Built) -> None:
+        """Let the scales fit that are taken from earlier calls; autocast updates them where gradients are enabled."""
+        import torch
+
+        for _ in range(CALIBRATING_CALLS):
+            if self.step.trains:
+                with around(config.base, config.modifiers, built):
+                    run.first_gradient()
+            else:
+                with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: None):
+                    call()
 
     def _call(self, built: Built, config: Config) -> tuple[Callable[[], Any], Any]:
         """The step as a call, and what can say its result: the output, or the output and the gradients."""
@@ -278,8 +311,10 @@ def convert(built: Built, config: Config, names: tuple[str, ...]) -> None:
     modify(built, config.modifiers, names)
 
 
-def captured(torch: Any, call: Callable[[], Any]) -> Callable[[], Any]:
-    """The call as one CUDA graph, its inputs in place (torch's own recipe: warm up on a side stream, then capture).
+def captured(torch: Any, call: Callable[[], Any]) -> tuple[Callable[[], Any], Any]:
+    """The call as one CUDA graph, its inputs in place, and where its result lies after each replay.
+
+    It is torch's own recipe: warm up on a side stream, then capture.
 
     Raises:
         RefusedError: on a machine without CUDA.
@@ -295,8 +330,13 @@ def captured(torch: Any, call: Callable[[], Any]) -> Callable[[], Any]:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        call()
-    return lambda: graph.replay()
+        result = call()
+    return lambda: graph.replay(), result
+
+
+def _replayed(replay: Callable[[], Any], result: Any) -> Any:
+    replay()
+    return result
 
 
 def compilation(config: Config) -> dict[str, Any]:

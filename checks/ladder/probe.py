@@ -14,6 +14,7 @@ from fp8doctor.checks.ladder.slugs import BASELINE, FORWARD, SHORT, TRAINING, Co
 from fp8doctor.checks.ladder.winners import combinations
 from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.checks.torch_build.early import import_torch
+from fp8doctor.checks.transformer_engine.cudnn import keep_torchs_cudnn
 from fp8doctor.checks.transformer_engine.facts import TransformerEngine
 from fp8doctor.checks.workload.catalogue import BUILT_IN, ModelPlan, StepPlan
 from fp8doctor.checks.workload.config_file import read_plan
@@ -43,11 +44,12 @@ def prepare() -> None:
 
 
 def import_engine_first() -> None:
-    """Import Transformer Engine, where it is, before torch calls cuDNN.
+    """Import Transformer Engine, where it is, beside torch's own cuDNN, before torch calls that.
 
-    Where torch brings a cuDNN of its own, the system's, which Transformer Engine loads, no longer finds its symbols
-    beside it (seen with 2.20.2: OSError, libcudnn_cnn.so.9: undefined symbol). What it says is told by its own rungs.
+    Otherwise the BF16 steps would be timed with another cuDNN (TE023), or the import fails after them (seen with
+    2.20.2: OSError, libcudnn_cnn.so.9: undefined symbol). What it says is told by its own rungs.
     """
+    keep_torchs_cudnn()
     with contextlib.suppress(Exception):
         import_torch("transformer_engine.pytorch")
 

@@ -72,10 +72,11 @@ class TrainingStep:
 
 
 def _some_weight(built: Built, place: int) -> Any:
-    """The weight of the first linear layer in the first or last block; None if there is no block."""
-    import torch
+    """The weight of the first linear layer in the first or last block; None if there is no block.
 
+    Known by its two dimensions: another library's linear layers are no nn.Linear.
+    """
     lists = [built.model.get_submodule(name) for name in built.depth]
     if not lists:
         return None
-    return next(m.weight for m in lists[place][place].modules() if isinstance(m, torch.nn.Linear))
+    return next(p for n, p in lists[place][place].named_parameters() if n.endswith("weight") and p.dim() == 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fp8doctor.checks.libraries.facts import LoadedLibrary
 from fp8doctor.model import Caption, Facts, NotApplicable
 
 # Values of `TransformerEngine.attempting`; while a recipe is tried it holds the recipe's name.
@@ -50,6 +51,10 @@ class TransformerEngine(Facts, key="transformer_engine"):
     import_error: str | None = None
     # Seconds for transformer_engine.pytorch alone, torch being there already.
     import_s: float | None = None
+    # cuDNN's libraries in a process that imported torch and then Transformer Engine, and the version that torch then
+    # calls; None where torch cannot say it.
+    cudnn: tuple[LoadedLibrary, ...] | None = None
+    cudnn_version: str | None = None
     recipes: tuple[Recipe, ...] | None = None
     # What was being tried when this record was written.
     attempting: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
+from fp8doctor.checks.libraries.probe import loaded_libraries
 from fp8doctor.checks.torch_build.numerics import ERROR_LIMITS, FORMAT_ERRORS, relative_error
 from fp8doctor.checks.transformer_engine.facts import IMPORTING, IMPORTING_TORCH, Recipe, TransformerEngine
 from fp8doctor.model import Request
@@ -118,9 +120,21 @@ def _import(seen: TransformerEngine) -> Generator[TransformerEngine, None, Trans
         traceback.print_exc()
         seen = replace(seen, attempting=None, import_ok=False, import_error=_words(error))
     else:
-        seen = replace(seen, attempting=None, import_ok=True, import_s=round(time.monotonic() - started, 2))
+        seen = replace(seen, attempting=None, import_ok=True, import_s=round(time.monotonic() - started, 2), **_cudnn())
     yield seen
     return seen
+
+
+def _cudnn() -> dict[str, Any]:
+    """Which cuDNN this process has now, and which of them torch calls."""
+    import torch
+
+    parts = tuple(library for library in loaded_libraries() if (library.name or "").startswith("libcudnn"))
+    version = None
+    if parts:  # asking loads the parts that are missing, so never before the import
+        with contextlib.suppress(Exception):
+            version = ".".join(map(str, torch._C._cudnn.getRuntimeVersion()))
+    return {"cudnn": parts, "cudnn_version": version}
 
 
 def _words(error: BaseException) -> str:
