@@ -67,9 +67,15 @@ class Climber:
     meter: Meter
     full: bool = False
     epoch_s: float = 0.0
+    _reference: Reference | None = None
 
     def reference(self) -> Reference:
-        """Run the step in BF16 and with its blocks in FP32, and remember what BF16 gave."""
+        """What the step gives in BF16, and with its blocks in FP32: run once, and remembered."""
+        if self._reference is None:
+            self._reference = self._run_reference()
+        return self._reference
+
+    def _run_reference(self) -> Reference:
         import torch
 
         found = Reference()

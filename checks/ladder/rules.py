@@ -6,14 +6,20 @@ from collections.abc import Callable
 
 from fp8doctor.checks.ladder.facts import Ladder, Rung
 from fp8doctor.checks.ladder.naming import label, number_format
-from fp8doctor.checks.ladder.winners import baseline, competing, fastest, forced_attentions, gains, ok
+from fp8doctor.checks.ladder.winners import (
+    baseline,
+    competing,
+    fastest,
+    forced_attentions,
+    gains,
+    ok,
+    waits_for_host,
+)
 from fp8doctor.model import Action, Evidence, Finding, Gain, NotApplicable, RuleResult, Severity, Unknown, Verdict
 from fp8doctor.registry import rule
 
 # A first call that takes as long as this many steps, and these seconds, is worth telling.
 LONG_FIRST_CALL_STEPS, LONG_FIRST_CALL_S = 50, 5.0
-# A host that asks for nearly the whole step, and a graph that is faster beyond the noise, show a step held by the host.
-ASKING_SHARE = 0.9
 
 
 def _per_step(ladder: Ladder, judge: Callable[[str], Verdict]) -> RuleResult:
@@ -97,8 +103,7 @@ def held_by_host(ladder: Ladder) -> RuleResult:
             graph = _find(ladder, step, f"{rung.config}+cudagraph")
             if graph is None or rung.host_ms is None or rung.step_ms is None:
                 continue
-            waits = rung.host_ms.median >= ASKING_SHARE * rung.step_ms.median
-            if waits and gains(rung, graph) and (best is None or _times(rung, graph) > _times(*best)):
+            if waits_for_host(rung) and gains(rung, graph) and (best is None or _times(rung, graph) > _times(*best)):
                 best = (rung, graph)
         if best is None:
             return None if baseline(ladder, step) else Unknown(f"{step}: BF16 was not measured")
@@ -321,6 +326,8 @@ def forced_attention(ladder: Ladder) -> RuleResult:
         if bf16 is None:
             return Unknown(f"{step}: BF16 was not measured")
         forced = forced_attentions(ladder, step)
+        if any(waits_for_host(rung) for rung in (bf16, *forced)):
+            return NotApplicable(f"{step}: the step waits for the host, not for attention")
         faster = [r for r in forced if gains(bf16, r)]
         slower = [r for r in forced if gains(r, bf16) and not (r.config or "").endswith("math")]
         if faster:

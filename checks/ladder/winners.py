@@ -9,6 +9,8 @@ from fp8doctor.measuring.statistics import differs, speedup
 
 # A factor that two runs on one box do not agree on is no gain (benchmarks/RESULTS.md).
 LEAST_GAIN = 1.03
+# A host that asks for nearly the whole step, and a graph that is faster beyond the noise, show a step held by the host.
+ASKING_SHARE = 0.9
 _FORCED = {f"{BASELINE}+{attention}" for attention in (*SDPA, *PACKAGES)}
 
 
@@ -47,6 +49,13 @@ def gains(slow: Rung, fast: Rung) -> bool:
         return False
     ratio = speedup(slow.step_ms, fast.step_ms)
     return differs(ratio) and ratio.median >= LEAST_GAIN
+
+
+def waits_for_host(rung: Rung) -> bool:
+    """Whether the host needs nearly as long to ask for a step as the step takes: the GPU waits for it."""
+    if rung.host_ms is None or rung.step_ms is None:
+        return False
+    return rung.host_ms.median >= ASKING_SHARE * rung.step_ms.median
 
 
 def combinations(ladder: Ladder, step: str) -> list[str]:

@@ -56,7 +56,7 @@ def prepare() -> None:
     timeout_s=900,
     times_gpu=True,
     order=10,
-    share=13.0,
+    share=20.0,
     modes=("default", "thorough"),
     prepare=prepare,
 )

@@ -44,11 +44,13 @@ class Counts:
     not_applicable: int = 0
     unknown: int = 0
     crashed: int = 0
+    # What was left out on purpose: by the mode, the budget or the system.
+    not_examined: int = 0
 
     def text(self) -> str:
         """The numbers in words: "31 passed, 12 not applicable, 1 could not tell"."""
         parts = [(self.passed, "passed"), (self.not_applicable, "not applicable"), (self.unknown, "could not tell")]
-        parts.append((self.crashed, "crashed"))
+        parts += [(self.crashed, "crashed"), (self.not_examined, "not examined")]
         return ", ".join(f"{count} {word}" for count, word in parts if count or word == "passed")
 
 
@@ -169,16 +171,31 @@ def _symptoms(cause: str, by_id: dict[str, list[dict[str, Any]]], stop: set[str]
 
 
 def counts(view: View) -> Counts:
-    """How many rules passed, found something, do not apply, could not tell, crashed."""
-    names = [outcome["outcome"] for outcome in view["outcomes"]]
-    return Counts(*(names.count(name) for name in ("pass", "finding", "not-applicable", "unknown", "crashed")))
+    """How many rules passed, found something, do not apply, could not tell, crashed, were not examined."""
+    skipped = _skipped(view)
+    names = ["not-examined" if _on_purpose(o, skipped) else o["outcome"] for o in view["outcomes"]]
+    ends = ("pass", "finding", "not-applicable", "unknown", "crashed", "not-examined")
+    return Counts(*(names.count(name) for name in ends))
+
+
+def _skipped(view: View) -> set[str]:
+    """What rules say that wait for what was left out on purpose (judging/outcomes.py)."""
+    return {f"{key} was not examined: {reason}" for reason, keys in left_out(view) for key in keys}
+
+
+def _on_purpose(outcome: dict[str, Any], skipped: set[str]) -> bool:
+    return outcome["outcome"] == "unknown" and one_line(outcome["reason"] or "") in skipped
 
 
 def unsettled(view: View) -> list[tuple[str, tuple[str, ...]]]:
-    """Why rules could not tell, or crashed: (reason, ids), the reason that concerns most rules first."""
+    """Why rules could not tell, or crashed: (reason, ids), the reason that concerns most rules first.
+
+    What was left out on purpose is told once, by itself (`left_out`).
+    """
     reasons: dict[str, list[str]] = {}
+    skipped = _skipped(view)
     for outcome in view["outcomes"]:
-        if outcome["outcome"] in ("unknown", "crashed"):
+        if outcome["outcome"] in ("unknown", "crashed") and not _on_purpose(outcome, skipped):
             reason = one_line(outcome["reason"] or "no reason given")
             crashed = "crashed: " if outcome["outcome"] == "crashed" else ""
             reasons.setdefault(crashed + reason, []).append(outcome["id"])
