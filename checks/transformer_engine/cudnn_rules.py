@@ -41,9 +41,11 @@ def another_cudnn(te: TransformerEngine, libraries: Libraries) -> Finding | NotA
     known = _folders(own)
     foreign = [part for part in te.cudnn if part.path and str(PurePath(part.path).parent) not in known]
     version = _version(own)
-    if len(known) > 1 or not foreign or version is None:
+    if len(known) > 1 or not foreign:
         return None  # of torch alone LIB001 tells
-    if te.cudnn_version in (None, version):
+    if version is None or te.cudnn_version is None:
+        return Unknown("parts of another cuDNN are loaded, and which version torch calls was not seen")
+    if te.cudnn_version == version:
         return None
     return Finding(
         title=f"Importing Transformer Engine makes torch call cuDNN {te.cudnn_version} in place of its own {version}",
