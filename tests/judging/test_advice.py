@@ -222,6 +222,63 @@ def test_a_time_that_can_be_none_was_not_measured(median: float) -> None:
     assert summary(advise(members)) == [("torch-bf16", 64, None)]
 
 
+# --- what the advice says of itself
+
+
+def test_bf16_that_won_over_fp8_and_bf16_that_nothing_was_timed_against_are_told_apart() -> None:
+    lost, alone = table((64, 10, {"fp8": 20})), table((64, 10, {}))
+    for members, timed in ((lost, True), (alone, False)):
+        (use,) = advise(members)
+        assert (use.config, use.fp8_timed) == ("torch-bf16", timed)
+
+
+@pytest.mark.parametrize(("format", "timed"), [("fp8", True), ("mxfp8", True), ("nvfp4", True), ("int8", False)])
+def test_int8_is_no_fp8_and_the_block_formats_are(format: str, timed: bool) -> None:
+    other = candidate("other", 64, 200, format=format)
+    (use,) = advise([candidate("torch-bf16", 64, 100), other])
+    assert (use.config, use.fp8_timed) == ("torch-bf16", timed)
+
+
+def test_fp8_that_was_timed_and_wrong_was_timed() -> None:
+    (use,) = advise([candidate("torch-bf16", 64, 100), candidate("fp8", 64, 50, error=0.9)])
+    assert (use.config, use.fp8_timed) == ("torch-bf16", True)
+
+
+def test_what_is_known_and_not_timed_says_neither() -> None:
+    assert advise([candidate("fp8", None, None, basis="known")])[0].fp8_timed is None
+
+
+def test_sizes_where_fp8_lost_and_where_it_was_not_timed_are_no_range() -> None:
+    use = advise(table((16, 10, {"fp8": 20}), (64, 10, {"fp8": 20}), (512, 20, {}), (1024, 40, {})))
+    assert [(u.when.m_min, u.when.m_max, u.fp8_timed) for u in use] == [(512, None, False), (16, 64, True)]
+
+
+def test_sizes_where_int8_wins_are_one_range_whether_or_not_fp8_was_timed_there() -> None:
+    members = table((64, 100, {"fp8": 80}), (512, 200, {}))
+    members += [candidate("int8", 64, 50, format="int8"), candidate("int8", 512, 100, format="int8")]
+    assert summary(advise(members)) == [("int8", 64, None)]
+
+
+def test_the_configuration_that_was_beaten_is_named_in_words_too() -> None:
+    named = {"torch-bf16": "BF16", "torch-bf16+compile": "BF16 + torch.compile", "fp8": "FP8"}
+    members = table(
+        (64, 100, {"torch-bf16+compile": 120, "fp8": 50}), (4096, 900, {"torch-bf16+compile": 800, "fp8": 400})
+    )
+    (use,) = advise([replace(c, label=named[c.config]) for c in members])
+    assert use.versus == "torch-bf16 or torch-bf16+compile"
+    assert use.versus_label == "BF16 or BF16 + torch.compile"
+    (bf16,) = advise([candidate("torch-bf16", 64, 10)])
+    assert (bf16.versus, bf16.versus_label) == (None, None)
+
+
+def test_what_is_done_there_goes_with_the_advice() -> None:
+    members = [replace(c, doing="training") for c in table((64, 100, {"fp8": 50}))]
+    assert [u.when.doing for u in advise(members)] == ["training"]
+    known = candidate("fp8", None, None, basis="known", doing="8 experts")
+    assert [u.when.doing for u in advise([known])] == ["8 experts"]
+    assert [u.when.doing for u in advise(table((64, 100, {"fp8": 50})))] == [None]
+
+
 # --- whatever was measured
 
 estimates = st.builds(

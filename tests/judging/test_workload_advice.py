@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fp8doctor.judging.advice import advise
+from fp8doctor.judging.advice import advise, compared_steps
 from fp8doctor.judging.outcomes import Outcome
 from fp8doctor.judging.report import VerdictRecord
 from fp8doctor.judging.verdict import decide
@@ -102,3 +102,55 @@ def test_int8_may_be_the_advice_and_is_no_proof_that_fp8_pays() -> None:
     members = (step("torch-bf16", 30), step("fp8", 40), step("torchao-int8-dynamic", 20))
     assert [u.config for u in advise(members)] == ["torchao-int8-dynamic"]
     assert verdict(*members).status == "slow"
+
+
+# --- what is advised on at all
+
+
+def test_where_fp8_was_timed_in_a_step_the_workloads_steps_alone_are_advised_on() -> None:
+    layers = [layer("torch-bf16", 100), layer("fp8", 50)]
+    steps = [step("torch-bf16", 30), step("fp8", 40), step("torch-bf16", 3, "decode")]
+    assert compared_steps([*layers, *steps]) == steps
+    assert compared_steps(iter([*steps, *layers])) == steps
+    estimated = [steps[0], replace(steps[1], basis="estimated")]
+    assert compared_steps([*layers, *estimated]) == estimated
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [],
+        [step("torch-bf16", 30), step("torch-bf16+compile", 20)],
+        [step("torch-bf16", 30), step("torchao-int8-dynamic", 20)],
+        [step("torch-bf16", 30), step("fp8", 20, call_us=None)],
+    ],
+    ids=["no steps", "BF16 alone", "BF16 and INT8", "an FP8 step that was not timed"],
+)
+def test_where_no_step_was_timed_in_fp8_the_layers_are_advised_on_too(steps: list[Candidate]) -> None:
+    layers = [layer("torch-bf16", 100), layer("fp8", 50)]
+    assert compared_steps([*layers, *steps]) == [*layers, *steps]
+    assert "fp8" in [u.config for u in advise([*layers, *steps])]
+
+
+def test_a_steps_advice_stands_before_a_layers_though_that_gains_more() -> None:
+    layers = [layer("torch-bf16", 100), layer("fp8", 20)]
+    use = advise([*layers, step("torch-bf16", 30), step("torch-bf16+compile", 20)])
+    assert [(u.when.workload, u.config) for u in use] == [("llama", "torch-bf16+compile"), (None, "fp8")]
+
+
+def test_a_layer_that_gains_does_not_make_fp8_pay_where_the_workloads_step_lost() -> None:
+    layers = (layer("torch-bf16", 100), layer("fp8", 50))
+    assert verdict(*layers).status == "ready"
+    lost = verdict(*layers, step("torch-bf16", 30), step("fp8", 40))
+    assert lost.status == "slow"
+    assert lost.headline == "FP8 runs on this box, and even its best path gains nothing over BF16 in llama."
+    gained = verdict(*layers, step("torch-bf16", 40), step("fp8", 30))
+    assert (gained.status, gained.headline) == (
+        "ready",
+        "llama, one prefill: 1.33x the best 16-bit configuration with fp8.",
+    )
+
+
+def test_a_gain_that_was_only_estimated_for_a_step_is_not_proved_by_a_layers() -> None:
+    layers = (layer("torch-bf16", 100), layer("fp8", 50))
+    assert verdict(*layers, step("torch-bf16", 30), step("fp8", 20, basis="estimated")).status == "unknown"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import pytest
+
 from fp8doctor import api
-from fp8doctor.judging.report import FindingRecord, Use, When
+from fp8doctor.judging.report import FindingRecord, OutcomeRecord, ProbeRecord, Use, When
 from fp8doctor.model import Severity
 from fp8doctor.reporting import summary
 from tests.sample_reports import BROKEN, HEALTHY
@@ -71,6 +73,88 @@ def test_advice_without_numbers_says_its_words() -> None:
     (one,) = advice(known)
     assert one.places == ("from about 2,000 tokens",)
     assert one.gain == "known to suit this hardware, not measured here"
+
+
+def test_what_is_done_stands_before_the_place() -> None:
+    training = [
+        dataclasses.replace(use, when=dataclasses.replace(use.when, doing="training"))
+        for use in (at(1, 2, 16, None), at(3, 4, 16, None))
+    ]
+    (one,) = advice(*training, at(1, 2, 16, None))
+    assert one.places == (
+        "training, from 16 tokens in Linear(1, 2), Linear(3, 4): 1.63x to 1.75x",
+        "from 16 tokens in Linear(1, 2): 1.63x to 1.75x",
+    )
+
+
+@pytest.mark.parametrize(
+    ("timed", "words"),
+    [
+        ((True,), "FP8 gains nothing there"),
+        ((None,), "FP8 gains nothing there"),  # a report written before it was said
+        ((False,), "FP8 was not timed there"),
+        ((False, False), "FP8 was not timed there"),
+        ((True, False), "as it is"),
+    ],
+)
+def test_bf16_says_whether_fp8_lost_or_was_not_timed(timed: tuple[bool | None, ...], words: str) -> None:
+    bf16 = dataclasses.replace(HEALTHY.use[3], versus=None)
+    (one,) = advice(*(dataclasses.replace(bf16, fp8_timed=answer) for answer in timed))
+    assert one.gain == words
+
+
+def test_what_was_beaten_has_the_words_of_the_report_or_else_of_its_slug() -> None:
+    named = dataclasses.replace(HEALTHY.use[0], versus_label="BF16 as a CUDA graph")
+    (one,) = advice(named)
+    assert one.gain == "1.63x to 1.75x over BF16 as a CUDA graph"
+    (one,) = advice(dataclasses.replace(named, versus_label=None))
+    assert one.gain == "1.63x to 1.75x over torch-bf16+compile"
+    both = advice(dataclasses.replace(named, versus_label=None), HEALTHY.use[3])
+    assert both[0].gain == "1.63x to 1.75x over BF16 + torch.compile"
+
+
+# --- what was left out
+
+
+def with_left_out(**reasons: str | None) -> dict[str, Any]:
+    """A run that left two subjects out on purpose; rules ended with these reasons."""
+    outcomes = tuple(OutcomeRecord(id, "unknown" if why else "pass", why) for id, why in reasons.items())
+    probes = {
+        "linear": ProbeRecord("skipped", "not part of a bench run"),
+        "training": ProbeRecord("skipped", "it needs torch_build, which ended as signal"),
+        "attention": ProbeRecord("timeout", "no end after 60 s"),
+    }
+    return api.view(dataclasses.replace(HEALTHY, outcomes=outcomes, probes=probes))
+
+
+LEFT_OUT = with_left_out(
+    A="linear was not examined: not part of a bench run",
+    B="linear was not examined: not part of a bench run",
+    C="training was not examined: it needs torch_build, which ended as signal",
+    D="the probe of attention ended by timeout (no end after 60 s)",
+    E="the CPU quota was not observed",
+    F=None,
+)
+
+
+def test_what_was_left_out_on_purpose_is_counted_by_itself() -> None:
+    found = summary.counts(LEFT_OUT)
+    assert (found.passed, found.unknown, found.not_examined) == (1, 3, 2)
+    assert found.text() == "1 passed, 3 could not tell, 2 not examined"
+    assert summary.counts(api.view(HEALTHY)).not_examined == 0
+    assert "not examined" not in summary.counts(api.view(HEALTHY)).text()
+
+
+def test_what_was_left_out_on_purpose_is_no_unsettled_question() -> None:
+    assert summary.left_out(LEFT_OUT) == [("not part of a bench run", ("linear",))]
+    assert [ids for _, ids in summary.unsettled(LEFT_OUT)] == [("C",), ("D",), ("E",)]
+
+
+def test_a_rule_that_crashed_is_told_whatever_its_words() -> None:
+    said = OutcomeRecord("A", "crashed", "linear was not examined: not part of a bench run")
+    view = {**LEFT_OUT, "outcomes": api.view(dataclasses.replace(HEALTHY, outcomes=(said,)))["outcomes"]}
+    assert summary.counts(view).crashed == 1
+    assert [ids for _, ids in summary.unsettled(view)] == [("A",)]
 
 
 def test_the_examined_python_is_the_one_that_ran_most() -> None:
