@@ -19,16 +19,19 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("fp8doctor")
 
-# Set by .ci/run where torch was installed: a test that is skipped there is a fault of the set-up.
+# Set by .ci/run where torch and the libraries of models were installed: a test that is skipped for want of one of them
+# is a fault of the set-up there.
 REQUIRE_TORCH = "FP8DOCTOR_REQUIRE_TORCH"
+REQUIRED = ("torch", "torchao", "diffusers", "transformers", "accelerate", "peft", "torchmetrics", "PIL")
 # Read before the home folder is exchanged.
 PYENV = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     has_torch = importlib.util.find_spec("torch") is not None
-    if os.environ.get(REQUIRE_TORCH) and not has_torch:
-        raise pytest.UsageError(f"{REQUIRE_TORCH} is set, and this Python has no torch")
+    missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
+    if os.environ.get(REQUIRE_TORCH) and missing:
+        raise pytest.UsageError(f"{REQUIRE_TORCH} is set, and this Python has no {', '.join(missing)}")
     has_gpu = has_torch and any(item.get_closest_marker("gpu") for item in items) and _cuda_is_available()
     for item in items:
         if item.get_closest_marker("torch") and not has_torch:
