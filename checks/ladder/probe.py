@@ -134,7 +134,7 @@ class Run:
             record = (
                 _with(record, Rung(config=config, step=step, **ended(self.request.so_far_ended))) if config else record
             )
-            return replace(record, attempting=None)
+            return _untold(replace(record, attempting=None), f": {SPENT}")  # it is tried again, or told again
         if (record.workload, record.full, record.tokens) != (fresh.workload, fresh.full, fresh.tokens):
             return fresh
         # A person asked to go on: what did not finish is tried again.
@@ -177,9 +177,9 @@ class Run:
 
     def _left(self, step: StepPlan) -> bool:
         """Whether rungs of a step were left out for want of time; they are then to be measured, and no longer told."""
-        kept = tuple(w for w in self.record.not_measured or () if f" @ {step.name}: {SPENT}" not in w)
-        found = len(kept) < len(self.record.not_measured or ())
-        self.record = replace(self.record, not_measured=kept or None) if self.left_s() > self.least_s else self.record
+        without = _untold(self.record, f" @ {step.name}: {SPENT}")
+        found = len(without.not_measured or ()) < len(self.record.not_measured or ())
+        self.record = without if self.left_s() > self.least_s else self.record
         return found
 
     def step_left_s(self) -> float:
@@ -268,3 +268,8 @@ class Run:
 
 def _with(record: Ladder, rung: Rung) -> Ladder:
     return replace(record, rungs=(*(record.rungs or ()), rung))
+
+
+def _untold(record: Ladder, words: str) -> Ladder:
+    """The record without what it tells as not measured in these words."""
+    return replace(record, not_measured=tuple(w for w in record.not_measured or () if words not in w) or None)

@@ -1,0 +1,117 @@
+"""What a quick step of a workload leaves of its time serves the others: climbed in real children, on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fp8doctor.checks.ladder.climbing import Climber
+from fp8doctor.checks.ladder.facts import Ladder, Rung
+from fp8doctor.checks.ladder.probe import SPENT, Run
+from fp8doctor.checks.ladder.stepping import Meter
+from fp8doctor.model import Request
+from fp8doctor.plain import to_plain
+from tests.checks.test_ladder_probe import by_config, climbed, record
+from tests.ladder_climb import PLAN
+from tests.tiny_plans import TINY_LM
+
+BOTH = ("prefill", "decode")
+SLUGS = ("torch-bf16", "torch-fp16")
+
+
+@pytest.fixture(scope="module")
+def ladder() -> Ladder:
+    """Half of the time is too little for a rung of the first step; the second step needs next to nothing of its own."""
+    return record(climbed(SLUGS, seconds_left=60, steps=BOTH, least_s=35.0))
+
+
+@pytest.mark.torch
+def test_a_step_whose_rungs_were_left_out_is_climbed_with_what_the_others_left(ladder: Ladder) -> None:
+    for step in BOTH:
+        assert {slug: rung.outcome for slug, rung in by_config(ladder, step).items()} == dict.fromkeys(SLUGS, "ok")
+    first = [rung.step for rung in ladder.rungs or ()]
+    assert first == ["decode", "decode", "prefill", "prefill"], "the one that had no time comes last"
+
+
+@pytest.mark.torch
+def test_what_was_measured_in_the_end_is_not_told_as_left_out(ladder: Ladder) -> None:
+    assert ladder.not_measured is None
+    assert ladder.attempting is None
+
+
+@pytest.mark.torch
+def test_each_step_is_compared_with_bf16_at_its_end_once(ladder: Ladder) -> None:
+    assert sorted(rung.step or "" for rung in ladder.again or ()) == ["decode", "prefill"]
+
+
+@pytest.mark.torch
+def test_the_reference_is_run_once() -> None:
+    import torch
+
+    climber = Climber(TINY_LM, TINY_LM.steps[0], Meter(torch, torch.device("cpu")))
+    first = climber.reference()
+    assert climber.reference() is first
+
+
+# --- what is told, and when ------------------------------------------------------------------------------------------
+
+
+def run_with(seconds_left: float, *words: str, ended: str | None = None) -> Run:
+    """A run of a ladder of which this was told as not measured."""
+    so_far = Ladder(
+        workload="tiny",
+        full=False,
+        tokens={step.name: step.tokens for step in PLAN.steps},
+        rungs=(Rung("torch-bf16", "prefill", "ok"),),
+        not_measured=words or None,
+    )
+    going_on: dict[str, Any] = {"so_far": to_plain(so_far), "so_far_ended": ended} if ended else {}
+    run = Run(Request(mode="bench", seconds_left=seconds_left, **going_on), PLAN, None, None)
+    if not ended:
+        run.record = replace(run.record, not_measured=words or None)
+    return run
+
+
+def told(run: Run) -> tuple[str, ...]:
+    return run.record.not_measured or ()
+
+
+LEFT = f"torch-fp16 @ prefill: {SPENT}; 1 more need about 25 s (--budget)"
+OTHERS = f"torch-fp16 @ decode: {SPENT}; 1 more need about 25 s (--budget)"
+FAILED = "torch-fp16 @ prefill: BF16 itself failed"
+PREFILL, DECODE = PLAN.steps
+
+
+def test_only_what_the_time_left_out_of_this_step_is_to_be_measured_yet() -> None:
+    run = run_with(600.0, LEFT, OTHERS, FAILED)
+    assert run._left(PREFILL)
+    assert told(run) == (OTHERS, FAILED)
+    assert not run._left(PREFILL), "told once, and once more only if it is left out again"
+    assert run._left(DECODE)
+    assert told(run) == (FAILED,)
+
+
+def test_without_time_it_stays_told() -> None:
+    run = run_with(10.0, LEFT)
+    assert run._left(PREFILL)
+    assert told(run) == (LEFT,)
+
+
+def test_where_nothing_was_left_out_nothing_changes() -> None:
+    run = run_with(600.0)
+    assert not run._left(PREFILL)
+    assert told(run) == ()
+
+
+@pytest.mark.torch
+def test_where_the_time_does_not_suffice_in_the_end_each_rung_is_told_once() -> None:
+    left = record(climbed(SLUGS, seconds_left=12, steps=BOTH, least_s=9.5)).not_measured or ()
+    assert [words.partition(":")[0] for words in left] == [f"{slug} @ {step}" for step in BOTH for slug in SLUGS]
+
+
+def test_a_fresh_child_tries_what_the_time_left_out_and_does_not_tell_it_twice() -> None:
+    run = run_with(600.0, LEFT, OTHERS, FAILED, ended="SIGSEGV")
+    assert told(run) == (FAILED,)
+    assert run.record.rungs == (Rung("torch-bf16", "prefill", "ok"),)
