@@ -60,14 +60,18 @@ class PipelineFolder(options.Type):
 
 @click.command("bench")
 @click.argument("workload", required=False, callback=options.workload)
-@click.option("-o", "--output", "folder", type=OutputFolder(), metavar="FOLDER", help="Write the results here.")
-@click.option("--rung", "rungs", multiple=True, callback=_rungs, metavar="CONFIG", help="Only this. Repeatable.")
+@click.option(
+    "-o", "--output", "folder", type=OutputFolder(), metavar="FOLDER", help="Write report, tables and images here."
+)
+@click.option(
+    "--rung", "rungs", multiple=True, callback=_rungs, metavar="CONFIG", help="Only this configuration. Repeatable."
+)
 @click.option("--full", is_flag=True, help="Build the model in its true depth, not two blocks of each kind.")
 @click.option("--resume", is_flag=True, help="Keep the finished rungs of an earlier run into the same folder.")
 @click.option(
     "--hit-rate", type=click.FloatRange(0, 1), metavar="SHARE", help="Share of the steps that your step cache skips."
 )
-@click.option("--pipeline", type=PipelineFolder(), metavar="FOLDER", help="A diffusers pipeline on this disk.")
+@click.option("--pipeline", type=PipelineFolder(), metavar="FOLDER", help="Draw with this diffusers pipeline.")
 @click.option("--prompt", help="What the pipeline draws.")
 @click.option("--steps", type=click.IntRange(1, 1000), help="In how many steps.")
 @click.option("--budget", type=options.Seconds(), metavar="SECONDS", help="Time for the whole run. [default: 1200]")
@@ -76,10 +80,12 @@ class PipelineFolder(options.Type):
 @options.cache
 @options.output
 def command(workload: str | None, folder: Path | None, resume: bool, **chosen: Any) -> int:
-    """Measure whole steps of WORKLOAD in every configuration that runs here.
+    """Measure a WORKLOAD or a pipeline in every configuration that runs here.
 
     WORKLOAD is a built-in one (flux, llama-8b, qwen-image, train-454m, train-8b) or the config.json of a model of
-    diffusers or transformers. Weights are random; nothing is downloaded.
+    diffusers or transformers: whole steps of it are measured, with random weights.
+
+    With --pipeline FOLDER, a diffusers pipeline on this disk draws whole images instead. Nothing is downloaded.
     """
     from fp8doctor.cli import examination, output, results
 
