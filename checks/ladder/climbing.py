@@ -121,11 +121,14 @@ class Climber:
             hook.remove()
         return rows
 
-    def _build(self) -> Built:
+    def _build(self, base: str = BASELINE) -> Built:
         import torch
 
         blocks = None if self.full or self.step.trains else BLOCKS
-        return build(self.plan, self.meter.device, torch.bfloat16, blocks=blocks)
+        built = build(self.plan, self.meter.device, torch.bfloat16, blocks=blocks)
+        if base == "torch-fp16":
+            to_dtype(built, torch.float16)
+        return built
 
     def climb(self, slug: str, reference: Reference, left_s: float, regional: Rung | None = None) -> Rung:
         """Measure one configuration; whatever goes wrong is the outcome.
@@ -148,9 +151,7 @@ class Climber:
         watch = MemoryWatch(self.meter)
         self.meter.forget_peak()
         with watch.phase("build"):
-            built = self._build()
-            if config.base == "torch-fp16":
-                to_dtype(built, torch.float16)
+            built = self._build(config.base)
         names = layers_to_convert(config, reference.rows)
         with watch.phase("convert"):
             convert(built, config, names)
@@ -228,10 +229,10 @@ class Climber:
         rung = replace(rung, first_call_s=round(seconds, 3), **compilation(config_of("torch-bf16+compile")))
         count = how_many(min(self.meter.first(call) for _ in range(2)), (until - time.monotonic()) / 2)
         times = self.meter.steps_ms(call, count)
-        alone = self._build()
-        convert(alone, config, names)
+        like, alone = config_of(regional.config or config.base), self._build(config.base)
+        convert(alone, like, names)
         compile_blocks(alone)
-        other = step_call(alone, self.step)
+        other = _within(step_call(alone, self.step), like, alone)
         self.meter.first(other)
         factor = regional.step_ms.median / estimate(self.meter.steps_ms(other, count)).median
         scaled = [factor * ms for ms in times]
@@ -260,28 +261,14 @@ class Climber:
 
         if config.compiled == "compile-whole":
             built.model.compile()
-        if self.step.trains:
-            training = TrainingStep(built, self.step, compiled=config.compiled is not None, graphed=config.graphed)
-            run: Any = training
-
-            def inner() -> Any:
-                return training()
-        else:
-            forward = step_call(built, self.step)
-            run = forward
-
-            def inner() -> Any:
-                return forward()
-
+        run: Any = (
+            TrainingStep(built, self.step, compiled=config.compiled is not None, graphed=config.graphed)
+            if self.step.trains
+            else step_call(built, self.step)
+        )
         torch._dynamo.utils.counters.clear()
-
-        def call() -> Any:
-            with around(config.base, config.modifiers, built):
-                return inner()
-
-        if not self.step.trains:
-            run = call
-        return call, run
+        call = _within(run, config, built)
+        return call, run if self.step.trains else call
 
 
 def tidy(meter: Meter) -> None:
@@ -338,6 +325,16 @@ def captured(torch: Any, call: Callable[[], Any]) -> tuple[Callable[[], Any], An
     with torch.cuda.graph(graph):
         result = call()
     return lambda: graph.replay(), result
+
+
+def _within(step: Callable[[], Any], config: Config, built: Built) -> Callable[[], Any]:
+    """The step with what its configuration puts round every call."""
+
+    def call() -> Any:
+        with around(config.base, config.modifiers, built):
+            return step()
+
+    return call
 
 
 def _replayed(replay: Callable[[], Any], result: Any) -> Any:

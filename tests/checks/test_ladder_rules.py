@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fp8doctor.checks.ladder.facts import Ladder, SkippedStep
-from fp8doctor.checks.ladder.winners import baseline, combinations, fastest, gains
+from fp8doctor.checks.ladder.winners import baseline, combinations, fastest, gains, waits_for_host
 from fp8doctor.measuring.statistics import estimate
 from fp8doctor.model import Estimate, NotApplicable, Unknown
 from tests.ladder_facts import (
@@ -220,6 +220,21 @@ def test_what_compiling_gains_is_not_laid_to_the_attention_beside_it() -> None:
         "torch-bf16+attention-flash+compile",
         "torch-bf16+compile+cudagraph",
     ]
+
+
+@pytest.mark.parametrize("waiting", ["torch-bf16", "torch-bf16+attention-flash"])
+def test_where_the_step_waits_for_the_host_nothing_is_laid_to_attention(waiting: str) -> None:
+    assert len(findings("LAD009", FLUX)) == 1
+    (busy,) = (changed(waiting, host_ms=r.step_ms) for r in FLUX.rungs or () if r.config == waiting)
+    assert verdict("LAD009", busy) == [NotApplicable("denoise: the step waits for the host, not for attention")]
+    assert len(findings("LAD009", changed("torch-bf16+compile", host_ms=ms(134.0)))) == 1, "no part of the comparison"
+
+
+def test_a_step_waits_for_the_host_that_asks_nearly_as_long_as_it_takes() -> None:
+    for host, waits in ((89.0, False), (91.0, True), (120.0, True)):
+        assert waits_for_host(rung("torch-bf16", 100.0, host)) is waits
+    assert not waits_for_host(rung("torch-bf16", 100.0))
+    assert not waits_for_host(rung("torch-bf16", None, 100.0))
 
 
 # --- LAD010 -----------------------------------------------------------------------------------------------------------
