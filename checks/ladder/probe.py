@@ -23,9 +23,12 @@ from fp8doctor.model import Request
 from fp8doctor.plain import from_plain
 from fp8doctor.registry import probe
 
-# A rung may take this many times its even share of what is left, and is not begun with less left than the seconds
-# below: on an H200 two kinds of blocks compiled in 10 s, and a rung without compiling took 6 s (benchmarks/RESULTS.md).
+# A rung may take this many times its even share of what is left.
 SHARES = 4.0
+# It is not begun with less left than its like took so far, times this: compiling is not the same twice. Of the first of
+# a kind the seconds below are kept: on an H200 two kinds of blocks compiled in 10 s, and a rung without compiling took
+# 6 s (benchmarks/RESULTS.md).
+LIKE_THE_OTHERS = 1.2
 LEAST_RUNG_S = {"bench": 25.0, "thorough": 25.0, "default": 8.0}
 # Kept for ending in order.
 RESERVE_S = 2.0
@@ -60,7 +63,7 @@ def import_engine_first() -> None:
     timeout_s=86_400,
     times_gpu=True,
     order=5,
-    share=90.0,
+    share=150.0,
     for_workload=True,
     modes=("default", "thorough", "bench"),
     prepare=prepare,
@@ -170,17 +173,32 @@ class Run:
             climbers[step.name] = Climber(self.plan, step, meter, self.record.full or False, self.request.epoch_s)
             yield from self._step(climbers[step.name], step)
         for step in self.plan.steps:  # what a quick step left of its time serves the others
-            if self._left(step) and self.left_s() > self.least_s:
+            if self._left(step):
                 self.until_s, self.step_began = self.left_s(), time.monotonic()
                 yield from self._step(climbers[step.name], step)
         yield replace(self.record, attempting=None)
 
     def _left(self, step: StepPlan) -> bool:
-        """Whether rungs of a step were left out for want of time; they are then to be measured, and no longer told."""
+        """Whether rungs of a step were left out that now fit; they are then to be measured, and no longer told."""
         without = _untold(self.record, f" @ {step.name}: {SPENT}")
-        found = len(without.not_measured or ()) < len(self.record.not_measured or ())
-        self.record = without if self.left_s() > self.least_s else self.record
-        return found
+        left_out = len(without.not_measured or ()) < len(self.record.not_measured or ())
+        todo = self._todo(step)
+        if not left_out or not todo or self.left_s() < self.need_s(config_of(todo[0])):
+            return False
+        self.record = without
+        return True
+
+    def need_s(self, config: Config) -> float:
+        """Seconds that a rung may need, by those of its kind: what compiles first, and what does not compile."""
+        rungs = [r for r in self.record.rungs or () if r.outcome == "ok" and r.ended_s and r.started_s]
+        known = {config_of(r.config or "").base for r in rungs if "+compile" in (r.config or "")}
+        anew = config.compiled is not None and config.base not in known
+        took = [
+            (r.ended_s or 0.0) - (r.started_s or 0.0)
+            for r in rungs
+            if (config_of(r.config or "").compiled is not None and (r.first_call_s or 0.0) > 1.0) == anew
+        ]
+        return LIKE_THE_OTHERS * max(took) if took else self.least_s
 
     def step_left_s(self) -> float:
         """Seconds that new rungs of the step under way may use."""
@@ -200,7 +218,7 @@ class Run:
             return
         while todo:
             slug = todo.pop(0)
-            if self.step_left_s() < self.least_s:
+            if self.step_left_s() < self.need_s(config_of(slug)):
                 self._leave(step, [slug, *todo], f"{SPENT}; {self._needs(len(todo) + 1)}")
                 return
             refused = self._refused(config_of(slug))
@@ -217,7 +235,7 @@ class Run:
             yield self.record
             todo = todo or self._combined(step)
         told = any(rung.step == step.name for rung in self.record.again or ())
-        if self.step_left_s() > self.least_s and self.request.mode == "bench" and not told:
+        if self.step_left_s() > self.need_s(config_of(BASELINE)) and self.request.mode == "bench" and not told:
             again = climber.climb(BASELINE, reference, self.step_left_s())
             self.record = replace(self.record, again=(*(self.record.again or ()), again))
 
@@ -228,7 +246,7 @@ class Run:
         left, and the run's own deadline ends it.
         """
         left_s = self.left_s() if self.request.mode == "default" else self.step_left_s()
-        return left_s if self.request.mode == "default" else max(self.least_s, min(left_s, SHARES * left_s / rungs))
+        return left_s if self.request.mode == "default" else min(left_s, max(self.least_s, SHARES * left_s / rungs))
 
     def _needs(self, rungs: int) -> str:
         """What the rungs that are left need, by those that are done."""

@@ -29,7 +29,9 @@ class Cases:
         }
         self._tokens: dict[Layer, set[int]] = {}
         self._in_fp8: set[Layer] = set()
-        self._compiled: set[Layer] = set()
+        self._compiled = {(c.k, c.n) for c in linear.compilations or () if _is_dynamic_fp8(c.config)}
+        # A record that does not say what was compiled leaves nothing out, unless another layer was.
+        self._all_compiled = linear.compilations is None
         for case in self._timed.values():
             if case.m is not None and case.k is not None and case.n is not None:
                 layer = (case.k, case.n)
@@ -40,11 +42,12 @@ class Cases:
                         self._compiled.add(layer)
 
     def compared(self, layer: Layer) -> bool:
-        """Whether FP8 was timed here in its best form: compiled, unless no layer's FP8 was.
+        """Whether FP8 was timed here in its best form: compiled, unless compiling it failed.
 
         Where the time ended before a layer was compiled, eager FP8's loss is not FP8's.
         """
-        return not self._compiled or layer in self._compiled or layer not in self._in_fp8
+        nowhere = self._all_compiled and not self._compiled
+        return nowhere or layer in self._compiled or layer not in self._in_fp8
 
     def get(self, config: str, m: int, layer: Layer, kind: str = "layer") -> Case | None:
         """The timed case of a configuration at (M, (K, N)), None if it was not timed."""

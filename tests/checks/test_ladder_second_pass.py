@@ -95,7 +95,7 @@ def test_only_what_the_time_left_out_of_this_step_is_to_be_measured_yet() -> Non
 
 def test_without_time_it_stays_told() -> None:
     run = run_with(10.0, LEFT)
-    assert run._left(PREFILL)
+    assert not run._left(PREFILL)
     assert told(run) == (LEFT,)
 
 
