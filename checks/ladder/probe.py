@@ -182,7 +182,7 @@ class Run:
         """Whether rungs of a step were left out that now fit; they are then to be measured, and no longer told."""
         without = _untold(self.record, f" @ {step.name}: {SPENT}")
         left_out = len(without.not_measured or ()) < len(self.record.not_measured or ())
-        todo = self._todo(step)
+        todo = self._todo(step) or self._combined(step)
         if not left_out or not todo or self.left_s() < self.need_s(config_of(todo[0])):
             return False
         self.record = without
@@ -191,8 +191,8 @@ class Run:
     def need_s(self, config: Config) -> float:
         """Seconds that a rung may need, by those of its kind: what compiles first, and what does not compile."""
         rungs = [r for r in self.record.rungs or () if r.outcome == "ok" and r.ended_s and r.started_s]
-        known = {config_of(r.config or "").base for r in rungs if "+compile" in (r.config or "")}
-        anew = config.compiled is not None and config.base not in known
+        known = {_code(config_of(r.config or "")) for r in rungs}
+        anew = config.compiled is not None and _code(config) not in known
         took = [
             (r.ended_s or 0.0) - (r.started_s or 0.0)
             for r in rungs
@@ -286,6 +286,11 @@ class Run:
 
 def _with(record: Ladder, rung: Rung) -> Ladder:
     return replace(record, rungs=(*(record.rungs or ()), rung))
+
+
+def _code(config: Config) -> tuple[str, str | None, bool]:
+    """What is compiled for a configuration: one with the same finds its code made."""
+    return config.base, config.compiled, "tuned" in config.modifiers
 
 
 def _untold(record: Ladder, words: str) -> Ladder:

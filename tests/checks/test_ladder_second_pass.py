@@ -9,9 +9,10 @@ import pytest
 
 from fp8doctor.checks.ladder.climbing import Climber
 from fp8doctor.checks.ladder.facts import Ladder, Rung
-from fp8doctor.checks.ladder.probe import SPENT, Run
+from fp8doctor.checks.ladder.probe import LIKE_THE_OTHERS, SPENT, Run
+from fp8doctor.checks.ladder.slugs import FORWARD, config_of
 from fp8doctor.checks.ladder.stepping import Meter
-from fp8doctor.model import Request
+from fp8doctor.model import Estimate, Request
 from fp8doctor.plain import to_plain
 from tests.checks.test_ladder_probe import by_config, climbed, record
 from tests.ladder_climb import PLAN
@@ -103,6 +104,60 @@ def test_where_nothing_was_left_out_nothing_changes() -> None:
     run = run_with(600.0)
     assert not run._left(PREFILL)
     assert told(run) == ()
+
+
+def took(slug: str, seconds: float, first_call_s: float = 0.1, **more: Any) -> Rung:
+    """A rung that ran in this time."""
+    return Rung(slug, "prefill", "ok", started_s=5.0, ended_s=5.0 + seconds, first_call_s=first_call_s, **more)
+
+
+def test_combinations_that_the_time_left_out_are_tried_too() -> None:
+    times = {"torch-bf16": 3.0, "torch-fp16": 2.0}
+    singles = [took(slug, 1.0, step_ms=Estimate(ms, ms, ms, 20)) for slug, ms in times.items()]
+    others = [Rung(slug, "prefill", "refused", "not here") for slug in FORWARD if slug not in times]
+    run = run_with(600.0)
+    for tried, fits in (((), True), (("torch-fp16+cudagraph",), False)):
+        more = [Rung(slug, "prefill", "refused", "CUDA graphs need a GPU") for slug in tried]
+        left = f"torch-fp16+cudagraph @ prefill: {SPENT}; 1 more need about 25 s (--budget)"
+        run.record = replace(run.record, rungs=(*singles, *others, *more), not_measured=(left,))
+        assert run._left(PREFILL) is fits
+        assert told(run) == (() if fits else (left,))
+
+
+# --- whether a rung still fits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("slug", "like"),
+    [
+        ("torchao-fp8-rowwise", 6.0),
+        ("torchao-fp8-rowwise+compile", 40.0),
+        ("torch-bf16+compile+cudagraph", 6.0),
+        ("torch-bf16+compile-whole", 40.0),
+        ("torchao-fp8-rowwise+compile+tuned", 40.0),
+    ],
+    ids=["eager", "compiled anew", "its code was made", "the whole model was not compiled", "nor with other settings"],
+)
+def test_a_rung_needs_what_its_like_took(slug: str, like: float) -> None:
+    run = run_with(600.0)
+    run.record = replace(
+        run.record,
+        rungs=(
+            took("torch-bf16", 4.0),
+            took("torch-fp16", 6.0),
+            took("torch-bf16+compile", 40.0, first_call_s=12.0),
+            Rung("torchao-int8-dynamic+compile", "prefill", "error", started_s=1.0, ended_s=300.0),
+        ),
+    )
+    assert run.need_s(config_of(slug)) == pytest.approx(LIKE_THE_OTHERS * like)
+
+
+def test_the_first_of_a_kind_needs_what_was_seen_elsewhere() -> None:
+    run = run_with(600.0)
+    run.record = replace(run.record, rungs=(took("torch-bf16", 4.0),))
+    assert run.need_s(config_of("torch-bf16+compile")) == run.least_s
+    run.record = replace(run.record, rungs=())
+    assert run.need_s(config_of("torch-bf16")) == run.least_s
 
 
 @pytest.mark.torch
