@@ -275,7 +275,7 @@ def compile_fails(run: ProbeRun[CompiledFunction]) -> RuleResult:
         )
         return Finding("torch.compile does not get through here", (seen,))
     if run.facts is None:
-        return Unknown(run.detail or "compiling was not tried")
+        return Unknown(f"compiled_function was not examined: {run.detail}" if run.detail else "nothing was compiled")
     if run.facts.not_tried:
         return NotApplicable(run.facts.not_tried)
     if run.facts.works is None:

@@ -197,7 +197,7 @@ class Climber:
                     rung = replace(rung, **_compare(partial(_replayed, call, result), reference, config))
             step_s = min(self.meter.first(call) for _ in range(2))
             self.meter.forget_peak()
-            times = self.meter.steps_ms(call, how_many(step_s, until - time.monotonic()))
+            times = self.meter.steps_ms(call, how_many(step_s, min(self.meter.steps_s, until - time.monotonic())))
             rung = replace(rung, peak_gb=gigabytes(self.meter.peak_bytes() + absent), **_summary(times))
             rung = replace(rung, host_ms=estimate(self.meter.host_ms(call)))
             with watch.phase("steps"):

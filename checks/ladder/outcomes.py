@@ -12,14 +12,18 @@ from fp8doctor.checks.linear.timing import outcome_of
 from fp8doctor.checks.transformer_engine.facts import TransformerEngine
 from fp8doctor.checks.workload.build import CannotBuildError
 
+# Modules that diffusers' attention backends import (diffusers/models/attention_dispatch.py).
+_ATTENTION = {"attention-fa2": "flash_attn", "attention-fa3": "flash_attn_interface"}
 # Of an exception's text, what a report shows.
 LONGEST_TEXT = 300
 
 
 def not_here(config: Config, te: TransformerEngine | None) -> str | None:
     """Why a configuration need not be tried: its library is not there, or says that this GPU does not do its recipe."""
-    if config.library is not None and find_spec(config.library) is None:
-        return f"{config.library} is not installed"
+    packages = [_ATTENTION[modifier] for modifier in config.modifiers if modifier in _ATTENTION]
+    for package in (*([config.library] if config.library else []), *packages):
+        if find_spec(package) is None:
+            return f"{package} is not installed"
     for recipe in (te.recipes if te else None) or ():
         if recipe.name == config.recipe and recipe.available is False:
             return recipe.reason or "Transformer Engine does not offer this recipe here"

@@ -83,11 +83,12 @@ def gather(
 
 
 def _why_not(torch_build: TorchBuild | None, seen: WorkloadSeen | None) -> str | None:
+    # The workload's own fault first: on another box it would be the same.
+    if seen is not None and seen.why_not is not None:
+        return seen.why_not
     if torch_build is None or not torch_build.devices:
         return "torch sees no GPU" if torch_build and torch_build.installed else "there is no torch to measure with"
-    if seen is None or seen.workload is None:
-        return (seen.why_not if seen else None) or "the workload could not be read"
-    return None
+    return "the workload could not be read" if seen is None or seen.workload is None else None
 
 
 def _unfinished(request: Request, seen: WorkloadSeen | None, why_not: str | None) -> Ladder | None:
@@ -153,7 +154,7 @@ class Run:
         import torch
 
         from fp8doctor.checks.ladder.climbing import Climber
-        from fp8doctor.checks.ladder.stepping import Meter
+        from fp8doctor.checks.ladder.stepping import SHORT_STEPS_S, STEPS_S, Meter
 
         if self.te and self.te.import_ok and self.request.mode != "default":
             import_engine_first()
@@ -164,7 +165,7 @@ class Run:
             if self.record.device_name not in (None, name):
                 self.record = replace(self.record, rungs=())  # of another GPU: these do not compare
             self.record = replace(self.record, device_name=name)
-        meter = Meter(torch, device)
+        meter = Meter(torch, device, SHORT_STEPS_S if self.request.mode == "default" else STEPS_S)
         climbers: dict[str, Climber] = {}
         for place, step in enumerate(self.plan.steps):
             # What is left is shared by the steps that are still to come.

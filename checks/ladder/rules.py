@@ -15,6 +15,7 @@ from fp8doctor.checks.ladder.winners import (
     ok,
     waits_for_host,
 )
+from fp8doctor.checks.workload.catalogue import BUILT_IN
 from fp8doctor.model import Action, Evidence, Finding, Gain, NotApplicable, RuleResult, Severity, Unknown, Verdict
 from fp8doctor.registry import rule
 
@@ -375,13 +376,14 @@ def left_out(ladder: Ladder) -> RuleResult:
     if not serious and not left:
         return None
     best = [fastest(ladder, step) for step in ladder.tokens or {}]
+    command = f"fp8doctor bench {ladder.workload} -o results --resume" if ladder.workload in BUILT_IN else None
     return Finding(
         title=f"{len(serious) + len(left)} configurations of {ladder.workload} were not measured",
         evidence=(
             *(Evidence(f"{r.config} @ {r.step}: {r.outcome}, {r.error}", r.outcome) for r in serious),
             *(Evidence(words) for words in left),
         ),
-        actions=(Action("Run it again with more time; finished rungs are kept", "fp8doctor bench ... --resume"),)
+        actions=(Action("Run it again with more time; --resume keeps the finished rungs that -o wrote", command),)
         if any(best)
         else (Action("See what the libraries said"),),
     )

@@ -17,6 +17,8 @@ from fp8doctor.checks.ladder.facts import MemoryPoint
 
 # What a rung's steps may take, and their number: enough for a P90, and a first look at a P99.
 STEPS_S = 2.0
+# In a run of a minute: most of it goes to compiling.
+SHORT_STEPS_S = 0.8
 FEWEST_STEPS, MOST_STEPS = 12, 100
 # Steps before that, which are not counted: clocks and caches settle.
 WARM_STEPS = 3
@@ -32,6 +34,8 @@ class Meter:
 
     torch: Any
     device: Any
+    # Seconds of steps that are timed for one configuration.
+    steps_s: float = STEPS_S
 
     @property
     def on_gpu(self) -> bool:

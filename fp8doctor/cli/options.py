@@ -85,15 +85,20 @@ class OutputFile(Type):
 
 
 def workload(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """The name of a built-in workload, or the path of a file that may describe a model."""
+    """The name of a built-in workload, or the path of a file that describes a model."""
     if value is None:
         return None
+    from fp8doctor.checks.workload.config_file import NoModelError, read_plan
     from fp8doctor.measuring.workloads import names
 
     if value in names():
         return value
     path = Path(value)
     if path.is_file():
+        try:
+            read_plan(path)
+        except NoModelError as error:
+            raise click.BadParameter(f"{error}.", ctx, param) from None
         return str(path.absolute())
     known = ", ".join(names())
     raise click.BadParameter(f"{value!r} is no workload and no config.json; there is {known}.", ctx, param)

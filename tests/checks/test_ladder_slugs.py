@@ -128,7 +128,6 @@ def test_bf16_comes_first_and_nothing_twice(ladder: tuple[str, ...]) -> None:
         ("diffusers-fp8-storage", "diffusers"),
         ("torch-bf16+lora", "peft"),
         ("torch-bf16+cache-mag", "diffusers"),
-        ("torch-bf16+attention-fa3", "diffusers"),
         ("torch-bf16+attention-flash", None),
     ],
 )
@@ -138,6 +137,13 @@ def test_what_must_be_installed(slug: str, library: str | None) -> None:
         assert not_here(config_of(slug), None) is None
     else:
         assert not_here(config_of(slug), None) == f"{library} is not installed"
+
+
+def test_a_package_of_attention_must_be_installed_beside_diffusers() -> None:
+    config = config_of("torch-bf16+attention-fa3")
+    assert config.library == "diffusers"
+    if find_spec("diffusers") is not None and find_spec("flash_attn_interface") is None:
+        assert not_here(config, None) == "flash_attn_interface is not installed"
 
 
 def test_a_recipe_that_transformer_engine_does_not_offer_here_need_not_be_tried() -> None:

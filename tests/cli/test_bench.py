@@ -134,12 +134,22 @@ def test_an_earlier_report_that_is_none_ends_the_command_and_is_left_alone(tmp_p
 
 
 @without_gpu
-def test_a_config_that_is_no_model_is_said_and_the_rest_is_examined(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+@pytest.mark.parametrize("text", ["{}", "[]", "{", ""], ids=["no class", "no object", "cut off", "empty"])
+def test_a_config_that_is_no_model_is_one_sentence_before_anything_runs(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    for command in (["bench", str(tmp_path / "config.json")], ["--for", str(tmp_path / "config.json")]):
+        run = doctor(*command)
+        assert (run.returncode, run.stdout) == (2, "")
+        assert "config.json" in run.stderr
+        assert "Traceback" not in run.stderr
+
+
+def test_a_class_that_no_library_here_has_is_said_and_the_rest_is_examined(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"_class_name": "NoSuchTransformer2DModel"}')
     run = doctor("bench", str(tmp_path / "config.json"), "--json", "--fail-on", "never", "--budget", "20")
     assert run.returncode == 0, run.stderr
     facts = json.loads(run.stdout)["facts"]
-    assert "names no model" in facts["workload"]["why_not"]
+    assert "NoSuchTransformer2DModel" in facts["workload"]["why_not"] or "diffusers" in facts["workload"]["why_not"]
     assert facts["ladder"]["measurable"] is False
     assert facts["gpus"] is not None
 
