@@ -45,10 +45,10 @@ _MODIFIERS = {
     "cache-pyramid": "pyramid attention broadcast",
 }
 _TORCHAO = {
-    "torchao-fp8-rowwise": "Float8DynamicActivationFloat8WeightConfig(granularity=q.PerRow())",
-    "torchao-fp8-tensorwise": "Float8DynamicActivationFloat8WeightConfig(granularity=q.PerTensor())",
-    "torchao-fp8-weightonly": "Float8WeightOnlyConfig()",
-    "torchao-int8-dynamic": "Int8DynamicActivationInt8WeightConfig()",
+    "torchao-fp8-rowwise": ("Float8DynamicActivationFloat8WeightConfig", "granularity=q.PerRow()"),
+    "torchao-fp8-tensorwise": ("Float8DynamicActivationFloat8WeightConfig", "granularity=q.PerTensor()"),
+    "torchao-fp8-weightonly": ("Float8WeightOnlyConfig", ""),
+    "torchao-int8-dynamic": ("Int8DynamicActivationInt8WeightConfig", ""),
 }
 _TRAINING = {
     "torchao-fp8train-tensorwise": "tensorwise",
@@ -78,8 +78,13 @@ def how(slug: str) -> str:
     config = config_of(slug)
     lines: list[str] = []
     if config.base in _TORCHAO:
-        lines += ["import torchao.quantization as q"]
-        lines += [f"q.quantize_(model, q.{_TORCHAO[config.base]})  # the linear layers of the blocks"]
+        name, granularity = _TORCHAO[config.base]
+        # As it was measured; with True, torchao's default, the first call takes minutes (benchmarks/RESULTS.md).
+        tuned = "tuned" in config.modifiers
+        arguments = ", ".join(filter(None, [granularity, "" if tuned else "set_inductor_config=False"]))
+        lines += ["import torchao.quantization as q", f"config = q.{name}({arguments})"]
+        lines += ["for block in blocks:  # model.transformer_blocks, model.layers, ..."]
+        lines += ["    q.quantize_(block, config)  # filter_fn: without layers of fewer than 16 rows (modulation)"]
     elif config.base in _TRAINING:
         recipe = _TRAINING[config.base]
         lines += ["from torchao.float8 import Float8LinearConfig, convert_to_float8_training"]

@@ -17,7 +17,8 @@ NOT_ADVISED = ("static",)
 
 _IMPORT = "import torchao.quantization as q"
 _DYNAMIC = """Config = q.Float8DynamicActivationFloat8WeightConfig
-q.quantize_(model, Config(granularity=q.{granularity}()))"""
+# False: with torchao's own Inductor settings compiling takes ten times as long
+q.quantize_(model, Config(granularity=q.{granularity}(), set_inductor_config=False))"""
 _NAMES = {
     "torch-bf16": "BF16",
     "torch-fp8-rowwise": "FP8 row-wise (torch._scaled_mm)",
@@ -46,14 +47,18 @@ def how(config: str, waits_up_to: int | None = None) -> str:
     lines = []
     if "fp8" in base and base != "torch-fp8-blockwise":
         granularity = "PerRow" if "rowwise" in base else "PerTensor"
-        quantise = "q.quantize_(model, q.Float8WeightOnlyConfig())" if "weightonly" in base else _DYNAMIC
+        quantise = (
+            "q.quantize_(model, q.Float8WeightOnlyConfig(set_inductor_config=False))"
+            if "weightonly" in base
+            else _DYNAMIC
+        )
         lines += [_IMPORT, quantise.format(granularity=granularity)]
         if base.startswith("torch-"):
             lines.insert(0, "# pip install torchao (measured here: the same steps by hand)")
     elif base == "torch-fp8-blockwise":
         lines += ["# torch.nn.functional.scaled_mm with ScalingType.BlockWise1x128 and BlockWise128x128"]
     elif base == "torchao-int8-dynamic":
-        lines += [_IMPORT, "q.quantize_(model, q.Int8DynamicActivationInt8WeightConfig())"]
+        lines += [_IMPORT, "q.quantize_(model, q.Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))"]
         # _int_mm_out_cuda in PyTorch's Blas.cpp; uncompiled, torchao then multiplies in FP32 (torchao/kernel/intmm.py).
         lines.append("# leave out layers that are called with 16 tokens or fewer: torch._int_mm refuses them")
     if "cudagraph" in suffixes:
