@@ -38,7 +38,8 @@ def advise(candidates: Iterable[Candidate]) -> tuple[Use, ...]:
     """Turn candidates into advice: measured where anything was timed, else what is known, marked so.
 
     Where a workload's steps were compared they alone are advised on: what a layer gains by itself, a step may lose.
-    Ranges that gain come first, largest gain first; then those where the 16-bit baseline stays best.
+    Ranges that gain with FP8 come first, largest gain first; then other gains, as another attention's; then those where
+    the 16-bit baseline stays best.
     """
     candidates = compared_steps(candidates)
     by_task: dict[str, list[Candidate]] = {}
@@ -55,7 +56,12 @@ def advise(candidates: Iterable[Candidate]) -> tuple[Use, ...]:
                 advice += _ranges(choices, served)
         elif not anything:
             advice += [_known(c) for c in members if c.basis != "measured"]
-    return tuple(sorted(advice, key=lambda use: (use.when.workload is None, _gain_first(use))))
+    eight = {c.config for c in candidates if in_fp8(c)}
+
+    def place(use: Use) -> tuple[bool, bool, float]:
+        return use.when.workload is None, not (use.speedup and use.config in eight), _gain_first(use)
+
+    return tuple(sorted(advice, key=place))
 
 
 def compared_steps(candidates: Iterable[Candidate]) -> list[Candidate]:

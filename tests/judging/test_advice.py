@@ -346,3 +346,16 @@ def test_a_factor_is_a_gain_and_the_largest_stands_first(members: list[Candidate
     assert [f.high for f in factors] == sorted((f.high for f in factors), reverse=True)
     assert [u.speedup is None for u in use] == sorted(u.speedup is None for u in use)
     assert all((u.speedup is None) == (u.versus is None) for u in use)
+
+
+def test_a_gain_with_fp8_stands_before_a_larger_gain_of_something_else() -> None:
+    attention = {"task": "attention", "shape": {"heads": 24}}
+    found = advise(
+        [
+            candidate("torch-bf16", 4096, 100.0),
+            candidate("fp8", 4096, 80.0),
+            candidate("torch-bf16-sdpa", 4096, 800.0, **attention),
+            candidate("cudnn", 4096, 400.0, format="bf16", **attention),
+        ]
+    )
+    assert [use.config for use in found] == ["fp8", "cudnn"]
