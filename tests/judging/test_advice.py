@@ -349,7 +349,7 @@ def test_a_factor_is_a_gain_and_the_largest_stands_first(members: list[Candidate
 
 
 def test_a_gain_with_fp8_stands_before_a_larger_gain_of_something_else() -> None:
-    attention = {"task": "attention", "shape": {"heads": 24}}
+    attention: dict[str, Any] = {"task": "attention", "shape": {"heads": 24}}
     found = advise(
         [
             candidate("torch-bf16", 4096, 100.0),
