@@ -192,11 +192,13 @@ class Climber:
             rung = replace(rung, first_call_s=round(seconds, 3), **compilation(config))
             rung = replace(rung, **_compare(run, reference, config))
             if config.graphed:
+                self.meter.forget_peak()
                 call, result = captured(torch, call)
                 if not self.step.trains:
                     rung = replace(rung, **_compare(partial(_replayed, call, result), reference, config))
             step_s = min(self.meter.first(call) for _ in range(2))
-            self.meter.forget_peak()
+            if not config.graphed:  # a replay is given no memory: its graph has kept what it took while it was captured
+                self.meter.forget_peak()
             times = self.meter.steps_ms(call, how_many(step_s, min(self.meter.steps_s, until - time.monotonic())))
             rung = replace(rung, peak_gb=gigabytes(self.meter.peak_bytes() + absent), **_summary(times))
             rung = replace(rung, host_ms=estimate(self.meter.host_ms(call)))

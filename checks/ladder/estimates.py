@@ -19,7 +19,7 @@ from fp8doctor.checks.ladder.parts import (
     layer_times,
     take_apart,
 )
-from fp8doctor.checks.ladder.winners import gains
+from fp8doctor.checks.ladder.winners import gains, waits_for_host
 from fp8doctor.checks.linear.facts import Linear
 from fp8doctor.checks.training import Training
 from fp8doctor.checks.workload import WorkloadSeen
@@ -63,14 +63,17 @@ def apart(
 
 
 def estimates(ladder: Ladder, step: Step, time: LayerTime) -> list[Estimated]:
-    """All configurations whose layers were timed, in each form whose BF16 twin was measured as a whole step."""
+    """All configurations whose layers were timed, in each form whose BF16 twin was measured as a whole step.
+
+    None from a twin that waits for the host: shorter kernels do not make it shorter.
+    """
     found = []
     rungs = bf16_rungs(ladder, step.name or "")
     for base in TRAINING if step.trains else FORWARD:
         for form in FORMS:
             twin = rungs.get(f"torch-bf16{form}")
             parts = take_apart(twin, step, time, None) if twin else None
-            if twin is None or parts is None:
+            if twin is None or parts is None or waits_for_host(twin):
                 continue
             ms = estimated_ms(parts, f"{base}+compile" if form else base, step, time)
             if ms is not None:

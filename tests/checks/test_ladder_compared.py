@@ -127,6 +127,32 @@ def test_a_replay_that_leaves_no_numbers_is_wrong(climber: Climber, graphs: Grap
     assert (rung.outcome, rung.error) == ("wrong", "the result holds values that are not finite")
 
 
+class Allocator(Meter):
+    """A meter whose peak is a GB if a model was called since it was last forgotten: a replay allocates nothing."""
+
+    called = False
+
+    def forget_peak(self) -> None:
+        self.called = False
+
+    def peak_bytes(self) -> int:
+        return 10**9 if self.called else 0
+
+
+def test_the_peak_of_a_graph_is_what_it_took_while_it_was_captured(graphs: Graphs) -> None:
+    import torch
+
+    meter = Allocator(torch, torch.device("cpu"))
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: setattr(meter, "called", True))
+    try:
+        climber = Climber(TINY_LM, TINY_LM.steps[0], meter, full=True)
+        rung = climber.climb("torch-bf16+cudagraph", climber.reference(), 0.0)
+    finally:
+        hook.remove()
+    assert graphs.replays > 1
+    assert rung.peak_gb == pytest.approx(1.0)
+
+
 def test_without_cuda_nothing_is_captured() -> None:
     torch = pytest.importorskip("torch")
     without = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False))
