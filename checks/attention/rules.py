@@ -88,7 +88,7 @@ def _judge_switch(switch: AttentionSwitch, attention: Attention) -> Verdict:
         evidence=(taken, failed),
         actions=(
             Action(
-                "Do not turn the switch; where it is on, turn it back. Plain SDPA works without it.",
+                "Leave torch's attention as it comes; where your code has switched it, switch it back.",
                 "torch.nn.attention.restore_flash_attention_impl()",
             ),
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 from fp8doctor.checks.gpu.facts import Gpus, capability
 from fp8doctor.checks.linear.cases import cases_of, waits_for_host
@@ -80,13 +79,12 @@ def timed(linear: Linear) -> list[Candidate]:
     seen = [c for c in linear.cases or () if c.outcome == "ok" and (c.device_us or c.call_us)]
     layers = [c for c in seen if c.kind == "layer" and c.m and c.k and c.n and cases_of(linear).compared((c.k, c.n))]
     with_torchao = {(c.m, c.k, c.n) for c in layers if (c.config or "").startswith("torchao-fp8")}
-    waiting: dict[tuple[Any, ...], int] = {}
+    waiting: dict[str | None, int] = {}
     for case in layers:
         if waits_for_host(case):
-            key = (case.config, case.k, case.n)
-            waiting[key] = max(case.m or 0, waiting.get(key, 0))
+            waiting[case.config] = max(case.m or 0, waiting.get(case.config, 0))
     return [
-        _candidate(case, waiting.get((case.config, case.k, case.n)))
+        _candidate(case, waiting.get(case.config))
         for case in layers
         if not any(word in (case.config or "") for word in NOT_ADVISED)
         and not ((case.config or "").startswith("torch-fp8") and (case.m, case.k, case.n) in with_torchao)

@@ -74,7 +74,7 @@ def _readable(view: View) -> Iterator[str]:
         yield from (f"  - {inline(where)}" for where in one.places)
         if one.how and place == 0:
             yield code_block(one.how, "python", indent=2)
-    if (bars := summary.first_bars(view)) is not None:
+    for bars in summary.leading_bars(view):
         drawing = "\n".join(line.plain for line in exhibits.draw(bars, BAR_COLUMNS))
         yield f"\n**Why**: {inline(exhibits.caption(bars))}\n\n{code_block(drawing, 'text')}"
     yield from _findings(view)

@@ -11,6 +11,8 @@ from fp8doctor.reporting.text import factor, one_line
 
 View = dict[str, Any]
 FAILED = ("exception", "timeout", "signal", "exit", "garbage")
+# What a rule says that waits for facts which are not there (judging/outcomes.py).
+_NOT_SEEN = " was not observed"
 # More layer sizes than this are counted, not listed.
 LISTED_LAYERS = 3
 
@@ -24,6 +26,9 @@ class Advice:
     gain: str
     places: tuple[str, ...]
     how: str
+    gains: bool = False
+    # It is about a whole step of a workload.
+    in_a_step: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,14 @@ def _advice(label: str, uses: list[dict[str, Any]], labels: dict[str, str]) -> A
         gain=_gain(gained, labels) if gained else _no_gain(uses),
         places=tuple(_place(where, clock, members, several) for (where, clock), members in places.items()),
         how=str(uses[0]["how"] or "").strip("\n"),
+        gains=bool(gained),
+        in_a_step=bool(uses[0]["when"].get("workload")),
     )
+
+
+def to_do(found: list[Advice]) -> list[Advice]:
+    """Those whose code is shown: the first, and each other that gains in a step of a workload."""
+    return [one for place, one in enumerate(found) if one.how and (place == 0 or (one.in_a_step and one.gains))]
 
 
 def _words(config: str, labels: dict[str, str]) -> str:
@@ -88,7 +100,8 @@ def _gain(uses: list[dict[str, Any]], labels: dict[str, str]) -> str:
     versus = {one_line(use.get("versus_label") or _words(use["versus"], labels)) for use in uses if use["versus"]}
     over = f" over {' or '.join(sorted(versus))}" if versus else ""
     basis = "" if uses[0]["basis"] == "measured" else f" ({uses[0]['basis']})"
-    return f"{_span(uses)}{over}{basis}"
+    clock = " on the GPU" if all(use["speedup"]["clock"] == "device" for use in uses) else ""
+    return f"{_span(uses)}{over}{clock}{basis}"
 
 
 def _no_gain(uses: list[dict[str, Any]]) -> str:
@@ -180,7 +193,8 @@ def counts(view: View) -> Counts:
 
 def _skipped(view: View) -> set[str]:
     """What rules say that wait for what was left out on purpose (judging/outcomes.py)."""
-    return {f"{key} was not examined: {reason}" for reason, keys in left_out(view) for key in keys}
+    said = {f"{key} was not examined: {reason}" for reason, keys in left_out(view) for key in keys}
+    return said | {f"{key}{_NOT_SEEN}" for key in _unrecorded(view)}
 
 
 def _on_purpose(outcome: dict[str, Any], skipped: set[str]) -> bool:
@@ -230,12 +244,24 @@ def left_out(view: View) -> list[tuple[str, tuple[str, ...]]]:
         # What waits for another probe's facts follows from that probe, and is no reason of its own.
         if run["outcome"] == "skipped" and not detail.startswith("it needs "):
             reasons.setdefault(detail, []).append(one_line(key))
+    if unrecorded := _unrecorded(view):
+        reasons["not part of this recording"] = sorted(unrecorded)
     return [(reason, tuple(keys)) for reason, keys in reasons.items()]
 
 
-def first_bars(view: View) -> dict[str, Any] | None:
-    """The exhibit that answers "why": the first with bars."""
-    return next((e for e in view["exhibits"] if e["kind"] == "bars" and e["rows"]), None)
+def _unrecorded(view: View) -> set[str]:
+    """What an older recording does not have: rules wait for it, and no probe of it was run."""
+    waited = {o["reason"].removesuffix(_NOT_SEEN) for o in view["outcomes"] if (o["reason"] or "").endswith(_NOT_SEEN)}
+    return {key for key in waited if key.isidentifier() and key not in view["probes"]}
+
+
+def leading_bars(view: View) -> list[dict[str, Any]]:
+    """The exhibits that answer "why": the first with bars, and those of the same kind beside it (a workload's steps).
+
+    Alike are ids with the same first word: "ladder-prefill" and "ladder-decode".
+    """
+    bars = [e for e in view["exhibits"] if e["kind"] == "bars" and e["rows"]]
+    return [e for e in bars if e["id"].partition("-")[0] == bars[0]["id"].partition("-")[0]]
 
 
 def gain(finding: dict[str, Any]) -> str:

@@ -134,12 +134,18 @@ class _Page:
                 yield from self._code(one.how, indent=4)
 
     def _how(self) -> Iterator[Text]:
-        """The code of the first advice."""
-        code = list(self._code(self.advice[0].how, indent=0)) if self.advice else []
-        yield from code if self.verbose else code[:SHOWN_CODE_LINES]
+        """The code of the first advice, and of each other one for a workload's step."""
+        shown = summary.to_do(self.advice)
+        for one in shown:
+            code = list(self._code(one.how, indent=0))
+            if len(shown) > 1:
+                yield from self._code(f"# {one.places[0].partition(' (')[0]}", indent=0)
+            yield from code if self.verbose else code[:SHOWN_CODE_LINES]
 
     def _why(self) -> Iterator[Text]:
-        if (bars := summary.first_bars(self.view)) is not None:
+        for place, bars in enumerate(summary.leading_bars(self.view)):
+            if place:
+                yield Text()
             yield from self._beside(self._text(exhibits.caption(bars)))
             yield from self._drawn(exhibits.draw(bars, self.width - LABEL_WIDTH), indent=0)
 
@@ -156,7 +162,7 @@ class _Page:
             yield from self._wrapped(self._all_well(), 13, Text("On this box  ", style="bold"))
         if usage:
             lessons = all(one.finding["severity"] == "info" for one in usage)
-            note = self._text("how to get more from FP8; nothing is broken" if lessons else "", "dim")
+            note = self._text("how to get more from FP8; nothing is broken" if lessons else "what to mend", "dim")
             yield Text.assemble(("In use", "bold"), "       ", note)
             for one in usage:
                 yield from self._finding(one, full=self.verbose or one.finding["severity"] != "info")
@@ -226,9 +232,9 @@ class _Page:
     # --- --verbose ----------------------------------------------------------------------------------------------
 
     def _details(self) -> Iterator[Text]:
-        first = summary.first_bars(self.view)
+        leading = summary.leading_bars(self.view)
         for exhibit in self.view["exhibits"]:
-            if exhibit is not first and (drawing := exhibits.draw(exhibit, self.width - 2)):
+            if exhibit not in leading and (drawing := exhibits.draw(exhibit, self.width - 2)):
                 yield Text()
                 yield from self._wrapped(self._text(exhibits.caption(exhibit), "bold"))
                 yield from self._drawn(drawing, indent=2)

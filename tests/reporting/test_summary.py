@@ -106,7 +106,7 @@ def test_bf16_says_whether_fp8_lost_or_was_not_timed(timed: tuple[bool | None, .
 def test_what_was_beaten_has_the_words_of_the_report_or_else_of_its_slug() -> None:
     named = dataclasses.replace(HEALTHY.use[0], versus_label="BF16 as a CUDA graph")
     (one,) = advice(named)
-    assert one.gain == "1.63x to 1.75x over BF16 as a CUDA graph"
+    assert one.gain == "1.63x to 1.75x over BF16 as a CUDA graph on the GPU"
     (one,) = advice(dataclasses.replace(named, versus_label=None))
     assert one.gain == "1.63x to 1.75x over torch-bf16+compile"
     both = advice(dataclasses.replace(named, versus_label=None), HEALTHY.use[3])
@@ -163,3 +163,22 @@ def test_the_examined_python_is_the_one_that_ran_most() -> None:
     assert summary.examined_python(view) is None
     view["probes"] = {key: run for key, run in api.view(HEALTHY)["probes"].items() if key != "gpus"}
     assert summary.examined_python(view) is None, "the doctor's own needs no word"
+
+
+def test_what_an_old_recording_lacks_is_told_once_and_is_no_riddle() -> None:
+    view: dict[str, Any] = {
+        "probes": {"gpus": {"outcome": "ok", "detail": None}},
+        "outcomes": [
+            {"id": "LAD001", "outcome": "unknown", "reason": "ladder was not observed"},
+            {"id": "GPU001", "outcome": "unknown", "reason": "gpus was not observed"},
+        ],
+    }
+    assert summary.left_out(view) == [("not part of this recording", ("ladder",))]
+    assert summary.unsettled(view) == [("gpus was not observed", ("GPU001",))]
+    assert (summary.counts(view).not_examined, summary.counts(view).unknown) == (1, 1)
+
+
+def test_the_bars_of_all_steps_of_a_workload_answer_why() -> None:
+    bars = [{"id": id, "kind": "bars", "rows": [{}]} for id in ("ladder-prefill", "ladder-decode", "te-linear-host")]
+    assert [e["id"] for e in summary.leading_bars({"exhibits": bars})] == ["ladder-prefill", "ladder-decode"]
+    assert summary.leading_bars({"exhibits": []}) == []
