@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fp8doctor.checks.ladder.facts import Ladder, Rung
 from fp8doctor.checks.ladder.naming import how, label, number_format
-from fp8doctor.checks.ladder.winners import ok
+from fp8doctor.checks.ladder.winners import carried_over, ok
 from fp8doctor.checks.workload.catalogue import BUILT_IN
 from fp8doctor.model import Candidate, Estimate
 from fp8doctor.registry import candidates
@@ -21,7 +21,7 @@ def measured(ladder: Ladder) -> list[Candidate]:
         _candidate(ladder, rung)
         for step in ladder.tokens or {}
         for rung in ok(ladder, step)
-        if not any(part in (rung.config or "") for part in NOT_ADVISED)
+        if not carried_over(rung) and not any(part in (rung.config or "") for part in NOT_ADVISED)
     ]
 
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from fp8doctor.checks.ladder import caching
+from fp8doctor.checks.ladder.comparing import Reference, compare
 from fp8doctor.checks.ladder.conversions import BASES, TUNED, RefusedError, around, compile_blocks, modify
 from fp8doctor.checks.ladder.facts import Rung
 from fp8doctor.checks.ladder.outcomes import failure
 from fp8doctor.checks.ladder.slugs import BASELINE, Config, config_of
 from fp8doctor.checks.ladder.stepping import MemoryWatch, Meter, how_many
 from fp8doctor.checks.ladder.training import TrainingStep
-from fp8doctor.checks.torch_build.numerics import FORMAT_ERRORS, TOLERANCE, relative_error
+from fp8doctor.checks.ladder.winners import ASKING_SHARE
+from fp8doctor.checks.torch_build.numerics import relative_error
 from fp8doctor.checks.workload.build import (
     Built,
     blocks_in_fp32,
@@ -37,25 +39,6 @@ BLOCKS = 2
 GRAPH_WARM_UPS = 3
 # The recipe that takes its scales from earlier calls, and how many of them it is given.
 DELAYED, CALIBRATING_CALLS = "DelayedScaling", 3
-
-
-@dataclass
-class Reference:
-    """What the step gives in BF16, and by how much it is off a step whose blocks compute in FP32."""
-
-    output: Any = None
-    gradient: Any = None
-    bf16_error: float = 0.0
-    # Rows that each linear layer of the built blocks is called with.
-    rows: dict[str, int] = field(default_factory=dict)
-
-    def limit(self, numerics: str) -> float:
-        """The most that a format explains at the end of a whole model.
-
-        What rounding costs one layer grows through a model as BF16's own rounding is seen to grow in it.
-        """
-        growth = max(1.0, self.bf16_error / FORMAT_ERRORS["bf16"])
-        return TOLERANCE * FORMAT_ERRORS[numerics] * growth
 
 
 @dataclass
@@ -79,28 +62,36 @@ class Climber:
         import torch
 
         found = Reference()
-        outputs = []
+        outputs: dict[bool, Any] = {}
         for exact in (True, False):
-            built = self._build()
-            if exact:
-                blocks_in_fp32(built)
-            else:
-                found.rows = self._rows(built)
-            built.visit_true_depth()
-            if self.step.trains:
-                training = TrainingStep(built, self.step)
-                outputs.append(training.output().float().cpu())
+            try:
+                outputs[exact] = self._plain_output(found, exact)
+            except torch.cuda.OutOfMemoryError:
                 if not exact:
-                    found.gradient = training.first_gradient()
-                del training
-            else:
-                with torch.no_grad():
-                    outputs.append(step_call(built, self.step)().float().cpu())
-            del built
+                    raise
             tidy(self.meter)
-        found.bf16_error = relative_error(outputs[1], outputs[0])
-        found.output = outputs[1]
+        found.bf16_error = relative_error(outputs[False], outputs[True]) if True in outputs else None
+        found.output = outputs[False]
         return found
+
+    def _plain_output(self, found: Reference, exact: bool) -> Any:
+        """The step's output with its blocks in FP32 (`exact`), or in BF16, of which rows and gradient are kept."""
+        import torch
+
+        built = self._build()
+        if exact:
+            blocks_in_fp32(built)
+        else:
+            found.rows = self._rows(built)
+        built.visit_true_depth()
+        if not self.step.trains:
+            with torch.no_grad():
+                return step_call(built, self.step)().float().cpu()
+        training = TrainingStep(built, self.step)
+        output = training.output().float().cpu()
+        if not exact:
+            found.gradient = training.first_gradient()
+        return output
 
     def _rows(self, built: Built) -> dict[str, int]:
         import torch
@@ -153,6 +144,8 @@ class Climber:
         with watch.phase("build"):
             built = self._build(config.base)
         names = layers_to_convert(config, reference.rows)
+        # A model is loaded whole before it is converted.
+        unconverted = built.absent_bytes()
         with watch.phase("convert"):
             convert(built, config, names)
             absent = built.absent_bytes()
@@ -167,7 +160,7 @@ class Climber:
             converted=None if config.base in ("torch-bf16", "torch-fp16") else len(names),
             linears=len(reference.rows),
             blocks_built=None if self.full or self.step.trains else BLOCKS,
-            load_peak_gb=gigabytes(self.meter.peak_bytes() + absent),
+            load_peak_gb=gigabytes(self.meter.peak_bytes() + unconverted),
             weights_gb=gigabytes(weights),
         )
         with contextlib.ExitStack() as stack:
@@ -176,8 +169,8 @@ class Climber:
             if config.cache:
                 torch._dynamo.utils.counters.clear()
                 walk = caching.Walk(built, self.step, config.base, config.modifiers)
-                compare = partial(_compare, reference=reference, config=config)
-                rung = caching.measure(rung, config.cache, walk, self.meter, compare, until)
+                compared = partial(compare, reference=reference, config=config)
+                rung = caching.measure(rung, config.cache, walk, self.meter, compared, until)
                 peak_gb = gigabytes(self.meter.peak_bytes() + absent)
                 return replace(rung, peak_gb=peak_gb, memory=watch.kept(), **compilation(config))
             call, run = self._call(built, config)
@@ -190,12 +183,12 @@ class Climber:
             with watch.phase("first call"):
                 seconds = self.meter.first(call)
             rung = replace(rung, first_call_s=round(seconds, 3), **compilation(config))
-            rung = replace(rung, **_compare(run, reference, config))
+            rung = replace(rung, **compare(run, reference, config))
             if config.graphed:
                 self.meter.forget_peak()
                 call, result = captured(torch, call)
                 if not self.step.trains:
-                    rung = replace(rung, **_compare(partial(_replayed, call, result), reference, config))
+                    rung = replace(rung, **compare(partial(_replayed, call, result), reference, config))
             step_s = min(self.meter.first(call) for _ in range(2))
             if not config.graphed:  # a replay is given no memory: its graph has kept what it took while it was captured
                 self.meter.forget_peak()
@@ -236,14 +229,16 @@ class Climber:
         compile_blocks(alone)
         other = _within(step_call(alone, self.step), like, alone)
         self.meter.first(other)
-        factor = regional.step_ms.median / estimate(self.meter.steps_ms(other, count)).median
-        scaled = [factor * ms for ms in times]
+        alike = estimate(self.meter.steps_ms(other, count)).median
+        if self.meter.on_gpu and estimate(self.meter.host_ms(other)).median >= ASKING_SHARE * alike:
+            raise RefusedError("so few blocks wait for the host: their factor says nothing of the true depth")
+        scaled = [regional.step_ms.median / alike * ms for ms in times]
         # Against the same few blocks compiled one by one, which were compared with BF16 over the true depth.
         error = relative_error(call().float(), other().float())
         limit = reference.limit(config.numerics)
-        rung = replace(rung, outcome="ok" if error <= limit else "wrong", memory=watch.kept(), **_summary(scaled))
+        rung = replace(rung, outcome="ok" if error <= limit else "wrong", memory=watch.kept())
         seen = round(error, 5) if error < float("inf") else None
-        return replace(rung, relative_error=seen, relative_error_limit=round(limit, 4))
+        return replace(rung, step_ms=estimate(scaled), relative_error=seen, relative_error_limit=round(limit, 4))
 
     def _calibrate(self, run: Any, call: Callable[[], Any], config: Config, built: Built) -> None:
         """Let the scales fit that are taken from earlier calls; autocast updates them where gradients are enabled."""
@@ -355,26 +350,6 @@ def compilation(config: Config) -> dict[str, Any]:
         "graphs": int(counters["stats"].get("unique_graphs", 0)),
         "graph_breaks": int(sum(counters["graph_break"].values())),
     }
-
-
-def _compare(run: Any, reference: Reference, config: Config) -> dict[str, Any]:
-    """The errors against BF16, and whether they pass."""
-    found: dict[str, Any] = {}
-    if isinstance(run, TrainingStep):
-        output, gradient = run.first_output, run.gradient
-        error = relative_error(gradient, reference.gradient)
-        found["gradient_error"] = round(error, 5) if error < float("inf") else None
-        finite = error < float("inf")
-    else:
-        output, finite = run(), True
-    error = relative_error(output.float().cpu(), reference.output)
-    finite = finite and error < float("inf")
-    limit = reference.limit(config.numerics)
-    found["relative_error"] = round(error, 5) if error < float("inf") else None
-    found["relative_error_limit"] = round(limit, 4)
-    if not finite:
-        return {**found, "outcome": "wrong", "error": "the result holds values that are not finite"}
-    return {**found, "outcome": "ok" if error <= limit or config.slug == BASELINE else "wrong"}
 
 
 def _summary(times_ms: list[float]) -> dict[str, Any]:

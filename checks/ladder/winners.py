@@ -24,8 +24,14 @@ def ok(ladder: Ladder, step: str) -> list[Rung]:
 
 
 def competing(ladder: Ladder, step: str) -> list[Rung]:
-    """Those of them that are ways to run the model as it is: a LoRA makes another one of it."""
-    return [rung for rung in ok(ladder, step) if not any(m in LORA for m in config_of(rung.config or "").modifiers)]
+    """Those of them that were measured in the true depth and run the model as it is: a LoRA makes another one of it."""
+    found = [rung for rung in ok(ladder, step) if not carried_over(rung)]
+    return [rung for rung in found if not any(m in LORA for m in config_of(rung.config or "").modifiers)]
+
+
+def carried_over(rung: Rung) -> bool:
+    """Whether its time was carried over from a few blocks compiled as one: an estimate, which competes with none."""
+    return rung.blocks_built is not None and config_of(rung.config or "").compiled == "compile-whole"
 
 
 def fastest(ladder: Ladder, step: str) -> Rung | None:

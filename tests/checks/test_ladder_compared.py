@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 from fp8doctor.checks.ladder.climbing import Climber, captured
+from fp8doctor.checks.ladder.comparing import LARGEST_ERROR, Reference
 from fp8doctor.checks.ladder.conversions import RefusedError
 from fp8doctor.checks.ladder.facts import Rung
 from fp8doctor.checks.ladder.stepping import Meter
+from fp8doctor.checks.ladder.winners import carried_over, fastest
 from fp8doctor.checks.torch_build.numerics import FORMAT_ERRORS
 from fp8doctor.checks.workload.build import build
 from fp8doctor.model import Estimate
+from tests.ladder_facts import STEP, candidates, more, rung
 from tests.tiny_plans import TINY_LM, TINY_TRAIN
 
 pytestmark = pytest.mark.torch
@@ -207,3 +210,19 @@ def test_gradients_are_watched_in_layers_that_are_no_linear_layers_of_torch() ->
     torch_own, others = gradient(foreign=False), gradient(foreign=True)
     assert torch_own.abs().sum() > 0
     assert torch.equal(torch_own, others)
+
+
+def test_no_result_that_is_off_by_half_its_size_is_laid_to_rounding() -> None:
+    deep = Reference(bf16_error=0.1)
+    assert deep.limit("e4m3") == LARGEST_ERROR < 1.0
+    assert Reference(bf16_error=None).limit("e4m3") == LARGEST_ERROR, "without FP32 the growth is not known"
+    assert Reference(bf16_error=0.0017).limit("e4m3") < 0.1
+
+
+def test_a_time_that_was_carried_over_from_a_few_blocks_competes_with_none() -> None:
+    scaled = rung("torch-bf16+compile-whole", 1.0, blocks_built=2)
+    ladder = more(scaled)
+    assert carried_over(scaled)
+    assert fastest(ladder, STEP) != scaled
+    assert scaled.config not in {c.config for c in candidates(ladder)}
+    assert not carried_over(rung("torch-bf16+compile-whole", 1.0, blocks_built=None)), "training, and --full"

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from fp8doctor.checks.ladder.climbing import Climber, Reference, convert, layers_to_convert
+from fp8doctor.checks.ladder.climbing import Climber, convert, layers_to_convert
+from fp8doctor.checks.ladder.comparing import Reference
 from fp8doctor.checks.ladder.conversions import RefusedError, around
 from fp8doctor.checks.ladder.facts import MemoryPoint, Rung
 from fp8doctor.checks.ladder.slugs import config_of

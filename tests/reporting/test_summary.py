@@ -108,9 +108,9 @@ def test_what_was_beaten_has_the_words_of_the_report_or_else_of_its_slug() -> No
     (one,) = advice(named)
     assert one.gain == "1.63x to 1.75x over BF16 as a CUDA graph on the GPU"
     (one,) = advice(dataclasses.replace(named, versus_label=None))
-    assert one.gain == "1.63x to 1.75x over torch-bf16+compile"
+    assert one.gain == "1.63x to 1.75x over torch-bf16+compile on the GPU"
     both = advice(dataclasses.replace(named, versus_label=None), HEALTHY.use[3])
-    assert both[0].gain == "1.63x to 1.75x over BF16 + torch.compile"
+    assert both[0].gain == "1.63x to 1.75x over BF16 + torch.compile on the GPU"
 
 
 # --- what was left out
@@ -179,6 +179,8 @@ def test_what_an_old_recording_lacks_is_told_once_and_is_no_riddle() -> None:
 
 
 def test_the_bars_of_all_steps_of_a_workload_answer_why() -> None:
-    bars = [{"id": id, "kind": "bars", "rows": [{}]} for id in ("ladder-prefill", "ladder-decode", "te-linear-host")]
+    bars: list[dict[str, Any]] = [
+        {"id": id, "kind": "bars", "rows": [{}]} for id in ("ladder-prefill", "ladder-decode", "te-linear-host")
+    ]
     assert [e["id"] for e in summary.leading_bars({"exhibits": bars})] == ["ladder-prefill", "ladder-decode"]
     assert summary.leading_bars({"exhibits": []}) == []
