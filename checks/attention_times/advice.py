@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fp8doctor.checks.attention_times.code import how
 from fp8doctor.checks.attention_times.facts import AttentionCase, AttentionTimes
 from fp8doctor.checks.attention_times.lookup import (
     DEFAULT,
@@ -22,53 +23,7 @@ _WORDS = "batch x heads (/ heads of keys) x queries (: keys) x head dimension"
 _MOST_COLUMNS = 4
 # Never advised: it is what torch takes when nothing else will do.
 _NOT_ADVISED = "torch-sdpa-math"
-_SDPA = "torch.nn.functional.scaled_dot_product_attention(query, key, value)"
-_FORCED = """from torch.nn.attention import SDPBackend, sdpa_kernel
-with sdpa_kernel(SDPBackend.{backend}):
-    """
-_SWITCHED = """torch.nn.attention.activate_flash_attention_impl("{name}")
-with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
-    """
-_FLASH = """from {module} import flash_attn_func
-flash_attn_func(query, key, value)  # (batch, sequence, heads, head_dim)"""
-_FLASH_FP8 = """from {module} import flash_attn_func
-flash_attn_func(*(x.to(torch.float8_e4m3fn) for x in (query, key, value)){scales})"""
-# FlashAttention 3 takes scales of the operands (hopper/flash_attn_interface.py); FlashAttention 4's public function
-# does not (flash_attn/cute/interface.py, 4.0.0b36).
-_SCALES = {"3": ", q_descale=..., k_descale=..., v_descale=..."}
-_TE = """import transformer_engine.pytorch as te
-attention = te.DotProductAttention(heads, head_dim, qkv_format="bshd", attn_mask_type="no_mask")
-"""
-_TE_FP8 = """from transformer_engine.common import recipe
-with te.autocast(enabled=True, recipe=recipe.{recipe}(fp8_dpa=True)):
-    attention(query, key, value)"""
-_RECIPES = {
-    "te-fp8-delayed-attention": "DelayedScaling",
-    "te-fp8-current-attention": "Float8CurrentScaling",
-    "te-mxfp8-attention": "MXFP8BlockScaling",
-}
 _PACKAGES = {"torch": "torch", "flash": "flash-attn", "te": "transformer-engine"}
-_MODULES = {"2": "flash_attn", "3": "flash_attn_interface", "4": "flash_attn.cute"}
-_FORCIBLE = {
-    "torch-sdpa-flash": "FLASH_ATTENTION",
-    "torch-sdpa-efficient": "EFFICIENT_ATTENTION",
-    "torch-sdpa-cudnn": "CUDNN_ATTENTION",
-}
-
-
-def how(route: str) -> str:
-    """Code that gets a route."""
-    if route in _FORCIBLE:
-        return _FORCED.format(backend=_FORCIBLE[route]) + _SDPA
-    if route.startswith("torch-sdpa-fa"):
-        return _SWITCHED.format(name=route[-3:].upper()) + _SDPA
-    if route.startswith("flash-attn-"):
-        number = route.split("-")[2]
-        template = _FLASH_FP8 if is_fp8(route) else _FLASH
-        return template.format(module=_MODULES[number], scales=_SCALES.get(number, ""))
-    if route in _RECIPES:
-        return _TE + _TE_FP8.format(recipe=_RECIPES[route])
-    return _TE + "attention(query, key, value)" if route == "te-attention" else _SDPA
 
 
 @candidates
@@ -76,14 +31,14 @@ def timed(times: AttentionTimes) -> list[Candidate]:
     """Every timed and right route, over the sequence's length; speed-ups are over torch's own pick.
 
     Only at calls where there is something to choose: that torch's own pick is the fastest BF16 attention says nothing
-    of FP8 where none was timed.
+    of FP8 where none was timed. A route that was wrong at another call (ATT008) competes nowhere.
     """
     record = timed_of(times)
     return [
         _candidate(case)
         for task in record.tasks.values()
         if _is_open(record, task)
-        for route, case in record.at(task).items()
+        for route, case in record.reliable(task).items()
         if route != _NOT_ADVISED
     ]
 
@@ -91,7 +46,7 @@ def timed(times: AttentionTimes) -> list[Candidate]:
 def _is_open(record: Timings, task: Task) -> bool:
     """Whether an FP8 route was timed at this call, or another route is faster than torch's own pick."""
     best = record.best(task)
-    return any(is_fp8(route) for route in record.at(task)) or (best is not None and best.route != DEFAULT)
+    return any(is_fp8(route) for route in record.reliable(task)) or (best is not None and best.route != DEFAULT)
 
 
 def _candidate(case: AttentionCase) -> Candidate:
@@ -101,7 +56,7 @@ def _candidate(case: AttentionCase) -> Candidate:
         config=route,
         label=name_of(route),
         format="fp8" if is_fp8(route) else "bf16",
-        how=how(route),
+        how=how(case),
         shape=_shape(case),
         sweep=case.keys,
         device_us=case.device_us,

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from fp8doctor.checks.attention_times.advice import how
+from fp8doctor.checks.attention_times.code import how
 from fp8doctor.checks.attention_times.facts import AttentionCase, AttentionTimes
-from fp8doctor.checks.attention_times.lookup import DEFAULT, Timings, is_faster, is_fp8, line, name_of, timed_of
+from fp8doctor.checks.attention_times.lookup import (
+    DEFAULT,
+    Timings,
+    is_faster,
+    is_fp8,
+    line,
+    name_of,
+    task_of,
+    timed_of,
+)
 from fp8doctor.checks.attention_times.rules import not_timed, ratio
 from fp8doctor.checks.attention_times.shapes import Task
 from fp8doctor.checks.gpu import capability
@@ -49,8 +58,9 @@ def no_fp8_attention(times: AttentionTimes) -> Verdict:
     product attention backend is available". On Hopper that is worth little: 7 to 10 % of the attention's time, by
     DelayedScaling on an H200.
 
-    What to do: where attention is a large part of the step, take the way that works here; otherwise leave fp8_dpa off
-    and keep attention in BF16. FP8 in the linear layers does not depend on it.
+    What to do: where attention is a large part of the step, take the way that works here, unless it was wrong at
+    another call (ATT008); otherwise leave fp8_dpa off and keep attention in BF16. FP8 in the linear layers does not
+    depend on it.
 
     Sources: called and timed here; get_attention_backend in transformer_engine/pytorch/attention/
     dot_product_attention/utils.py, 2.20.2; hopper/flash_api.cpp and flash_attn/cute/interface.py of
@@ -62,6 +72,8 @@ def no_fp8_attention(times: AttentionTimes) -> Verdict:
     tried = _by_route(times)
     failing = {route: case for route, case in tried.items() if case.outcome not in ("ok", "not-measured")}
     working = [route for route, case in tried.items() if case.outcome == "ok"]
+    wrong = timed_of(times).wrong
+    reliable = [route for route in working if route not in wrong]
     # What a package never claimed to do is no news where another way works.
     known_before = ("unavailable", "wrong")
     asked = [_way(r) for r, case in failing.items() if r.startswith(_TE) and case.outcome not in known_before]
@@ -71,7 +83,7 @@ def no_fp8_attention(times: AttentionTimes) -> Verdict:
         return None
     if not any(route.startswith(_TE) for route in failing):
         return NotApplicable("no FP8 attention but that of FlashAttention packages was asked for: FA008 tells of them")
-    gain = _best_gain(times, working)
+    gain = _best_gain(times)
     evidence = [Evidence(f"{route}: {_reason(case)}", fact="attention_times.cases") for route, case in failing.items()]
     if gain is not None:
         task, default, best = gain
@@ -80,11 +92,18 @@ def no_fp8_attention(times: AttentionTimes) -> Verdict:
         return Finding(
             title=f"No FP8 attention here with {_either(asked)}; with {_way(best.route)} there is, {factor:.2f}x BF16",
             evidence=tuple(evidence),
-            actions=(Action(f"Use {name_of(best.route)}", how(best.route or "")),),
+            actions=(Action(f"Use {name_of(best.route)}", how(best)),),
             gain=Gain(factor, DEFAULT, "measured"),
         )
-    if working:
-        title = f"No FP8 attention here with {_either(asked)}; with {_way(working[0])} there is, and it gains nothing"
+    if reliable:
+        title = f"No FP8 attention here with {_either(asked)}; with {_way(reliable[0])} there is, and it gains nothing"
+    elif working:
+        where = [task_of(wrong[route]).label for route in working]
+        title = f"No FP8 attention here with {_either(asked)}; with {_way(working[0])} it was wrong at {where[0]}"
+        evidence += [
+            Evidence(f"{route}: wrong at {label} (ATT008)", fact="attention_times.cases")
+            for route, label in zip(working, where, strict=True)
+        ]
     else:
         ways = "one way was tried" if len(failing) == 1 else f"{len(failing)} ways were tried"
         title = f"No FP8 attention runs here ({ways})"
@@ -105,14 +124,14 @@ def _by_route(times: AttentionTimes) -> dict[str, AttentionCase]:
     return found
 
 
-def _best_gain(times: AttentionTimes, working: list[str]) -> tuple[Task, AttentionCase, AttentionCase] | None:
-    """Where an FP8 route gains most over torch's own pick: (call, that pick, the route); None if it does nowhere."""
+def _best_gain(times: AttentionTimes) -> tuple[Task, AttentionCase, AttentionCase] | None:
+    """Where a reliable FP8 route gains most over torch's own pick: (call, that pick, the route); None if nowhere."""
     record = timed_of(times)
     gains = []
     for task in record.tasks.values():
         default = record.at(task).get(DEFAULT)
         best = record.best(task, fp8=True)
-        if default and best and best.route in working and is_faster(best, default):
+        if default and best and is_faster(best, default):
             gains.append((ratio(default, best), task, default, best))
     if not gains:
         return None
@@ -155,6 +174,8 @@ def no_gain(times: AttentionTimes) -> Verdict:
     record = timed_of(times)
     pairs = [pair for task in record.tasks.values() if (pair := _pair(record, task)) is not None]
     if not pairs:
+        if any(is_fp8(route) for route in record.wrong):
+            return NotApplicable("FP8 attention was wrong at a call of this run (ATT008)")
         return Unknown("FP8 attention and torch's own were not both timed at one call")
     lost = [(task, default, best) for task, default, best in pairs if not is_faster(best, default)]
     if not lost:

@@ -68,19 +68,27 @@ class Timings:
     def __init__(self, times: AttentionTimes) -> None:
         self.tasks: dict[Key, Task] = {}
         self._cases: dict[Key, dict[str, AttentionCase]] = {}
+        # The first call at which a route was wrong, by route.
+        self.wrong: dict[str, AttentionCase] = {}
         for case in times.cases or ():
             task = task_of(case)
             self.tasks.setdefault(task.key, task)
             if case.outcome == "ok" and time_of(case.device_us) is not None:
                 self._cases.setdefault(task.key, {})[case.route or ""] = case
+            elif case.outcome == "wrong":
+                self.wrong.setdefault(case.route or "", case)
 
     def at(self, task: Task) -> dict[str, AttentionCase]:
         """The timed and right cases at a call, by route, torch's own pick first if it is among them."""
         found = self._cases.get(task.key, {})
         return {route: found[route] for route in sorted(found, key=lambda route: route != DEFAULT)}
 
+    def reliable(self, task: Task) -> dict[str, AttentionCase]:
+        """The same without the routes that were wrong at another call of this box; torch's own pick is always there."""
+        return {route: case for route, case in self.at(task).items() if route == DEFAULT or route not in self.wrong}
+
     def best(self, task: Task, *, fp8: bool | None = None, without: str | None = None) -> AttentionCase | None:
-        """The fastest on the device; one that is no faster beyond the noise does not displace one before it.
+        """The fastest on the device of the reliable routes; one that is no faster beyond the noise displaces none.
 
         Args:
             task: the call.
@@ -88,7 +96,7 @@ class Timings:
             without: a route to leave out.
         """
         best: AttentionCase | None = None
-        for route, case in self.at(task).items():
+        for route, case in self.reliable(task).items():
             if route != without and (fp8 is None or is_fp8(route) == fp8):
                 best = case if best is None or is_faster(case, best) else best
         return best
@@ -114,7 +122,7 @@ def device_us(times: AttentionTimes, route: str, use: AttentionUse, *, trains: b
 def best_route(
     times: AttentionTimes, use: AttentionUse, *, trains: bool = False, fp8: bool | None = None
 ) -> str | None:
-    """The route that is fastest on the device at this call among those that are right, None if none was timed there.
+    """The route that is fastest on the device at this call among those that were right at every call; None without any.
 
     Args:
         times: the record.

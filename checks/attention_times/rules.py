@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fp8doctor.checks.attention_times.advice import how
+from fp8doctor.checks.attention_times.code import how
 from fp8doctor.checks.attention_times.facts import AttentionCase, AttentionTimes
 from fp8doctor.checks.attention_times.lookup import (
     DEFAULT,
@@ -126,7 +126,7 @@ def faster_elsewhere(times: AttentionTimes) -> Verdict:
     return Finding(
         title=f"{name_of(best.route)} is {gain:.2f}x as fast as the attention that torch picks, at {task.label}",
         evidence=tuple(evidence),
-        actions=(Action(f"Use {name_of(best.route)} for these calls", how(best.route or "")),),
+        actions=(Action(f"Use {name_of(best.route)} for these calls", how(best)),),
         gain=Gain(gain, DEFAULT, "measured"),
     )
 
@@ -178,7 +178,7 @@ def forcing_costs(times: AttentionTimes) -> Verdict:
         title=f"Forcing {name_of(case.route)} would take {factor:.2f}x the time: torch already picks "
         f"{backend_name(default)}",
         evidence=tuple(evidence),
-        actions=(Action(f"Do not force {name_of(case.route)} for speed: leave the choice to torch.", how(DEFAULT)),),
+        actions=(Action(f"Do not force {name_of(case.route)} for speed: leave the choice to torch.", how(default)),),
     )
 
 

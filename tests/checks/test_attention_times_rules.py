@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from fp8doctor.checks.attention_times.advice import how
 from fp8doctor.checks.attention_times.facts import AttentionTimes
 from fp8doctor.checks.attention_times.lookup import DEFAULT, NAMES, best_route, device_us
 from fp8doctor.checks.attention_times.rules import family
@@ -344,13 +343,6 @@ def test_a_call_that_waits_for_the_host_is_judged_by_the_call() -> None:
     waiting = changed("te-fp8-delayed-attention", call_us=us(2000.0), host_us=us(1990.0))
     for use in advise(candidates(waiting)):
         assert use.config != "te-fp8-delayed-attention"
-
-
-@pytest.mark.parametrize("route", [route for route in NAMES if route not in ("flash-attn-2-fp8", "torch-sdpa-math")])
-def test_every_route_says_how_it_is_had(route: str) -> None:
-    code = how(route)
-    compile(code, route, "exec")
-    assert ("fp8" in code or "float8" in code) is ("fp8" in route)
 
 
 def test_the_rates_of_each_route_stand_beside_torchs_own_pick() -> None:
