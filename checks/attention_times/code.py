@@ -25,7 +25,7 @@ _FORCIBLE = {
 _SWITCHED = "torch-sdpa-fa"
 # FlashAttention 3 takes scales of the operands (hopper/flash_attn_interface.py); FlashAttention 4's public function
 # does not (flash_attn/cute/interface.py, 4.0.0b36). They were timed without.
-_SCALES = {"3": "  # numbers of a model: divided by their scales, and q_descale, k_descale, v_descale given"}
+_SCALES = {"3": ["# a model's numbers: divided by scales first, which go in as q_descale, k_descale, v_descale"]}
 
 
 def how(case: AttentionCase) -> str:
@@ -48,9 +48,9 @@ def _of_torch(route: str, task: Task) -> list[str]:
     backend = "FLASH_ATTENTION" if switched else _FORCIBLE.get(route)
     lines = ["import torch"]
     if backend is not None:
-        lines.append("from torch.nn.attention import SDPBackend, sdpa_kernel")
+        more = ", activate_flash_attention_impl" if switched else ""
+        lines.append(f"from torch.nn.attention import SDPBackend, sdpa_kernel{more}")
     if switched:
-        lines.append("from torch.nn.attention import activate_flash_attention_impl")
         lines.append(f'activate_flash_attention_impl("{route[-3:].upper()}")  # for the whole process')
     forced = [f"sdpa_kernel(SDPBackend.{backend})"] if backend else []
     return [*lines, _HEADS_FIRST, *_within([*_without_gradients(task), *forced], call)]
@@ -63,7 +63,7 @@ def _of_package(route: str, task: Task) -> list[str]:
     taken = "query, key, value"
     if is_fp8(route):
         cast = "[tensor.to(torch.float8_e4m3fn) for tensor in (query, key, value)]"
-        lines.append(f"in_fp8 = {cast}{_SCALES.get(number, '')}")
+        lines += [*_SCALES.get(number, []), f"in_fp8 = {cast}"]
         taken = "*in_fp8"
     lines += _within(_without_gradients(task), f"output = flash_attn_func({taken}{causal})")
     if number != "2":
