@@ -6,10 +6,11 @@ Runs in the child; torch is imported inside.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from fp8doctor.checks.ladder import caching
@@ -36,6 +37,8 @@ from fp8doctor.measuring.statistics import estimate, quantile
 # With fewer rows than this a layer is a matrix-vector product, for which quantising its input never pays.
 LEAST_ROWS = 16
 BLOCKS = 2
+# Their weights in BF16 must be this many times the L2: in FP8 they are half, and a cache keeps part of what is larger.
+L2_TIMES = 4
 GRAPH_WARM_UPS = 3
 # The recipe that takes its scales from earlier calls, and how many of them it is given.
 DELAYED, CALIBRATING_CALLS = "DelayedScaling", 3
@@ -51,6 +54,11 @@ class Climber:
     full: bool = False
     epoch_s: float = 0.0
     _reference: Reference | None = None
+
+    @cached_property
+    def blocks(self) -> int | None:
+        """How many blocks of each kind are built; None: all."""
+        return None if self.full or self.step.trains else enough_blocks(self.plan, self.meter.l2_bytes())
 
     def reference(self) -> Reference:
         """What the step gives in BF16, and with its blocks in FP32: run once, and remembered."""
@@ -115,8 +123,7 @@ class Climber:
     def _build(self, base: str = BASELINE) -> Built:
         import torch
 
-        blocks = None if self.full or self.step.trains else BLOCKS
-        built = build(self.plan, self.meter.device, torch.bfloat16, blocks=blocks)
+        built = build(self.plan, self.meter.device, torch.bfloat16, blocks=self.blocks)
         if base == "torch-fp16":
             to_dtype(built, torch.float16)
         return built
@@ -159,7 +166,7 @@ class Climber:
             rung,
             converted=None if config.base in ("torch-bf16", "torch-fp16") else len(names),
             linears=len(reference.rows),
-            blocks_built=None if self.full or self.step.trains else BLOCKS,
+            blocks_built=self.blocks,
             load_peak_gb=gigabytes(self.meter.peak_bytes() + unconverted),
             weights_gb=gigabytes(weights),
         )
@@ -278,6 +285,20 @@ def tidy(meter: Meter) -> None:
     gc.collect()
     if meter.on_gpu:
         torch.cuda.empty_cache()
+
+
+def enough_blocks(plan: ModelPlan, l2_bytes: int) -> int:
+    """How many blocks of each kind stand for the depth: two, or more where two would stay in the L2 cache.
+
+    Args:
+        plan: the model.
+        l2_bytes: the size of the device's L2, 0 where there is none to know of.
+    """
+    import torch
+
+    built = build(plan, torch.device("meta"), torch.bfloat16, blocks=BLOCKS)
+    weights = sum(map(weight_bytes, built.blocks()))
+    return BLOCKS if not weights else max(BLOCKS, math.ceil(BLOCKS * L2_TIMES * l2_bytes / weights))
 
 
 def layers_to_convert(config: Config, rows: dict[str, int]) -> tuple[str, ...]:

@@ -51,6 +51,12 @@ class Meter:
         """What torch's allocator has given out now."""
         return int(self.torch.cuda.memory_allocated(self.device)) if self.on_gpu else 0
 
+    def l2_bytes(self) -> int:
+        """The size of the device's L2 cache; 0 where it is not known."""
+        if not self.on_gpu:
+            return 0
+        return int(getattr(self.torch.cuda.get_device_properties(self.device), "L2_cache_size", 0))
+
     def forget_peak(self) -> None:
         """Count the peak from here."""
         if self.on_gpu:

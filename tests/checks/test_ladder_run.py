@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from fp8doctor.checks.ladder.climbing import Climber, convert, layers_to_convert
+from fp8doctor.checks.ladder.climbing import BLOCKS, L2_TIMES, Climber, convert, enough_blocks, layers_to_convert
 from fp8doctor.checks.ladder.comparing import Reference
 from fp8doctor.checks.ladder.conversions import RefusedError, around
 from fp8doctor.checks.ladder.facts import MemoryPoint, Rung
 from fp8doctor.checks.ladder.slugs import config_of
 from fp8doctor.checks.ladder.stepping import FEWEST_STEPS, MEMORY_POINTS, MOST_STEPS, MemoryWatch, Meter, how_many
 from fp8doctor.checks.torch_build.numerics import FORMAT_ERRORS
-from fp8doctor.checks.workload.build import build, step_call
+from fp8doctor.checks.workload.build import build, step_call, weight_bytes
 from fp8doctor.checks.workload.catalogue import ModelPlan
 from tests.tiny_plans import DECODE, TINY_FLUX, TINY_LM, TINY_TRAIN
 
@@ -310,3 +310,13 @@ def test_a_forced_attention_stands_round_the_call_and_not_longer() -> None:
         assert not torch.backends.cuda.flash_sdp_enabled()
         assert torch.backends.cuda.math_sdp_enabled()
     assert torch.backends.cuda.flash_sdp_enabled()
+
+
+@pytest.mark.torch
+def test_more_blocks_stand_for_the_depth_where_two_would_stay_in_the_cache() -> None:
+    torch = pytest.importorskip("torch")
+    assert enough_blocks(TINY_LM, 0) == BLOCKS == 2
+    two = build(TINY_LM, torch.device("meta"), torch.bfloat16, blocks=2)
+    bytes_of_two = sum(map(weight_bytes, two.blocks()))
+    assert enough_blocks(TINY_LM, bytes_of_two // L2_TIMES) == 2
+    assert enough_blocks(TINY_LM, bytes_of_two) == 2 * L2_TIMES
