@@ -12,6 +12,7 @@ from typing import Any
 import fp8doctor.checks.transformer_engine
 from fp8doctor.checks.linear.facts import Linear
 from fp8doctor.checks.transformer_engine.times import FORWARD, TRAINING, LayerTime, TransformerEngineTimes
+from fp8doctor.checks.workload import WorkloadSeen
 from fp8doctor.measuring.timer import Method
 from fp8doctor.model import Candidate, Exhibit, Facts, Finding, RuleResult, Shape
 from fp8doctor.registry import Registry
@@ -113,9 +114,10 @@ REGISTRY.collect(fp8doctor.checks.transformer_engine)
 RULES = tuple(id for id, rule in REGISTRY.rules.items() if "times" in rule.needs)
 
 
-def verdict(rule: str, times: TransformerEngineTimes) -> RuleResult:
-    """What the rule with this id says of these times."""
-    return REGISTRY.rules[rule].function(times=times)
+def verdict(rule: str, times: TransformerEngineTimes, seen: WorkloadSeen | None = None) -> RuleResult:
+    """What the rule with this id says of these times, for the workload that was named."""
+    asked = {"seen": seen} if "seen" in REGISTRY.rules[rule].needs else {}
+    return REGISTRY.rules[rule].function(times=times, **asked)
 
 
 def finding(rule: str, times: TransformerEngineTimes = TIMES) -> Finding:
@@ -125,17 +127,21 @@ def finding(rule: str, times: TransformerEngineTimes = TIMES) -> Finding:
     return result
 
 
-def candidates(times: TransformerEngineTimes = TIMES, linear: Linear | None = None) -> list[Candidate]:
+def candidates(
+    times: TransformerEngineTimes = TIMES, linear: Linear | None = None, seen: WorkloadSeen | None = None
+) -> list[Candidate]:
     """All of Transformer Engine that competes."""
-    return [candidate for made in _made("candidates", times, linear) for candidate in made]
+    return [candidate for made in _made("candidates", times, linear, seen) for candidate in made]
 
 
 def exhibits(times: TransformerEngineTimes = TIMES) -> dict[str, Exhibit]:
     """All that there is to look at, by id."""
-    return {shown.id: shown for shown in _made("exhibit", times, None) if shown is not None}
+    return {shown.id: shown for shown in _made("exhibit", times) if shown is not None}
 
 
-def _made(what: str, times: TransformerEngineTimes, linear: Linear | None) -> list[Any]:
-    have: dict[str, Facts | None] = {TransformerEngineTimes.key: times, Linear.key: linear}
+def _made(
+    what: str, times: TransformerEngineTimes, linear: Linear | None = None, seen: WorkloadSeen | None = None
+) -> list[Any]:
+    have: dict[str, Facts | None] = {TransformerEngineTimes.key: times, Linear.key: linear, WorkloadSeen.key: seen}
     makers = [maker for maker in REGISTRY.makers if maker.makes == what]
     return [maker.function(**{name: have[need.key] for name, need in maker.needs.items()}) for maker in makers]

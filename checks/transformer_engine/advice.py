@@ -15,7 +15,8 @@ from fp8doctor.checks.transformer_engine.configurations import (
     label,
     scaling_of,
 )
-from fp8doctor.checks.transformer_engine.times import FORWARD, TRAINING, LayerTime, TransformerEngineTimes
+from fp8doctor.checks.transformer_engine.times import FORWARD, TRAINING, LayerTime, TransformerEngineTimes, passes_of
+from fp8doctor.checks.workload import WorkloadSeen
 from fp8doctor.model import Candidate
 from fp8doctor.registry import candidates
 
@@ -23,9 +24,12 @@ TRAINING_TASK = "linear-training"
 
 
 @candidates
-def inference(times: TransformerEngineTimes, linear: Linear | None) -> list[Candidate]:
-    """te.Linear's forward in FP8, where the linear layer's own subject has a baseline to compare it with."""
-    if linear is None:
+def inference(times: TransformerEngineTimes, linear: Linear | None, seen: WorkloadSeen | None) -> list[Candidate]:
+    """te.Linear's forward in FP8, where the linear layer's own subject has a baseline to compare it with.
+
+    None for a workload that only trains, and none of `training` for one that never does.
+    """
+    if linear is None or FORWARD not in passes_of(seen.workload if seen else None):
         return []
     own = cases_of(linear)
     return [
@@ -39,11 +43,13 @@ def inference(times: TransformerEngineTimes, linear: Linear | None) -> list[Cand
 
 
 @candidates
-def training(times: TransformerEngineTimes) -> list[Candidate]:
+def training(times: TransformerEngineTimes, seen: WorkloadSeen | None) -> list[Candidate]:
     """te.Linear's forward and backward, and nn.Linear's in BF16, which is the baseline.
 
     A weight that was cast before does not compete: it holds for all microbatches but the first.
     """
+    if TRAINING not in passes_of(seen.workload if seen else None):
+        return []
     return [
         _candidate(case, TRAINING_TASK)
         for case in times.cases or ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fp8doctor.checks.transformer_engine.times import FORWARD, TRAINING
+from fp8doctor.checks.transformer_engine.times import BOTH, FORWARD, TRAINING
 
 BF16, TE_BF16 = "torch-bf16", "te-bf16"
 CACHED, STORED, GRAPH = "cachedweight", "fp8weight", "cudagraph"
@@ -69,6 +69,11 @@ class Configuration:
         return STORED in self.config.split("+")
 
     @property
+    def plain(self) -> bool:
+        """Called as it is: no suffix."""
+        return self.config == self.base
+
+    @property
     def graphed(self) -> bool:
         """The call is the replay of a CUDA graph."""
         return is_graph(self.config)
@@ -97,13 +102,17 @@ def in_order(recipes: Sequence[str], default: str | None) -> list[Scaling]:
     return sorted(found, key=lambda scaling: scaling.recipe != default or default == "DelayedScaling")
 
 
-def plan(scalings: Sequence[Scaling], *, first: bool, everything: bool) -> list[Configuration]:
+def plan(
+    scalings: Sequence[Scaling], *, first: bool, everything: bool, passes: Sequence[str] = BOTH
+) -> list[Configuration]:
     """What is timed at one shape, the most telling first.
 
     Args:
         scalings: the recipes to time, the most telling first.
         first: whether this is the first shape, at which every recipe is timed.
         everything: whether every configuration of every recipe is timed at every shape.
+        passes: what the workload runs. Where all of it trains, plain forwards stay: with them the host's time is taken
+            apart.
     """
     if not scalings:
         return []
@@ -118,14 +127,14 @@ def plan(scalings: Sequence[Scaling], *, first: bool, everything: bool) -> list[
         Configuration(BF16, FORWARD),
         Configuration(lead, FORWARD),
         Configuration(TE_BF16, FORWARD),
-        *(Configuration(config, passes) for config in others for passes in (TRAINING, FORWARD)),
+        *(Configuration(config, both) for config in others for both in BOTH),
     ]
     if everything:
         found.append(Configuration(f"{TE_BF16}+{GRAPH}", TRAINING))
     if first or everything:
         looked_at = known if everything else known[:WELL_LOOKED_AT]
         found += [more for scaling in looked_at for more in _in_depth(scaling.config)]
-    return list(dict.fromkeys(found))
+    return [way for way in dict.fromkeys(found) if way.passes in passes or (way.passes == FORWARD and way.plain)]
 
 
 def _in_depth(config: str) -> Iterator[Configuration]:

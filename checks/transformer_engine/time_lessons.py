@@ -37,7 +37,9 @@ from fp8doctor.checks.transformer_engine.times import (
     LayerTime,
     TransformerEngineTimes,
     not_timed,
+    passes_of,
 )
+from fp8doctor.checks.workload import WorkloadSeen
 from fp8doctor.measuring.statistics import speedup
 from fp8doctor.model import Action, Estimate, Evidence, Finding, Gain, NotApplicable, Severity, Shape, Unknown
 from fp8doctor.registry import rule
@@ -110,8 +112,16 @@ def against_bf16(times: Times) -> list[Against]:
     return found
 
 
+def _runs(seen: WorkloadSeen | None) -> tuple[str, ...]:
+    return passes_of(seen.workload if seen else None)
+
+
+def _no_training(seen: WorkloadSeen | None) -> NotApplicable | None:
+    return None if TRAINING in _runs(seen) else NotApplicable("the workload that was named does not train")
+
+
 @rule("TE004", "cpu-launch-bound", Severity.INFO, scope="usage")
-def cpu_launch_bound(times: TransformerEngineTimes) -> Verdict:
+def cpu_launch_bound(times: TransformerEngineTimes, seen: WorkloadSeen | None) -> Verdict:
     """Training with te.Linear waits for the host.
 
     What it means: the host needs longer to ask for one forward and backward of the layer than the GPU needs to do it.
@@ -129,7 +139,7 @@ def cpu_launch_bound(times: TransformerEngineTimes) -> Verdict:
     graph. The gain is that of the call of one layer; a model that does more between its layers waits less. Public
     cases: NVIDIA/TransformerEngine#445, #761, #836.
     """
-    if (missing := not_timed(times)) is not None:
+    if (missing := _no_training(seen) or not_timed(times)) is not None:
         return missing
     found = Times(times)
     called = {shape: case for shape in found.shapes if (case := quickest_to_ask_for(found.recipes(shape)))}
@@ -187,8 +197,19 @@ def _where(waiting: Sequence[Shape], working: Sequence[Shape]) -> str:
     return f"{text}; at {listed(working)} the work takes longer than asking for it" if working else text
 
 
+_CAST_ONCE = {
+    TRAINING: Action(
+        "With gradient accumulation, cast once for all microbatches", "model(x, is_first_microbatch=first)"
+    ),
+    FORWARD: Action(
+        "For inference, make the model with its weights in FP8",
+        "with torch.no_grad(), te.quantized_model_init(recipe=recipe): model = build_model()",
+    ),
+}
+
+
 @rule("TE016", "weight-requantized-every-microbatch", Severity.INFO, scope="usage")
-def weight_cast_every_time(times: TransformerEngineTimes) -> Verdict:
+def weight_cast_every_time(times: TransformerEngineTimes, seen: WorkloadSeen | None) -> Verdict:
     """te.Linear casts its weight at every call.
 
     What it means: the weight is kept in BF16, and each forward casts it to FP8 anew, although it changes only when the
@@ -207,11 +228,12 @@ def weight_cast_every_time(times: TransformerEngineTimes) -> Verdict:
     """
     if (missing := not_timed(times)) is not None:
         return missing
-    found = Times(times)
+    found, runs = Times(times), _runs(seen)
     pairs = [
         (plain, other)
         for shape in found.shapes
         for passes, suffix in ((TRAINING, CACHED), (FORWARD, STORED), (FORWARD, CACHED))
+        if passes in runs
         for plain in found.recipes(shape, passes)
         if (other := found.get(f"{plain.config}+{suffix}", shape, passes))
     ]
@@ -230,13 +252,7 @@ def weight_cast_every_time(times: TransformerEngineTimes) -> Verdict:
             line(f"{where}, {short_label(p.config or '')}, {_passes(p)}", p, f"; {_kept(o)}: {told(o)}")
             for p, o in here
         ),
-        actions=(
-            Action("With gradient accumulation, cast once for all microbatches", "model(x, is_first_microbatch=first)"),
-            Action(
-                "For inference, make the model with its weights in FP8",
-                "with torch.no_grad(), te.quantized_model_init(recipe=recipe): model = build_model()",
-            ),
-        ),
+        actions=tuple(action for passes, action in _CAST_ONCE.items() if passes in runs),
         gain=Gain(gain.median, plain.config or "", "measured"),
         about=ABOUT,
     )
@@ -251,7 +267,7 @@ def _kept(case: LayerTime) -> str:
 
 
 @rule("TE017", "small-shapes", Severity.INFO, scope="usage")
-def small_shapes(times: TransformerEngineTimes) -> Verdict:
+def small_shapes(times: TransformerEngineTimes, seen: WorkloadSeen | None) -> Verdict:
     """Training with te.Linear in FP8 gains nothing at small shapes.
 
     What it means: at these shapes forward and backward of te.Linear, in its best recipe, eager or as a CUDA graph, is
@@ -266,7 +282,7 @@ def small_shapes(times: TransformerEngineTimes) -> Verdict:
     Sources: measured here. Eager calls count with the host's time where they wait for it, CUDA graphs with the
     device's. Public cases: huggingface/transformers#25333, verl-project/verl#7519.
     """
-    if (missing := not_timed(times)) is not None:
+    if (missing := _no_training(seen) or not_timed(times)) is not None:
         return missing
     rows = against_bf16(Times(times))
     if not rows:
@@ -295,7 +311,7 @@ def _losing_title(rows: Sequence[Against], losing: Sequence[Against]) -> str:
 
 
 @rule("TE018", "default-recipe-slower", Severity.INFO, scope="usage")
-def default_recipe_slower(times: TransformerEngineTimes) -> Verdict:
+def default_recipe_slower(times: TransformerEngineTimes, seen: WorkloadSeen | None) -> Verdict:
     """Transformer Engine's default recipe is not its fastest here.
 
     What it means: `te.autocast` without a recipe takes the one that Transformer Engine thinks best for this GPU. At
@@ -311,7 +327,7 @@ def default_recipe_slower(times: TransformerEngineTimes) -> Verdict:
     Sources: measured here, forward and backward, eager. get_default_recipe and the recipes' own descriptions in
     transformer_engine/pytorch/quantization.py and common/recipe/__init__.py (2.20.2).
     """
-    if (missing := not_timed(times)) is not None:
+    if (missing := _no_training(seen) or not_timed(times)) is not None:
         return missing
     default = times.default_config
     if default is None:

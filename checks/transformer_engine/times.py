@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from fp8doctor.checks.linear.facts import Case
 from fp8doctor.measuring.timer import Method
+from fp8doctor.measuring.workloads import Workload
 from fp8doctor.model import Facts, NotApplicable, Unknown
 
 # Values of `LayerTime.passes`. The forward alone runs without gradients, as inference does. With the backward it is
 # what one step of training asks of the layer: the output, the gradient of the input and that of the weight.
 FORWARD = "forward"
 TRAINING = "forward+backward"
+BOTH = (TRAINING, FORWARD)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ class TransformerEngineTimes(Facts, key="transformer_engine_times"):
     took_s: float | None = None
     # What was being tried when this record was written.
     attempting: str | None = None
+
+
+def passes_of(workload: Workload | None) -> tuple[str, ...]:
+    """What the steps of a workload run; both where none was named."""
+    runs = {TRAINING if step.trains else FORWARD for step in (workload.steps if workload else None) or ()}
+    return tuple(passes for passes in BOTH if passes in runs) or BOTH
 
 
 def not_timed(times: TransformerEngineTimes) -> NotApplicable | Unknown | None:

@@ -16,7 +16,7 @@ from fp8doctor.checks.torch_build.early import import_torch
 from fp8doctor.checks.transformer_engine.calls import Engine
 from fp8doctor.checks.transformer_engine.configurations import BF16, TE_BF16, Configuration, Scaling, in_order, plan
 from fp8doctor.checks.transformer_engine.facts import TransformerEngine
-from fp8doctor.checks.transformer_engine.times import TRAINING, LayerTime, TransformerEngineTimes
+from fp8doctor.checks.transformer_engine.times import BOTH, LayerTime, TransformerEngineTimes, passes_of
 from fp8doctor.checks.transformer_engine.timing import ShapeTimes, cost_s
 from fp8doctor.checks.workload import WorkloadSeen
 from fp8doctor.measuring.timer import SAMPLES_A_BATCH, Timer
@@ -85,8 +85,9 @@ def gather(
         importlib.import_module("transformer_engine.common.recipe"),
     )
     torch.cuda.set_device(request.gpu)
-    shapes = shapes_of(request, workload.workload if workload else None)
-    yield from Run(torch, engine, torch.device("cuda", request.gpu), request, seen, shapes).records()
+    named = workload.workload if workload else None
+    shapes, passes = shapes_of(request, named), passes_of(named)
+    yield from Run(torch, engine, torch.device("cuda", request.gpu), request, seen, shapes, passes).records()
 
 
 def _why_not(torch_build: TorchBuild | None, seen: TransformerEngine | None) -> str | None:
@@ -169,6 +170,7 @@ class Run:
         request: Request,
         seen: TransformerEngine | None,
         shapes: Sequence[Shape],
+        passes: Sequence[str] = BOTH,
     ) -> None:
         self.began = time.monotonic()
         self.torch = torch
@@ -176,6 +178,7 @@ class Run:
         self.device = device
         self.request = request
         self.shapes = shapes
+        self.passes = passes
         self.everything = request.mode == "thorough"
         self.rounds = ROUNDS.get(request.mode, ROUNDS["default"])
         self.record = resumed(request)
@@ -256,7 +259,7 @@ class Run:
         try:
             yield self._now(begin)
             bench = ShapeTimes(self.torch, timer, self.engine, shape, self._keep)
-            ways = plan(self.scalings, first=first, everything=self.everything)
+            ways = plan(self.scalings, first=first, everything=self.everything, passes=self.passes)
             yield from self._prepare(bench, [way for way in ways if (way.config, way.passes) not in failed])
             if not bench.timed:
                 return None
@@ -289,8 +292,8 @@ class Run:
             if self.left_s() < planned_s:
                 bench.timed.remove(found)
                 late.append(way)
-            if way == Configuration(BF16, TRAINING) and not self.everything:
-                hidden = found.pace.device_us > HIDES_THE_HOST_US
+            if way.config == BF16 and not self.everything:
+                hidden = hidden or found.pace.device_us > HIDES_THE_HOST_US
         if late:
             more = f" and {len(late) - 1} more" if len(late) > 1 else ""
             self.not_measured.append(f"{late[0]}{more} at {bench.shape}: {SPENT}")

@@ -333,7 +333,7 @@ def test_in_a_child_a_segmentation_fault_costs_one_case(tmp_path: Path) -> None:
     site.module("transformer_engine.switches", fake.SWITCHES + _DIES_WHILE_CAPTURING)
     site.module("sitecustomize", _STUBBED.format(root=str(Path(__file__).parents[2])))
     te = fake.seen("Float8CurrentScaling")
-    step = Step(linears=(LinearUse(FIRST.m, FIRST.k, FIRST.n, 1),))
+    step = Step(trains=True, linears=(LinearUse(FIRST.m, FIRST.k, FIRST.n, 1),))
     needs: dict[str, ProbeRun[Facts]] = {
         "torch_build": ProbeRun("ok", GPU),
         "transformer_engine": ProbeRun("ok", te),
