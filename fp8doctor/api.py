@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import fp8doctor
 from fp8doctor import registry as _registry
@@ -27,6 +27,7 @@ from fp8doctor.registry import Registry
 if TYPE_CHECKING:
     from fp8doctor.probing.schedule import Event
 
+F = TypeVar("F", bound=Facts)
 # The longest a default run takes; --thorough has minutes (design: "a time budget rules the whole run").
 BUDGET_S: dict[str, float] = {"quick": 20.0, "default": 60.0, "thorough": 600.0, "bench": 1200.0}
 # What part of the budget is kept for starting, judging and printing.
@@ -131,6 +132,21 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
             report = _live_report(registry, schedule.runs, time.monotonic() - started)
             raise InterruptedExaminationError(_marked_interrupted(report)) from None
     return _live_report(registry, runs, time.monotonic() - started)
+
+
+def look(facts_type: type[F]) -> F | None:
+    """Run the one probe of these facts by itself, as an examination does; None if it saw nothing."""
+    from fp8doctor.probing.schedule import Plan, Schedule, child_environment
+
+    registry = knowledge()
+    if sys.platform != "linux":
+        return None
+    key = facts_type.key
+    alone = dataclasses.replace(registry, probes={key: registry.probes[key]})
+    environment, _ = child_environment([], None)
+    plan = Plan(alone, Request(), sys.executable, BUDGET_S["quick"], environment, store.decode_facts)
+    facts = Schedule(plan).run()[key].facts
+    return facts if isinstance(facts, facts_type) else None
 
 
 def _to_resume(path: Path, registry: Registry) -> dict[str, dict[str, Any]]:

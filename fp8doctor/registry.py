@@ -78,6 +78,8 @@ class Probe:
     share: float
     # Runs only where a workload was named.
     for_workload: bool
+    # Runs only where a pipeline was named.
+    for_pipeline: bool
     # Runs as long as the timing probes do, beside them (sensors).
     watches: bool
     # The modes in which it runs.
@@ -125,6 +127,7 @@ def probe(
     order: int = 0,
     share: float = 1.0,
     for_workload: bool = False,
+    for_pipeline: bool = False,
     watches: bool = False,
     modes: Iterable[str] = ("quick", "default", "thorough", "bench"),
     prepare: Callable[[], None] | None = None,
@@ -141,6 +144,7 @@ def probe(
         order: its place among the probes that time the GPU; what tells most per second comes first.
         share: among those, its share of the time that is left when its turn comes.
         for_workload: whether it runs only where a workload was named.
+        for_pipeline: whether it runs only where a pipeline was named.
         watches: whether it samples sensors until the timing probes have ended.
         modes: the modes that it runs in.
         prepare: if given, the child starts with the run and calls this while the probe waits for its turn. It may
@@ -171,6 +175,7 @@ def probe(
             order=order,
             share=share,
             for_workload=for_workload,
+            for_pipeline=for_pipeline,
             watches=watches,
             modes=chosen,
             prepare=prepare,

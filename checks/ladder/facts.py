@@ -91,5 +91,7 @@ class Ladder(Facts, key="ladder"):
     # Share of the step caches' steps that are skipped, where a person said so.
     hit_rate: float | None = None
     not_measured: tuple[str, ...] | None = None
+    # Rungs that failed in an earlier run and were not tried again yet, "config @ step".
+    untried: tuple[str, ...] | None = None
     # What was being tried when this record was written: "config @ step".
     attempting: str | None = None

@@ -74,9 +74,7 @@ def gather(
     """Measuring whole steps of the workload, configuration by configuration."""
     why_not = _why_not(torch_build, seen)
     if why_not is not None or request.workload is None:
-        yield _unfinished(request, seen, why_not) or Ladder(
-            workload=request.workload, measurable=False, why_not=why_not
-        )
+        yield Ladder(workload=request.workload, measurable=False, why_not=why_not)
         return
     plan = BUILT_IN.get(request.workload) or read_plan(request.workload)
     yield from Run(request, plan, te, seen).records()
@@ -89,17 +87,6 @@ def _why_not(torch_build: TorchBuild | None, seen: WorkloadSeen | None) -> str |
     if torch_build is None or not torch_build.devices:
         return "torch sees no GPU" if torch_build and torch_build.installed else "there is no torch to measure with"
     return "the workload could not be read" if seen is None or seen.workload is None else None
-
-
-def _unfinished(request: Request, seen: WorkloadSeen | None, why_not: str | None) -> Ladder | None:
-    """What an earlier run finished of the same workload, None if nothing: it stays, though no more can be measured."""
-    record = from_plain(Ladder, request.so_far) if request.so_far else Ladder()
-    named = seen.workload.name if seen and seen.workload else request.workload
-    finished = tuple(rung for rung in record.rungs or () if rung.outcome in FINISHED)
-    if not finished or record.workload != named:
-        return None
-    left = f"what did not finish in the earlier run: {why_not}"
-    return replace(record, rungs=finished, not_measured=(left,), attempting=None)
 
 
 class Run:
@@ -142,8 +129,8 @@ class Run:
         if (record.workload, record.full, record.tokens) != (fresh.workload, fresh.full, fresh.tokens):
             return fresh
         # A person asked to go on: what did not finish is tried again.
-        finished = tuple(rung for rung in record.rungs or () if rung.outcome in FINISHED)
-        return replace(fresh, rungs=finished, device_name=record.device_name)
+        failed = tuple(_name(rung) for rung in record.rungs or () if rung.outcome not in FINISHED)
+        return replace(fresh, rungs=record.rungs or (), device_name=record.device_name, untried=failed or None)
 
     def left_s(self) -> float:
         """Seconds that new rungs may use."""
@@ -162,8 +149,9 @@ class Run:
         if device.type == "cuda":
             torch.cuda.set_device(device)
             name = torch.cuda.get_device_name(device)
-            if self.record.device_name not in (None, name):
-                self.record = replace(self.record, rungs=())  # of another GPU: these do not compare
+            if (differs := self._differs_from(name)) is not None:
+                yield replace(self.record, rungs=(), untried=None, measurable=False, why_not=differs, device_name=name)
+                return
             self.record = replace(self.record, device_name=name)
         meter = Meter(torch, device, SHORT_STEPS_S if self.request.mode == "default" else STEPS_S)
         climbers: dict[str, Climber] = {}
@@ -179,11 +167,22 @@ class Run:
                 yield from self._step(climbers[step.name], step)
         yield replace(self.record, attempting=None)
 
+    def _differs_from(self, device: str) -> str | None:
+        """Why the finished rungs of an earlier run do not compare with those of this device; None if they do."""
+        before = self.record.device_name
+        if before in (None, device):
+            return None
+        if any(rung.outcome in FINISHED for rung in self.record.rungs or ()):
+            return f"the earlier run is of another GPU ({before}; here: {device})"
+        self.record = replace(self.record, rungs=(), untried=None)
+        return None
+
     def _left(self, step: StepPlan) -> bool:
         """Whether rungs of a step were left out that now fit; they are then to be measured, and no longer told."""
         without = _untold(self.record, f" @ {step.name}: {SPENT}")
         left_out = len(without.not_measured or ()) < len(self.record.not_measured or ())
         todo = self._todo(step) or self._combined(step)
+        left_out = left_out or any(f"{slug} @ {step.name}" in (self.record.untried or ()) for slug in todo)
         if not left_out or not todo or self.left_s() < self.need_s(config_of(todo[0])):
             return False
         self.record = without
@@ -216,6 +215,7 @@ class Run:
             text = f"{type(error).__name__}: {error}"[:300]
             self.record = _with(self.record, Rung(config=BASELINE, step=step.name, outcome="error", error=text))
             self._leave(step, todo, "BF16 itself failed")
+            self.record = replace(self.record, untried=self._untried_elsewhere(step))
             return
         while todo:
             slug = todo.pop(0)
@@ -247,6 +247,9 @@ class Run:
             return 0.0
         return self.need_s(config_of(BASELINE))
 
+    def _untried_elsewhere(self, step: StepPlan) -> tuple[str, ...] | None:
+        return tuple(name for name in self.record.untried or () if not name.endswith(f" @ {step.name}")) or None
+
     def _share_s(self, rungs: int) -> float:
         """Seconds that the next of so many rungs may take.
 
@@ -263,20 +266,25 @@ class Run:
         return f"{rungs} more need about {rungs * each_s:.0f} s (--budget)"
 
     def _rung(self, step: StepPlan, slug: str) -> Rung | None:
-        return next((r for r in self.record.rungs or () if (r.config, r.step) == (slug, step.name)), None)
+        return next((r for r in self._done(step) if r.config == slug), None)
+
+    def _done(self, step: StepPlan) -> list[Rung]:
+        """The rungs of a step that were tried; those of an earlier run that are to be tried again are not."""
+        untried = self.record.untried or ()
+        return [rung for rung in self.record.rungs or () if rung.step == step.name and _name(rung) not in untried]
 
     def _todo(self, step: StepPlan) -> list[str]:
         wanted = self.request.rungs or (TRAINING if step.trains else FORWARD)
         if self.request.mode == "default":
             wanted = tuple(slug for slug in SHORT[step.name or "forward"] if slug in wanted)
-        done = {r.config for r in self.record.rungs or () if r.step == step.name}
+        done = {r.config for r in self._done(step)}
         return [slug for slug in wanted if slug not in done]
 
     def _combined(self, step: StepPlan) -> list[str]:
         """The combinations of what won, unless a person named what is to be measured."""
         if self.request.mode != "bench" or self.request.rungs:
             return []
-        done = {r.config for r in self.record.rungs or () if r.step == step.name}
+        done = {r.config for r in self._done(step)}
         return [slug for slug in combinations(self.record, step.name or "") if slug not in done]
 
     def _refused(self, config: Config) -> str | None:
@@ -288,12 +296,22 @@ class Run:
         return not_here(config, self.te)
 
     def _leave(self, step: StepPlan, slugs: list[str], why: str) -> None:
-        left = tuple(f"{slug} @ {step.name}: {why}" for slug in slugs)
-        self.record = replace(self.record, not_measured=(*(self.record.not_measured or ()), *left))
+        names = [f"{slug} @ {step.name}" for slug in slugs]
+        # What failed in an earlier run stays with its own reason.
+        left = tuple(f"{name}: {why}" for name in names if name not in (self.record.untried or ()))
+        self.record = replace(self.record, not_measured=(*(self.record.not_measured or ()), *left) or None)
+
+
+def _name(rung: Rung) -> str:
+    return f"{rung.config} @ {rung.step}"
 
 
 def _with(record: Ladder, rung: Rung) -> Ladder:
-    return replace(record, rungs=(*(record.rungs or ()), rung))
+    """The record with this rung, in place of what an earlier run said of it."""
+    untried = record.untried or ()
+    others = tuple(one for one in record.rungs or () if _name(one) != _name(rung) or _name(one) not in untried)
+    left = tuple(name for name in untried if name != _name(rung))
+    return replace(record, rungs=(*others, rung), untried=left or None)
 
 
 def _code(config: Config) -> tuple[str, str | None, bool]:

@@ -8,15 +8,15 @@ from fp8doctor.model import Evidence, NotApplicable, ProbeRun, Unknown
 
 NOT_NAMED = "no pipeline was named (fp8doctor bench --pipeline FOLDER)"
 NO_GPU, NO_TORCH = "torch sees no GPU", "there is no torch to measure with"
-# How the schedule says that a run has no part of this kind (fp8doctor/probing/schedule.py).
-NO_BENCHMARK = "not part of a"
+# How the schedule says that there is nothing to draw with (fp8doctor/probing/schedule.py).
+NOT_ASKED = ("not part of a", "no pipeline was named")
 
 
 def asked(probe_run: ProbeRun[PipelineRun]) -> PipelineRun | Unknown | NotApplicable:
     """The facts, if a folder was named. Where none can be (in a run that is no benchmark), no rule has a question."""
     run = probe_run.facts
     if run is None:
-        left_out = probe_run.outcome == "skipped" and not (probe_run.detail or "").startswith(NO_BENCHMARK)
+        left_out = probe_run.outcome == "skipped" and not (probe_run.detail or "").startswith(NOT_ASKED)
         if left_out or probe_run.failed:
             return Unknown(f"the pipeline was not measured: {probe_run.detail or probe_run.outcome}")
         return NotApplicable(NOT_NAMED)

@@ -95,5 +95,7 @@ class PipelineRun(Facts, key="pipeline"):
     # Measures of likeness that could not be taken, and why, by their field's name.
     not_compared: dict[str, str] | None = None
     not_measured: tuple[str, ...] | None = None
+    # Rungs that failed in an earlier run and were not tried again yet, by their configuration.
+    untried: tuple[str, ...] | None = None
     # What was being tried when this record was written.
     attempting: str | None = None

@@ -46,7 +46,7 @@ LOADING, REFERENCE = "loading the pipeline", "the image in BF16"
 FINISHED = ("ok", "wrong", "refused")
 
 
-@probe(runs_in="target", timeout_s=86_400, times_gpu=True, order=80, share=10.0, modes=("bench",))
+@probe(runs_in="target", timeout_s=86_400, times_gpu=True, order=80, share=10.0, for_pipeline=True, modes=("bench",))
 def gather(request: Request, torch_build: TorchBuild | None, te: TransformerEngine | None) -> Iterator[PipelineRun]:
     """Making images with the pipeline, configuration by configuration."""
     if request.pipeline is None:
@@ -75,7 +75,7 @@ class Run:
             asked=True,
             folder=Path(request.pipeline or "").name,
             own_prompt=request.prompt is not None,
-            prompt_digest=_digest(request.prompt),
+            prompt_digest=digest(request.prompt),
             rungs=(),
         )
 
@@ -127,9 +127,9 @@ class Run:
         how = self.request.so_far_ended
         if how is None:
             # A person asked to go on: what did not finish is tried again.
-            rungs = tuple(rung for rung in earlier.rungs or () if rung.outcome in FINISHED)
+            failed = tuple(r.config for r in earlier.rungs or () if r.config and r.outcome not in FINISHED) or None
             if _same(earlier, self.record) and self.request.steps in (None, earlier.steps):
-                self.record = replace(earlier, rungs=rungs, measurable=None, why_not=None, not_measured=None)
+                self.record = replace(earlier, measurable=None, why_not=None, not_measured=None, untried=failed)
             return None
         self.record = replace(earlier, attempting=None)
         if earlier.attempting in (LOADING, REFERENCE):
@@ -155,24 +155,37 @@ class Run:
             name = torch.cuda.get_device_name(device)
         meter = Meter(torch, device)
         session = Session(folder, self.request.prompt, self.request.steps, meter)
-        before = self.record
+        self._compares(name, session.steps)
         self.record = replace(
-            before,
+            self.record,
             measurable=True,
             device_name=name,
             denoiser_class=session.denoiser_class.__name__,
             parts=session.parts,
             steps=session.steps,
         )
-        if (before.device_name, before.steps) != (name, session.steps):  # these images do not compare
-            self.record = replace(self.record, rungs=())
         return Painter(session, meter, Comparer(), self.request.epoch_s)
 
     def _todo(self) -> list[str]:
-        done = {rung.config for rung in self.record.rungs or ()}
+        untried = self.record.untried or ()
+        done = {rung.config for rung in self.record.rungs or () if rung.config not in untried}
         return [slug for slug in self.request.rungs or CONFIGS if slug not in done]
 
     def _rungs(self, painter: Any) -> Iterator[PipelineRun]:
+    def _compares(self, device: str | None, steps: int) -> None:
+        """Refuse to add to finished images of another GPU, or in other steps: these do not compare."""
+        before = self.record
+        if not before.rungs or (before.device_name, before.steps) == (device, steps):
+            return
+        self.record = replace(before, rungs=(), untried=None)
+        if not any(rung.outcome in FINISHED for rung in before.rungs):
+            return
+        if before.device_name != device:
+            raise NoPipelineError(
+                f"the earlier images are of another GPU ({before.device_name or 'none'}; here: {device or 'none'})"
+            )
+        raise NoPipelineError(f"the earlier images are drawn in {before.steps} steps, not in {steps}")
+
         if not (todo := self._todo()):
             return
         yield replace(self.record, attempting=REFERENCE)
@@ -203,11 +216,16 @@ class Run:
             yield self.record
 
     def _keep(self, rung: ImageRung) -> None:
-        self.record = replace(self.record, rungs=(*(self.record.rungs or ()), rung))
+        """Take up a rung, in place of what an earlier run said of it."""
+        untried = self.record.untried or ()
+        others = tuple(r for r in self.record.rungs or () if r.config != rung.config or r.config not in untried)
+        left = tuple(config for config in untried if config != rung.config)
+        self.record = replace(self.record, rungs=(*others, rung), untried=left or None)
 
     def _leave(self, slugs: list[str], why: str) -> None:
-        left = tuple(f"{slug}: {why}" for slug in slugs)
-        self.record = replace(self.record, not_measured=(*(self.record.not_measured or ()), *left))
+        # What failed in an earlier run stays with its own reason.
+        left = tuple(f"{slug}: {why}" for slug in slugs if slug not in (self.record.untried or ()))
+        self.record = replace(self.record, not_measured=(*(self.record.not_measured or ()), *left) or None)
 
     def _needs(self, rungs: int) -> str:
         """What the rungs that are left need, by those that are done."""
@@ -231,7 +249,8 @@ class Run:
         return file.name
 
 
-def _digest(prompt: str | None) -> str | None:
+def digest(prompt: str | None) -> str | None:
+    """What tells a prompt from another without keeping it; None for the doctor's own."""
     return None if prompt is None else hashlib.sha256(prompt.encode("utf-8", "replace")).hexdigest()[:8]
 
 

@@ -3,32 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fp8doctor.cli import FAILED, options
 
+if TYPE_CHECKING:
+    from fp8doctor.cli.earlier import Earlier
+
 # The report in the folder of -o, which --resume goes on from and `fp8doctor diagnose` reads back.
 REPORT = "report.json"
+# What looking at a box takes at least: the first rungs on an H200 began after 14 to 21 s (tests/boxes/h200-bench-*).
+LOOKING_S = 15.0
 
 
-class OutputFolder(options.Type):
-    """A folder that exists or can be made."""
+def _refuse_too_short(budget_s: float | None, images: bool) -> None:
+    from fp8doctor import api
+    from fp8doctor.checks.ladder import probe as ladder
+    from fp8doctor.checks.pipeline import probe as pipeline
 
-    name = "folder"
+    first_s, end_s = (
+        (pipeline.LEAST_RUNG_S, pipeline.RESERVE_S) if images else (ladder.LEAST_RUNG_S["bench"], ladder.RESERVE_S)
+    )
+    end_s += api.RESERVE_S
+    least_s = LOOKING_S + first_s + end_s
+    if budget_s is not None and budget_s < least_s:
+        raise click.UsageError(
+            f"--budget {budget_s:g}: bench needs {least_s:.0f} s at least: {LOOKING_S:.0f} to look at the box, "
+            f"{first_s:.0f} to begin a configuration and {end_s:.0f} to end in order."
+        )
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The folder, made if it was not there: an hour of measuring must not end in "no such folder"."""
-        path = Path(value)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            (path / REPORT).touch()
-        except OSError as error:
-            self.fail(f"cannot write into {value}: {error.strerror or error}.", param, ctx)
-        if not (path / REPORT).stat().st_size:
-            (path / REPORT).unlink()
-        return path
+
+def _make(folder: Path) -> None:
+    """Make the folder if it is not there: an hour of measuring must not end in "no such folder"."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / REPORT).touch()
+    except OSError as error:
+        raise click.ClickException(f"cannot write into {folder}: {error.strerror or error}") from None
+    if not (folder / REPORT).stat().st_size:
+        (folder / REPORT).unlink()
+
+
+def _to_go_on_with(folder: Path, resume: bool, **asked: Any) -> Earlier | None:
+    """The earlier run in the folder; one that this run would mix with its own, or overwrite, ends the command."""
+    from fp8doctor.cli.earlier import Earlier
+
+    earlier = Earlier.of(folder)
+    if earlier is None:
+        return None
+    differs = earlier.differs(**asked)
+    if not resume:
+        raise earlier.in_the_way(differs)
+    if differs is not None:
+        raise click.ClickException(f"{differs}.")
+    if (gone := earlier.gpu_is_gone()) is not None:
+        raise click.ClickException(f"--resume: {gone}. Nothing was changed.")
+    click.echo(f"fp8doctor: kept {len(earlier.finished)} finished rungs of {folder}", err=True)
+    return earlier
 
 
 def _rungs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -61,8 +94,9 @@ class PipelineFolder(options.Type):
 @click.command("bench")
 @click.argument("workload", required=False, callback=options.workload)
 @click.option(
-    "-o", "--output", "folder", type=OutputFolder(), metavar="FOLDER", help="Write report, tables and images here."
-)
+    "-o", "--output", "folder", type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Write report, tables and images here.",
+)  # fmt: skip
 @click.option(
     "--rung", "rungs", multiple=True, callback=_rungs, metavar="CONFIG", help="Only this configuration. Repeatable."
 )
@@ -98,9 +132,19 @@ def command(workload: str | None, folder: Path | None, resume: bool, **chosen: A
     if resume and folder is None:
         raise click.UsageError("--resume goes with -o FOLDER, the folder of the earlier run.")
     outputs = output.Outputs.of(chosen)
-    earlier = folder / REPORT if folder and resume and (folder / REPORT).exists() else None
-    report, whole = examination.bench(chosen, workload, folder, earlier)
+    _refuse_too_short(chosen["budget"], chosen["pipeline"] is not None)
+    examination.refuse_no_python(chosen["python"])
+    earlier = None
     if folder is not None:
+        asked = {name: chosen[name] for name in ("full", "pipeline", "prompt", "steps")}
+        earlier = _to_go_on_with(folder, resume, workload=workload, **asked)
+        _make(folder)
+    saved = folder / REPORT if folder and resume and (folder / REPORT).exists() else None
+    report, whole = examination.bench(chosen, workload, folder, saved)
+    if earlier is not None and (why := earlier.lost(report)) is not None:
+        click.echo(f"fp8doctor: --resume: {why}; {folder} was left as it was", err=True)
+        whole = False
+    elif folder is not None:
         results.write(report, folder, redact=outputs.redact)
     status = outputs.deliver(report, whole)
     return status if whole else FAILED

@@ -18,6 +18,9 @@ def examine(chosen: dict[str, Any]) -> tuple[Report, bool]:
 
     if chosen["quick"] and chosen["thorough"]:
         raise click.UsageError("--quick and --thorough exclude one another.")
+    timed = "--for" if chosen["workload"] else "--shape" if chosen["shapes"] else None
+    if chosen["quick"] and timed:
+        raise click.UsageError(f"--quick times nothing, and {timed} says what to time: leave out one of them.")
     mode: Any = "quick" if chosen["quick"] else "thorough" if chosen["thorough"] else "default"
     options = api.Options(
         mode=mode,
@@ -55,6 +58,16 @@ def bench(
             resume=earlier,
         )
     )
+
+
+def refuse_no_python(python: str | None) -> None:
+    """End the command if --python names no Python, before it changes anything."""
+    from fp8doctor.probing.interpreters import NoInterpreterError, choose
+
+    try:
+        choose(python)
+    except NoInterpreterError as error:
+        raise click.ClickException(str(error)) from None
 
 
 def _run(options: api.Options) -> tuple[Report, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +17,30 @@ if TYPE_CHECKING:
 
 
 def write(report: Report, folder: Path, *, redact: bool) -> None:
-    """Write report.json, report.md and one CSV a table into `folder`."""
-    output.write(str(folder / REPORT), report.to_json(redact=redact))
-    output.write(str(folder / "report.md"), report.to_markdown(redact=redact))
+    """Write report.json, report.md and one CSV a table into `folder`; tables of the report before it go."""
     from fp8doctor import api
 
-    for exhibit in api.view(report, redact=redact, facts=False)["exhibits"]:
-        if exhibit["kind"] == "table" and exhibit["rows"]:
-            name = re.sub(r"[^a-z0-9-]+", "-", exhibit["id"].lower())
-            output.write(str(folder / f"{name}.csv"), table_csv([row["cells"] for row in exhibit["rows"]]))
+    before = _tables_before(folder / REPORT)
+    output.write(str(folder / REPORT), report.to_json(redact=redact))
+    output.write(str(folder / "report.md"), report.to_markdown(redact=redact))
+    tables = [e for e in api.view(report, redact=redact, facts=False)["exhibits"] if e["kind"] == "table" and e["rows"]]
+    for table in tables:
+        output.write(str(folder / _file(table["id"])), table_csv([row["cells"] for row in table["rows"]]))
+    for name in before - {_file(table["id"]) for table in tables}:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _file(table: str) -> str:
+    return f"{re.sub('[^a-z0-9-]+', '-', table.lower())}.csv"
+
+
+def _tables_before(report: Path) -> set[str]:
+    """The files that the tables of an earlier report are in; what cannot be read has none."""
+    try:
+        exhibits = json.loads(report.read_text(encoding="utf-8"))["exhibits"]
+        return {_file(exhibit["id"]) for exhibit in exhibits if exhibit["kind"] == "table"}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return set()
 
 
 # A spreadsheet runs a cell that begins with one of these; what a library said in an error may (OWASP, "CSV Injection").

@@ -93,6 +93,8 @@ class Schedule:
             return f"not part of a {request.mode} run"
         if probe.for_workload and request.workload is None:
             return "no workload was named (--for)"
+        if probe.for_pipeline and request.pipeline is None:
+            return "no pipeline was named (--pipeline)"
         return None
 
     def _prepare(self, probes: list[Probe]) -> None:

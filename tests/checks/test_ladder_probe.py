@@ -155,7 +155,41 @@ def test_a_resumed_run_keeps_what_finished_and_tries_the_rest_again(ladder: Ladd
     for slug in ("torch-bf16", "torch-fp16"):
         assert after[slug] == before[slug], "not measured again"
     assert after["torch-bf16+attention-math"].outcome == "ok"
-    assert {slug for slug, rung in after.items() if rung.outcome in ("too-long", "crashed")} == set()
+    assert after["torch-bf16+lora"] == before["torch-bf16+lora"], "nobody asked for it this time"
+
+
+DONE = Rung("torch-fp16", "prefill", "refused", "no")
+TRIED = Rung("torch-bf16+attention-math", "prefill", "crashed", "it ended the process: SIGSEGV")
+FAILED = Rung("torch-bf16+lora", "prefill", "error", "ImportError: no peft")
+EARLIER = Ladder(workload="tiny", full=False, tokens={"prefill": 32}, rungs=(DONE, TRIED, FAILED))
+
+
+@pytest.mark.torch
+def test_what_is_not_tried_again_keeps_its_reason() -> None:
+    wanted = ("torch-bf16", "torch-bf16+attention-math")
+    after = record(climbed(wanted, so_far=EARLIER))
+    assert by_config(after)["torch-bf16+attention-math"].outcome == "ok"
+    assert by_config(after)["torch-bf16+lora"] == FAILED
+    assert after.untried == ("torch-bf16+lora @ prefill",)
+    assert len(after.rungs or ()) == 4
+    short = record(climbed(wanted, so_far=EARLIER, least_s=50.0))
+    assert short.rungs == EARLIER.rungs
+    assert [words.partition(":")[0] for words in short.not_measured or ()] == ["torch-bf16 @ prefill"], "told once"
+    assert short.untried == ("torch-bf16+attention-math @ prefill", "torch-bf16+lora @ prefill")
+
+
+def test_a_run_of_another_gpu_is_not_gone_on_with() -> None:
+    def begun(*rungs: Rung) -> Run:
+        plan = replace(PLAN, steps=PLAN.steps[:1])
+        saved = replace(EARLIER, rungs=rungs, device_name="NVIDIA H200")
+        return Run(Request(mode="bench", so_far=to_plain(saved)), plan, None, None)
+
+    run = begun(DONE, FAILED)
+    assert run._differs_from("NVIDIA H200") is None
+    assert run._differs_from("NVIDIA H100") == "the earlier run is of another GPU (NVIDIA H200; here: NVIDIA H100)"
+    nothing = begun(FAILED)
+    assert nothing._differs_from("NVIDIA H100") is None
+    assert (nothing.record.rungs, nothing.record.untried) == ((), None)
 
 
 @pytest.mark.parametrize(
@@ -194,4 +228,12 @@ def test_a_budget_that_is_too_short_says_what_the_rest_needs() -> None:
 )
 def test_without_a_gpu_nothing_is_climbed(build: TorchBuild | None, seen: WorkloadSeen, why: str) -> None:
     (said,) = gather(Request(workload="flux"), build, seen, None)
+    assert said == Ladder(workload="flux", measurable=False, why_not=why)
+
+
+@pytest.mark.parametrize("why", ["torch sees no GPU", "there is no torch to measure with"])
+def test_without_a_gpu_the_rungs_of_another_box_are_none_of_this(why: str) -> None:
+    build = TorchBuild(installed=True, devices=()) if "GPU" in why else None
+    request = Request(workload="flux", so_far=to_plain(replace(EARLIER, workload="flux")))
+    (said,) = gather(request, build, WorkloadSeen("flux", built_in("flux")), None)
     assert said == Ladder(workload="flux", measurable=False, why_not=why)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fp8doctor.checks.pipeline.facts import ImageRung, PipelineRun
+from fp8doctor.checks.pipeline.folder import NoPipelineError
 from fp8doctor.checks.pipeline.probe import CONFIGS, LOADING, REFERENCE, Run, gather
 from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.checks.torch_build.facts import TorchDevice
@@ -89,9 +90,38 @@ def test_a_pipeline_whose_loading_ends_the_process_cannot_be_measured(tmp_path: 
 
 def test_resuming_keeps_what_is_finished_and_tries_the_rest_again(tmp_path: Path) -> None:
     run = last(tmp_path, so_far=to_plain(EARLIER))
-    assert names(run) == [("torch-bf16", "ok"), ("te-fp8-current", "refused")]
     assert run.height == 1024
-    assert any("torchao-fp8-rowwise: " in words for words in run.not_measured or ())
+    assert run.rungs == EARLIER.rungs, "what there was no time for keeps its reason"
+    assert run.untried == ("torchao-fp8-rowwise",)
+    assert not any("torchao-fp8-rowwise: " in words for words in run.not_measured or ()), "told once"
+    begun = Run(Request(mode="bench", pipeline=str(tmp_path / "painter"), so_far=to_plain(run)), None)
+    begun.record = replace(run)
+    assert "torchao-fp8-rowwise" in begun._todo()
+    begun._keep(replace(FAILED, outcome="ok", error=None))
+    assert names(begun.record)[-1] == ("torchao-fp8-rowwise", "ok")
+    assert len(begun.record.rungs or ()) == len(EARLIER.rungs or ())
+    assert begun.record.untried is None
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "says"),
+    [
+        ({"device_name": "NVIDIA H200"}, {}, "of another GPU .NVIDIA H200; here: none"),
+        ({"steps": 4}, {}, "in 4 steps, not in 28"),
+    ],
+)
+def test_images_that_do_not_compare_are_not_gone_on_with(
+    there: dict[str, Any], here: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    run = Run(Request(mode="bench", pipeline=str(tmp_path / "painter")), None)
+    run.record = replace(EARLIER, **there)
+    with pytest.raises(NoPipelineError, match=says):
+        run._compares(here.get("device_name"), 28)
+    assert run.stopped("x").measurable is False
+    assert run.record.rungs == ()
+    run.record = replace(EARLIER, rungs=(FAILED,), **there)
+    run._compares(None, 28)
+    assert run.record.rungs == (), "nothing was finished"
 
 
 @pytest.mark.parametrize("asked", [{"prompt": "a fox"}, {"steps": 4}])

@@ -111,6 +111,7 @@ RULES: tuple[Rule, ...] = (
         probed(PipelineRun(asked=False, measurable=False)),
         ProbeRun("not-observed"),
         ProbeRun("skipped", detail="not part of a default run"),
+        ProbeRun("skipped", detail="no pipeline was named (--pipeline)"),
     ],
 )
 def test_where_no_pipeline_was_named_nothing_is_asked(rule: Rule, probe_run: ProbeRun[PipelineRun]) -> None:
