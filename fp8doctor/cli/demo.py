@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fp8doctor.cli import options
 
+if TYPE_CHECKING:
+    from fp8doctor.judging.report import Report
+
 # The H200 with everything installed: it shows the most.
 FIRST = "h200"
+# Captions that are nearly the same for all boxes.
+BESIDE = ("driver ", "triton ")
 
 
 @click.command("demo")
 @click.argument("box", required=False)
 @click.option("--list", "list_them", is_flag=True, help="List the recorded boxes.")
-@options.output
+@partial(options.output, fail_on="never")
 def command(box: str | None, list_them: bool, **chosen: Any) -> int:
     """Show the report of a recorded BOX (a real machine's facts)."""
     from fp8doctor import api
@@ -23,7 +29,9 @@ def command(box: str | None, list_them: bool, **chosen: Any) -> int:
 
     boxes = recorded()
     if list_them:
-        write(options.STDOUT, "".join(f"{name}\n" for name in boxes))
+        wide = max(map(len, boxes), default=0)
+        phrases = {name: phrase(api.diagnose(facts, source="demo")) for name, facts in boxes.items()}
+        write(options.STDOUT, "".join(f"{name:{wide}}  {words}\n" for name, words in phrases.items()))
         return 0
     options.refuse_command_names(chosen, boxes, "demo ")
     outputs = Outputs.of(chosen)
@@ -32,8 +40,16 @@ def command(box: str | None, list_them: bool, **chosen: Any) -> int:
     name = box or next(iter(boxes))
     if name not in boxes:
         raise click.ClickException(f"no box {name!r}; there is {', '.join(boxes)}")
-    outputs.deliver(api.diagnose(boxes[name], source="demo"))
-    return 0
+    return outputs.deliver(api.diagnose(boxes[name], source="demo"))
+
+
+def phrase(report: Report) -> str:
+    """What was recorded: the GPU, the workload whose steps were timed, and the libraries that FP8 depends on."""
+    gpu, *others = report.captions
+    ladder = report.facts.get("ladder") or {}
+    steps = f"{ladder['workload']}, {len(ladder['rungs'])} rungs; " if ladder.get("rungs") else ""
+    libraries = ", ".join(caption for caption in others if not caption.startswith(BESIDE))
+    return f"{gpu.partition(' · ')[0]}: {steps}{libraries}"
 
 
 def recorded() -> dict[str, bytes]:

@@ -27,6 +27,8 @@ def command(file: str, **chosen: Any) -> int:
     place = Path(file)
     if (place / REPORT).is_file():
         place /= REPORT
+    elif place.is_dir():
+        raise click.ClickException(f"{file} has no {REPORT}; a folder that bench -o wrote has one")
     try:
         report = api.diagnose(sys.stdin.buffer.read() if file == options.STDOUT else place)
     except store.NotAFactsFileError as error:

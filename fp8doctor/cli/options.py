@@ -94,14 +94,33 @@ def workload(ctx: click.Context, param: click.Parameter, value: str | None) -> s
     if value in names():
         return value
     path = Path(value)
+    why = _no_workload(value)
     if path.is_file():
         try:
             read_plan(path)
         except NoModelError as error:
-            raise click.BadParameter(f"{error}.", ctx, param) from None
-        return str(path.absolute())
-    known = ", ".join(names())
-    raise click.BadParameter(f"{value!r} is no workload and no config.json; there is {known}.", ctx, param)
+            why = f"{error}."
+        else:
+            return str(path.absolute())
+    # An argument's own hint stands in the brackets of the usage line.
+    hint = param.human_readable_name if isinstance(param, click.Argument) else None
+    raise click.BadParameter(why, ctx, param, hint)
+
+
+def _no_workload(value: str) -> str:
+    """What is said of a text that is neither a workload's name nor a file."""
+    from fp8doctor.measuring.workloads import names
+
+    path = Path(value)
+    if (path / "model_index.json").is_file():
+        return f"{value} is a pipeline; fp8doctor bench --pipeline {value} measures it."
+    if (path / "config.json").is_file():
+        return f"{value} is a folder; name {path / 'config.json'}."
+    if path.is_dir():
+        return f"{value} is a folder without a config.json."
+    if value.endswith(".json") or "/" in value:
+        return f"{value}: no such file."
+    return f"{value!r} is no workload and no config.json; there is {', '.join(names())}."
 
 
 def _applied(function: F, decorators: Iterable[Callable[[F], F]]) -> F:
@@ -144,8 +163,8 @@ def redaction(function: F) -> F:
     )(function)
 
 
-def output(function: F) -> F:
-    """How the report is written, and what makes the command fail."""
+def output(function: F, fail_on: str = "error") -> F:
+    """How the report is written, and what makes the command fail, unless another level is asked for."""
     optional_file: dict[str, Any] = {"is_flag": False, "flag_value": STDOUT, "type": OutputFile(), "metavar": "[FILE]"}
     return _applied(
         redaction(function),
@@ -154,7 +173,7 @@ def output(function: F) -> F:
             click.option("--markdown", "markdown_to", help="The report for pasting into an issue.", **optional_file),
             click.option("-v", "--verbose", is_flag=True, help="Everything: all figures, rules and evidence."),
             click.option(
-                "--fail-on", type=click.Choice(["error", "warning", "never"]), default="error", show_default=True,
+                "--fail-on", type=click.Choice(["error", "warning", "never"]), default=fail_on, show_default=True,
                 help="The least finding that makes the exit status 1.",
             ),
         ),

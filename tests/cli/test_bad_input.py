@@ -41,6 +41,10 @@ def complaint(*arguments: str, text: str | bytes = b"") -> str:
         (["--gpu", "-1"], "--gpu"),
         (["--gpu", "one"], "--gpu"),
         (["--for", "knitting"], "no workload and no config.json"),
+        (["--for", "nofile.json"], "Invalid value for '--for': nofile.json: no such file. See:"),
+        (["--quick", "--for", "flux"], "--quick times nothing, and --for says what to time: leave out one of them"),
+        (["collect", "-o", "-", "--quick", "--shape", "1024x1024x1024"], "--shape says what to time"),
+        (["demo", "--fail-on", "info"], "--fail-on"),
         (["--fail-on", "info"], "--fail-on"),
         (["--json", "--markdown"], "cannot both go to standard output"),
         (["--json", "demo"], "fp8doctor demo --json"),
@@ -141,7 +145,7 @@ def test_files_that_cannot_be_judged(tmp_path: Path, content: bytes, says: str) 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     assert "No such file" in complaint("diagnose", str(tmp_path / "none.json"))
-    assert "directory" in complaint("diagnose", str(tmp_path))
+    assert "has no report.json; a folder that bench -o wrote has one" in complaint("diagnose", str(tmp_path))
 
 
 @pytest.mark.parametrize("form", [["--json"], ["--markdown"], ["collect", "-o"]])

@@ -195,7 +195,7 @@ def test_several_rules_of_one_name_are_all_explained() -> None:
 
 @with_boxes
 def test_the_demo_is_a_whole_report_and_never_fails() -> None:
-    boxes = doctor("demo", "--list").stdout.split()
+    boxes = [line.split()[0] for line in doctor("demo", "--list").stdout.splitlines()]
     schema = json.loads(doctor("schema").stdout)
     for arguments in ([], *([box] for box in boxes)):
         assert "VERDICT" in (run := doctor("demo", *arguments)).stdout
@@ -205,6 +205,23 @@ def test_the_demo_is_a_whole_report_and_never_fails() -> None:
         assert report["source"] == "demo"
         assert "FP8" in doctor("demo", *arguments, "--markdown").stdout
     assert doctor("demo", "no-such-box").returncode == 2
+
+
+@with_boxes
+def test_a_demo_fails_where_that_is_asked_for() -> None:
+    assert doctor("demo", "no-gpu", "--fail-on", "error").returncode == 1
+    assert doctor("demo", "no-gpu", "--fail-on", "never").returncode == 0
+    assert doctor("demo", "h200", "--fail-on", "error").returncode == 0
+    assert "[default: never]" in " ".join(doctor("demo", "--help").stdout.split())
+
+
+@with_boxes
+def test_recorded_boxes_are_listed_with_what_is_in_them() -> None:
+    lines = dict(line.split(maxsplit=1) for line in doctor("demo", "--list").stdout.splitlines())
+    assert list(lines) == list(recorded())
+    assert lines["h200"] == "NVIDIA H200: torch 2.11.0+cu130, torchao 0.17.0, TE 2.20.2, flash-attn 2.8.3.post2"
+    assert lines["h200-bench-flux"].startswith("NVIDIA H200: flux, 41 rungs; torch 2.11.0+cu130, torchao")
+    assert lines["no-gpu"] == "no GPU visible: torch 2.13.0+cpu"
 
 
 def test_ctrl_c_ends_the_children_and_says_what_was_learnt() -> None:
