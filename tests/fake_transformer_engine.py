@@ -25,6 +25,7 @@ class _Recipe:
 class DelayedScaling(_Recipe): pass
 class Float8CurrentScaling(_Recipe): pass
 class Float8BlockScaling(_Recipe): pass
+class NVFP4BlockScaling(_Recipe): pass
 """
 
 # Counts what a test asks about, and does what a test tells it to do at a call.
@@ -81,13 +82,15 @@ class _Multiply(torch.autograd.Function):
 class Linear(torch.nn.Module):
     def __init__(self, in_features, out_features, bias=True, params_dtype=None, device="cuda", init_method=None):
         super().__init__()
-        assert not bias
         self.weight = torch.nn.Parameter(torch.empty(out_features, in_features, dtype=params_dtype, device=device))
-        init_method(self.weight)
+        self.init_method = init_method or torch.nn.init.normal_
+        self.init_method(self.weight)
+        self.bias = torch.nn.Parameter(torch.zeros(out_features, dtype=params_dtype, device=device)) if bias else None
         self.scales, self.seen, self.kept = {{}}, {{}}, None
         if _storing:
             self.kept = self.cast("weight", self.weight, torch.float8_e4m3fn, "Float8CurrentScaling")
             self.stored = True
+            self.weight = torch.nn.Parameter(self.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
 
     def cast(self, name, tensor, dtype, recipe):
         switches.counted[f"cast {{name}}"] += 1
@@ -102,9 +105,9 @@ class Linear(torch.nn.Module):
         if switches.at_call is not None:
             switches.at_call(self, None if recipe is None else type(recipe).__name__)
         if recipe is None:
-            return torch.nn.functional.linear(x, self.weight)
+            return torch.nn.functional.linear(x, self.weight, self.bias)
         for tensor in (x, self.weight):
-            if tensor.shape[0] % 8 or tensor.shape[1] % 16:
+            if tensor.numel() // tensor.shape[-1] % 8 or tensor.shape[-1] % 16:
                 raise ValueError(
                     "FP8 execution requires the product of all dimensions except the last to be divisible by 8 and the"
                     f" last dimension to be divisible by 16, but got tensor with dims={{list(tensor.shape)}}"
@@ -115,7 +118,8 @@ class Linear(torch.nn.Module):
             cast = self.cast("weight", self.weight, torch.float8_e4m3fn, type(recipe).__name__)
             self.kept = cast if is_first_microbatch is not None else self.kept
         weight = self.kept if kept or is_first_microbatch is not None else cast
-        return _Multiply.apply(self, x, self.weight, weight)
+        y = _Multiply.apply(self, x, self.weight, weight)
+        return y if self.bias is None else y + self.bias
 
 
 def _make_graphed(module, sample_args, enabled, recipe):

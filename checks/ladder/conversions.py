@@ -9,8 +9,12 @@ import contextlib
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
+from fp8doctor.checks.transformer_engine.calls import Engine
+from fp8doctor.checks.transformer_engine.configurations import NOT_STORED
 from fp8doctor.checks.workload.build import Built
 
 # What a conversion gets: the model, and the names of the linear layers that it may convert.
@@ -63,27 +67,44 @@ def _float8_training(recipe: str) -> Convert:
     return convert
 
 
-def _te_linears(built: Built, names: tuple[str, ...]) -> None:
-    """Swap nn.Linear for te.Linear, with the same weights."""
-    import torch
+def _te_linears(base: str) -> Convert:
+    """Swap nn.Linear for te.Linear, with the same weights.
 
-    te = importlib.import_module("transformer_engine.pytorch")
-    for name in names:
-        old = built.model.get_submodule(name)
-        new = te.Linear(
-            old.in_features,
-            old.out_features,
-            bias=old.bias is not None,
-            params_dtype=old.weight.dtype,
-            device=str(old.weight.device),
-        )
-        with torch.no_grad():
-            new.weight.copy_(old.weight)
-            if old.bias is not None:
-                new.bias.copy_(old.bias)
-        new.train(old.training)
-        new.requires_grad_(old.weight.requires_grad)
-        _put(built.model, name, new)
+    Where nothing trains they lie in FP8, as far as the recipe allows that: otherwise every call would cast them anew.
+    """
+
+    def convert(built: Built, names: tuple[str, ...]) -> None:
+        import torch
+
+        te = importlib.import_module("transformer_engine.pytorch")
+        engine = Engine(te, importlib.import_module("transformer_engine.common.recipe"))
+        stored = base in RECIPES and base not in NOT_STORED and not built.model.training
+        for name in names:
+            old = built.model.get_submodule(name)
+            # te.Linear keeps its init_method, which therefore must not keep the weight.
+            weights = [old.weight]
+            # Without gradients no transposed copy is made of a stored weight; and only a GPU casts to FP8.
+            with torch.no_grad(), engine.stored_weights(engine.recipe(RECIPES[base])) if stored else nullcontext():
+                new = te.Linear(
+                    old.in_features,
+                    old.out_features,
+                    bias=old.bias is not None,
+                    params_dtype=old.weight.dtype,
+                    device=str(built.device if stored else old.weight.device),
+                    init_method=partial(_fill, weights),
+                )
+                if old.bias is not None:
+                    new.bias.copy_(old.bias)
+            weights.clear()
+            new.train(old.training)
+            new.requires_grad_(old.weight.requires_grad)
+            _put(built.model, name, new)
+
+    return convert
+
+
+def _fill(weights: list[Any], parameter: Any) -> None:
+    parameter.data.copy_(weights[0])
 
 
 def _put(model: Any, name: str, module: Any) -> None:
@@ -141,12 +162,12 @@ BASES: dict[str, tuple[Convert, str]] = {
     "torchao-fp8train-tensorwise": (_float8_training("tensorwise"), "e4m3"),
     "torchao-fp8train-rowwise": (_float8_training("rowwise"), "e4m3"),
     "torchao-fp8train-rowwise-gw-hp": (_float8_training("rowwise_with_gw_hp"), "e4m3"),
-    "te-bf16": (_te_linears, "bf16"),
-    "te-fp8-delayed": (_te_linears, "e4m3"),
-    "te-fp8-current": (_te_linears, "e4m3"),
-    "te-fp8-block": (_te_linears, "e4m3"),
-    "te-mxfp8": (_te_linears, "mxfp8"),
-    "te-nvfp4": (_te_linears, "nvfp4"),
+    "te-bf16": (_te_linears("te-bf16"), "bf16"),
+    "te-fp8-delayed": (_te_linears("te-fp8-delayed"), "e4m3"),
+    "te-fp8-current": (_te_linears("te-fp8-current"), "e4m3"),
+    "te-fp8-block": (_te_linears("te-fp8-block"), "e4m3"),
+    "te-mxfp8": (_te_linears("te-mxfp8"), "mxfp8"),
+    "te-nvfp4": (_te_linears("te-nvfp4"), "nvfp4"),
 }
 TUNED = _torchao("Float8DynamicActivationFloat8WeightConfig", granularity="PerRow", set_inductor_config=True)
 LORA = {"lora": _lora(fused=False), "lora-fused": _lora(fused=True)}
