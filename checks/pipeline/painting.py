@@ -5,14 +5,17 @@ Runs in the child; torch and diffusers are imported inside.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fp8doctor.checks.ladder.caching import compile_inside
+from fp8doctor.checks.ladder.calibration import CALIBRATING_CALLS, DELAYED, learning
 from fp8doctor.checks.ladder.climbing import LEAST_ROWS, compilation, convert, gigabytes, layers_to_convert, tidy
 from fp8doctor.checks.ladder.conversions import RefusedError, around, compile_blocks
 from fp8doctor.checks.ladder.outcomes import failure
@@ -53,6 +56,8 @@ class Painter:
     meter: Meter
     comparer: Comparer
     epoch_s: float = 0.0
+    # Whether the calls of the denoiser update its scales.
+    _learning: bool = False
 
     def reference(self) -> Reference:
         """Make the image in BF16 that all others are compared with, and see what each layer is called with."""
@@ -92,6 +97,7 @@ class Painter:
         return replace(rung, ended_s=round(time.monotonic() - self.epoch_s, 2))
 
     def _end(self) -> None:
+        self._learning = False
         self.session.drop()
         self.session.clock.forget()
         tidy(self.meter)
@@ -125,12 +131,28 @@ class Painter:
             weights_gb=gigabytes(weight_bytes(built.model)),
             threshold=computed.threshold if computed else None,
         )
-        self.session.put(built.model, functools.partial(around, config.base, config.modifiers, built))
+        self.session.put(built.model, functools.partial(self._around, config, built))
+        if config.recipe == DELAYED:
+            with watch.phase("scales"):
+                self._calibrate()
         with watch.phase("first image"):
             seconds, image = self._image()
         rung = replace(rung, first_image_s=round(seconds, 3), **compilation(config))
         rung = replace(rung, file=save(image), **self._compare(image, reference))
         return replace(self._images(rung, computed, until, watch), memory=watch.kept() if self.meter.on_gpu else None)
+
+    @contextlib.contextmanager
+    def _around(self, config: Config, built: Built) -> Iterator[None]:
+        """What stands round each call of the denoiser; a pipeline calls it without gradients."""
+        with learning() if self._learning else contextlib.nullcontext(), around(config.base, config.modifiers, built):
+            yield
+
+    def _calibrate(self) -> None:
+        """Let the scales fit that are taken from earlier calls, as those of an image are: of all of its steps."""
+        self._learning = True
+        for _ in range(max(1, math.ceil(CALIBRATING_CALLS / self.session.steps))):
+            self.session.image()
+        self._learning = False
 
     def _peak_gb(self) -> float | None:
         """The peak on the device; the host's memory is not looked at."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fp8doctor.checks.ladder.outcomes import alarm, ended, failure, not_here
+from fp8doctor.checks.ladder.probe import import_engine_first
 from fp8doctor.checks.ladder.slugs import BASELINE, config_of
 from fp8doctor.checks.pipeline.asking import NO_GPU, NO_TORCH, NOT_NAMED
 from fp8doctor.checks.pipeline.facts import ImageRung, PipelineRun
@@ -38,6 +39,7 @@ CONFIGS = (
     "te-fp8-current",
     "te-fp8-delayed",
 )
+ENGINE = "transformer_engine"
 # As for the ladder's rungs (checks/ladder/probe.py); an image takes longer than a step.
 SHARES, LEAST_RUNG_S, RESERVE_S = 4.0, 30.0, 3.0
 # What is tried before the first rung.
@@ -142,6 +144,9 @@ class Run:
         from fp8doctor.checks.pipeline.session import Session, offline
 
         offline()
+        wanted = self.request.rungs or CONFIGS
+        if self.te and self.te.import_ok and any(config_of(slug).library == ENGINE for slug in wanted):
+            import_engine_first()
         import torch
 
         from fp8doctor.checks.ladder.stepping import Meter
@@ -166,12 +171,6 @@ class Run:
         )
         return Painter(session, meter, Comparer(), self.request.epoch_s)
 
-    def _todo(self) -> list[str]:
-        untried = self.record.untried or ()
-        done = {rung.config for rung in self.record.rungs or () if rung.config not in untried}
-        return [slug for slug in self.request.rungs or CONFIGS if slug not in done]
-
-    def _rungs(self, painter: Any) -> Iterator[PipelineRun]:
     def _compares(self, device: str | None, steps: int) -> None:
         """Refuse to add to finished images of another GPU, or in other steps: these do not compare."""
         before = self.record
@@ -186,6 +185,12 @@ class Run:
             )
         raise NoPipelineError(f"the earlier images are drawn in {before.steps} steps, not in {steps}")
 
+    def _todo(self) -> list[str]:
+        untried = self.record.untried or ()
+        done = {rung.config for rung in self.record.rungs or () if rung.config not in untried}
+        return [slug for slug in self.request.rungs or CONFIGS if slug not in done]
+
+    def _rungs(self, painter: Any) -> Iterator[PipelineRun]:
         if not (todo := self._todo()):
             return
         yield replace(self.record, attempting=REFERENCE)
