@@ -30,6 +30,8 @@ _SPECIAL = re.compile(
     r"[`*_<>\[\]{}|\\~&$#@]|://|www\.|:[\w+-]+:|(?:^|\W)GH-\d|(?:^|\W)(?=[a-f]{0,39}\d)(?=\d{0,39}[a-f])[0-9a-f]{7,40}(?:$|\W)",
     re.IGNORECASE,
 )
+# What ends an item of a list or a sentence, behind a word; by itself it means nothing.
+_SEPARATOR = re.compile(r"(?<=[^,;:.!?])[,;:.!?]+$")
 # What begins a list or a heading at the start of a line.
 _OPENING = re.compile(r"[-+=]+|\d+[.)]")
 
@@ -129,14 +131,18 @@ def inline(value: object) -> str:
     text = one_line(value)
     if len(text) > LONGEST_TEXT:
         text = text[:LONGEST_TEXT] + "…"
-    runs: list[tuple[bool, list[str]]] = []
+    # Special words that follow one another are one span, but for the items of a list: each ends with its separator.
+    runs: list[tuple[bool, list[str], str]] = []
     for place, word in enumerate(text.split(" ")):
         special = bool(_SPECIAL.search(word)) or (place == 0 and bool(_OPENING.fullmatch(word)))
-        if runs and runs[-1][0] == special:
-            runs[-1][1].append(word)
+        end = _SEPARATOR.search(word) if special else None
+        core, after = (word[: end.start()], end.group()) if end else (word, "")
+        if runs and runs[-1][0] == special and not runs[-1][2]:
+            _, words, _ = runs.pop()
+            runs.append((special, [*words, core], after))
         else:
-            runs.append((special, [word]))
-    return " ".join(_span(" ".join(words)) if special else " ".join(words) for special, words in runs)
+            runs.append((special, [core], after))
+    return " ".join((_span(" ".join(words)) if special else " ".join(words)) + after for special, words, after in runs)
 
 
 def _span(text: str) -> str:

@@ -75,6 +75,25 @@ def test_hostile_text_is_shown_as_it_is(text: str) -> None:
     assert inline_text(inline(text)) == "x " + " ".join(text.split())
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "attention_times, compiled_function, grouped_gemm, linear: not part of a run",
+            "`attention_times`, `compiled_function`, `grouped_gemm`, linear: not part of a run",
+        ),
+        ("NVML: LIBRARY_NOT_FOUND; no driver", "NVML: `LIBRARY_NOT_FOUND`; no driver"),
+        ("see torch._scaled_mm.", "see `torch._scaled_mm`."),
+        ("a_b, c_d and e", "`a_b`, `c_d` and e"),
+        ("run pip_x --a_b c", "run `pip_x --a_b` c"),
+        (":tada:", "`:tada`:"),
+        ("#,; x", "`#`,; x"),
+    ],
+)
+def test_a_code_span_ends_with_its_word_in_a_list(text: str, shown: str) -> None:
+    assert inline(text) == shown
+
+
 @given(st.text(alphabet=st.sampled_from("`*_<>[]()|\\~&$#@:/-+=.!1a \n"), max_size=40))
 def test_no_text_means_anything_to_markdown(text: str) -> None:
     flat = " ".join(text.split())
