@@ -67,6 +67,7 @@ def failed(config: str, outcome: str, why: str, step: str = STEP) -> Rung:
 FLUX = Ladder(
     workload="flux",
     title="FLUX.1-dev",
+    model_class="diffusers.FluxTransformer2DModel",
     tokens={STEP: 4608},
     measurable=True,
     device_name="NVIDIA H200",

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from fp8doctor.checks.ladder.facts import Ladder, Rung
 from fp8doctor.checks.ladder.naming import how, label, number_format
-from fp8doctor.checks.ladder.winners import carried_over, ok
-from fp8doctor.checks.workload.catalogue import BUILT_IN
+from fp8doctor.checks.ladder.winners import NOT_ADVISED, SIXTEEN_BIT, carried_over, ok
+from fp8doctor.checks.workload.catalogue import BUILT_IN, StepPlan
 from fp8doctor.model import Candidate, Estimate
 from fp8doctor.registry import candidates
-
-# What changes the task, not its speed alone, or forces what is slower: shown, and never the configuration to use.
-NOT_ADVISED = ("lora", "attention-math")
-SIXTEEN_BIT = ("bf16", "fp16")
 
 
 @candidates
@@ -32,7 +28,7 @@ def _candidate(ladder: Ladder, rung: Rung) -> Candidate:
         config=slug,
         label=label(slug),
         format=number_format(slug),
-        how=how(slug),
+        how=how(slug, ladder.model_class, trains=trains(ladder.workload, rung.step)),
         call_us=microseconds(rung.step_ms),
         error=rung.relative_error,
         error_limit=rung.relative_error_limit,
@@ -45,8 +41,19 @@ def _candidate(ladder: Ladder, rung: Rung) -> Candidate:
 
 def step_title(workload: str | None, step: str | None) -> str:
     """ "one denoising step, 1024x1024", or the step's name where the workload is none of ours."""
+    plan = _plan(workload, step)
+    return plan.title if plan else step or ""
+
+
+def trains(workload: str | None, step: str | None) -> bool:
+    """Whether the step has a backward and an optimizer; only built-in workloads have such."""
+    plan = _plan(workload, step)
+    return plan is not None and plan.trains
+
+
+def _plan(workload: str | None, step: str | None) -> StepPlan | None:
     plan = BUILT_IN.get(workload or "")
-    return next((s.title for s in plan.steps if s.name == step), step or "") if plan else step or ""
+    return next((one for one in plan.steps if one.name == step), None) if plan else None
 
 
 def microseconds(value: Estimate | None) -> Estimate | None:

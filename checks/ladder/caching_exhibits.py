@@ -80,24 +80,24 @@ def step_caches(ladder: Ladder) -> Exhibit | None:
         for rung in ladder.rungs or ()
         if rung.skipping is not None and rung.config and rung.outcome == "ok"
     )
-    title = "step caches: a step computed, a step skipped, and the steps' speed-up if that share of them is skipped"
+    title = (
+        "step caches: ms of a step computed (full; + more than without the cache) and of one skipped, its error, and"
+        " the steps' speed-up if that share of them is skipped"
+    )
     return Exhibit("ladder-step-caches", "table", title, "ms", rows) if rows else None
 
 
 def _cells(ladder: Ladder, rung: Rung, skipping: SkippedStep, rates: list[float]) -> dict[str, Any]:
     plain = plain_step(ladder, rung)
     cells = {
-        "configuration": rung.config or "",
-        "step": rung.step or "",
-        "without": _ms(plain),
-        "computed": _ms(skipping.full_ms),
-        "skipped": _ms(skipping.skipped_ms),
-        "error of a skipped step": "" if skipping.skipped_error is None else f"{skipping.skipped_error:.1%}",
+        "config": rung.config or "",
+        "full": _ms(skipping.full_ms) + ("+" if costs_more(plain, skipping) else ""),
+        "skip": _ms(skipping.skipped_ms),
+        "error": "" if skipping.skipped_error is None else f"{skipping.skipped_error:.1%}",
     }
     for rate in rates:
         factor = with_hit_rate(skipping, rate, plain.median if plain else None)
-        cells[f"{rate:.0%} skipped"] = "" if factor is None else f"{factor:.2f}x"
-    cells["note"] = "computed, it costs more than a step without the cache" if costs_more(plain, skipping) else ""
+        cells[f"{rate:.0%}"] = "" if factor is None else f"{factor:.2f}x"
     return cells
 
 

@@ -102,7 +102,7 @@ def _candidate(ladder: Ladder, step: Step, item: Estimated) -> Candidate:
         config=item.config,
         label=label(item.config),
         format=number_format(item.config),
-        how=how(item.config),
+        how=how(item.config, ladder.model_class, trains=bool(step.trains)),
         basis="estimated",
         call_us=Estimate(round(us, 1), round((1 - OFF_BY) * us, 1), round((1 + OFF_BY) * us, 1), 1),
         # Its layers' results were compared when they were timed; one that is wrong is no candidate there.

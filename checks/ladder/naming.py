@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from fp8doctor.checks.ladder.slugs import config_of
+from fp8doctor.checks.ladder.conversions import PACKAGES, SDPA
+from fp8doctor.checks.ladder.slugs import Config, config_of
 
 _BASES = {
     "torch-bf16": "BF16",
@@ -55,7 +56,28 @@ _TRAINING = {
     "torchao-fp8train-rowwise": "rowwise",
     "torchao-fp8train-rowwise-gw-hp": "rowwise_with_gw_hp",
 }
-_BACKENDS = {"attention-cudnn": "CUDNN_ATTENTION", "attention-flash": "FLASH_ATTENTION"}
+# Where the classes of the built-in workloads keep their repeated blocks; a language model of one's own, or another's.
+_BLOCKS = {
+    "diffusers.FluxTransformer2DModel": "[*model.transformer_blocks, *model.single_transformer_blocks]",
+    "diffusers.QwenImageTransformer2DModel": "model.transformer_blocks",
+    "fp8doctor.LanguageModel": "model.layers  # in transformers: model.model.layers",
+}
+_BLOCKS_OF_LIBRARY = {
+    "diffusers": "model.transformer_blocks  # and the model's other lists of blocks",
+    "transformers": "model.model.layers",
+}
+_SOME_BLOCKS = "model.layers  # the model's repeated blocks, whatever it calls them"
+# torch's own recipe: warm up on a side stream, then capture.
+_CAPTURE = (
+    "side = torch.cuda.Stream()",
+    "side.wait_stream(torch.cuda.current_stream())",
+    "with torch.cuda.stream(side):",
+    "    for _ in range(3): step()",
+    "torch.cuda.current_stream().wait_stream(side)",
+    "graph = torch.cuda.CUDAGraph()",
+    "with torch.cuda.graph(graph): output = step()",
+    "graph.replay()  # each step; copy its inputs into the same tensors before",
+)
 
 
 @cache
@@ -73,42 +95,96 @@ def number_format(slug: str) -> str:
 
 
 @cache
-def how(slug: str) -> str:
-    """Code that puts `model` into a configuration."""
+def how(slug: str, model_class: str | None = None, *, trains: bool = False) -> str:
+    """Code that puts `model` into a configuration.
+
+    Args:
+        slug: the configuration.
+        model_class: the model's class with its library, "diffusers.FluxTransformer2DModel"; it names the blocks.
+        trains: whether a step has a backward and an optimizer.
+    """
     config = config_of(slug)
-    lines: list[str] = []
+    lines = [fuse_lora(model_class)] if "lora-fused" in config.modifiers else []
+    lines += _to_each_block(config, model_class)
+    lines += [f'model.set_attention_backend("{PACKAGES[m]}")' for m in config.modifiers if m in PACKAGES]
+    if config.compiled == "compile-whole":
+        lines.append("model.compile()")
+    around = [f"sdpa_kernel(SDPBackend.{SDPA[m]})" for m in config.modifiers if m in SDPA]
+    if around:
+        lines.append("from torch.nn.attention import SDPBackend, sdpa_kernel")
+    if config.recipe is not None:
+        lines += [f"from transformer_engine.common.recipe import {config.recipe}"]
+        around.append(f"te.autocast(enabled=True, recipe={config.recipe}())")
+    if config.graphed:
+        lines += [*_step(around, trains), *_CAPTURE]
+    elif around:
+        lines.append(f"with {', '.join(around)}: model(...)")
+    return "\n".join(lines)
+
+
+def fuse_lora(model_class: str | None) -> str:
+    """The call that adds a LoRA to the weights: diffusers' or peft's."""
+    library = _library(model_class)
+    if library is None:
+        return "pipe.fuse_lora()  # diffusers; else peft's model = model.merge_and_unload()"
+    return "pipe.fuse_lora()" if library == "diffusers" else "model = model.merge_and_unload()  # peft"
+
+
+def capture(slug: str, *, trains: bool = False) -> str:
+    """What follows where the model is in a configuration already: its step as a CUDA graph."""
+    code = how(slug, trains=trains)
+    return code[code.index("def step") :]
+
+
+def compile_each_block(model_class: str | None) -> str:
+    """Regional compilation."""
+    return f"blocks = {_blocks(model_class)}\nfor block in blocks: block.compile()"
+
+
+def _to_each_block(config: Config, model_class: str | None) -> list[str]:
+    """What is done to the model, or to each of its blocks by itself."""
+    lines, each = [], []
     if config.base in _TORCHAO:
         name, granularity = _TORCHAO[config.base]
         # As it was measured; with True, torchao's default, the first call takes minutes (benchmarks/RESULTS.md).
-        tuned = "tuned" in config.modifiers
-        arguments = ", ".join(filter(None, [granularity, "" if tuned else "set_inductor_config=False"]))
-        lines += ["import torchao.quantization as q", f"config = q.{name}({arguments})"]
-        lines += ["for block in blocks:  # model.transformer_blocks, model.layers, ..."]
-        lines += ["    q.quantize_(block, config)  # filter_fn: without layers of fewer than 16 rows (modulation)"]
+        quiet = "" if "tuned" in config.modifiers else "set_inductor_config=False"
+        lines += ["import torchao.quantization as q", f"config = q.{name}("]
+        lines += [f"    {', '.join(filter(None, [granularity, quiet]))})"]
+        note = (
+            "  # filter_fn: not the modulation, of fewer than 16 rows" if _library(model_class) == "diffusers" else ""
+        )
+        each.append(f"q.quantize_(block, config){note}")
     elif config.base in _TRAINING:
-        recipe = _TRAINING[config.base]
         lines += ["from torchao.float8 import Float8LinearConfig, convert_to_float8_training"]
-        lines += [
-            f'convert_to_float8_training(model, config=Float8LinearConfig.from_recipe_name("{recipe}"))'
-            "  # leave out the output layer"
-        ]
-    elif config.recipe is not None:
-        lines += ["import transformer_engine.pytorch as te  # te.Linear in the place of nn.Linear"]
-        lines += [f"from transformer_engine.common.recipe import {config.recipe}"]
-        lines += [f"with te.autocast(enabled=True, recipe={config.recipe}()): model(...)"]
+        lines += [f'config = Float8LinearConfig.from_recipe_name("{_TRAINING[config.base]}")']
+        each.append("convert_to_float8_training(block, config=config)")
+    elif config.base.startswith("te-"):
+        lines += ["import transformer_engine.pytorch as te  # te.Linear in the place of the blocks' nn.Linear"]
     elif config.base == "diffusers-fp8-storage":
-        lines += ["model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)"]
-    elif config.base == "torch-bf16":
-        lines += ["model.to(torch.bfloat16)"]
-    for modifier in config.modifiers:
-        if modifier == "lora-fused":
-            lines.append("pipe.fuse_lora()  # or peft's merge_and_unload()")
-        elif modifier in _BACKENDS:
-            lines.append(f"with torch.nn.attention.sdpa_kernel(SDPBackend.{_BACKENDS[modifier]}): model(...)")
-        elif modifier == "compile":
-            lines.append("for block in blocks: block.compile()  # diffusers: model.compile_repeated_blocks()")
-        elif modifier == "compile-whole":
-            lines.append("model = torch.compile(model)")
-        elif modifier == "cudagraph":
-            lines.append("# the whole step captured once by torch.cuda.graph, then replayed")
-    return "\n".join(lines)
+        lines += ["model.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=torch.bfloat16)"]
+    else:
+        lines += [f"model.to(torch.{'float16' if config.base == 'torch-fp16' else 'bfloat16'})"]
+    if config.compiled == "compile":
+        each.append("block.compile()")
+    if each:
+        lines += [f"blocks = {_blocks(model_class)}", "for block in blocks:", *(f"    {line}" for line in each)]
+    return lines
+
+
+def _blocks(model_class: str | None) -> str:
+    return _BLOCKS.get(model_class or "") or _BLOCKS_OF_LIBRARY.get(_library(model_class) or "", _SOME_BLOCKS)
+
+
+def _library(model_class: str | None) -> str | None:
+    return model_class.partition(".")[0] if model_class else None
+
+
+def _step(around: list[str], trains: bool) -> list[str]:
+    """The step that is captured."""
+    if not trains:
+        within = ", ".join(["torch.no_grad()", *around])
+        return ["def step():", f"    with {within}:", "        return model(**inputs)"]
+    call = "loss_of(model(**inputs)).backward()"
+    calls = [f"    with {', '.join(around)}:", f"        {call}"] if around else [f"    {call}"]
+    ending = "    optimizer.step(); optimizer.zero_grad()  # an optimizer with capturable=True"
+    return ["def step():", *calls, ending]

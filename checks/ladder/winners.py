@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fp8doctor.checks.ladder.conversions import LORA, PACKAGES, SDPA
 from fp8doctor.checks.ladder.facts import Ladder, Rung
+from fp8doctor.checks.ladder.naming import number_format
 from fp8doctor.checks.ladder.slugs import BASELINE, config_of
 from fp8doctor.measuring.statistics import differs, speedup
 
@@ -11,6 +12,11 @@ from fp8doctor.measuring.statistics import differs, speedup
 LEAST_GAIN = 1.03
 # A host that asks for nearly the whole step, and a graph that is faster beyond the noise, show a step held by the host.
 ASKING_SHARE = 0.9
+# As judging has it: of configurations within this factor of the best, the one that was listed first is advised.
+AS_GOOD_AS_BEST = 1.05
+# What changes the task, not its speed alone, or forces what is slower: shown, and never the configuration to use.
+NOT_ADVISED = ("lora", "attention-math")
+SIXTEEN_BIT = ("bf16", "fp16")
 _FORCED = {f"{BASELINE}+{attention}" for attention in (*SDPA, *PACKAGES)}
 
 
@@ -37,6 +43,24 @@ def carried_over(rung: Rung) -> bool:
 def fastest(ladder: Ladder, step: str) -> Rung | None:
     """The fastest of these; None if none ran."""
     return min(competing(ladder, step), key=_median, default=None)
+
+
+def sixteen_bit(ladder: Ladder, step: str) -> list[Rung]:
+    """What FP8 is compared with: BF16 and FP16, as they are, compiled and captured."""
+    return [rung for rung in competing(ladder, step) if number_format(rung.config or "") in SIXTEEN_BIT]
+
+
+def advised(ladder: Ladder, step: str) -> Rung | None:
+    """What is advised of what ran: the simplest of those that are about as fast as the best; None if none ran.
+
+    The best is one that gains over every 16-bit one, else one of these.
+    """
+    able = [r for r in competing(ladder, step) if not any(part in (r.config or "") for part in NOT_ADVISED)]
+    twins = [rung for rung in able if number_format(rung.config or "") in SIXTEEN_BIT]
+    winners = [rung for rung in able if rung not in twins and all(gains(twin, rung) for twin in twins)]
+    pool = winners or twins
+    best = min(map(_median, pool), default=0.0)
+    return next((rung for rung in pool if _median(rung) <= AS_GOOD_AS_BEST * best), None)
 
 
 def forced_attentions(ladder: Ladder, step: str) -> list[Rung]:

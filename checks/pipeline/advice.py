@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fp8doctor.checks.ladder.advice import NOT_ADVISED, SIXTEEN_BIT
 from fp8doctor.checks.ladder.naming import how, label, number_format
+from fp8doctor.checks.ladder.winners import NOT_ADVISED, SIXTEEN_BIT
 from fp8doctor.checks.pipeline.facts import ImageRung, PipelineRun
 from fp8doctor.checks.pipeline.winners import ok
 from fp8doctor.model import Candidate, Estimate
@@ -29,7 +29,7 @@ def _candidate(run: PipelineRun, rung: ImageRung) -> Candidate:
         config=slug,
         label=label(slug),
         format=number_format(slug),
-        how=how(slug).replace("model", f"pipe.{run.denoiser}"),
+        how=how(slug, f"diffusers.{run.denoiser_class}").replace("model", f"pipe.{run.denoiser}"),
         call_us=_microseconds(rung.image_s),
         # An image has no error that a number format explains: likeness is shown, and a person judges.
         error=rung.likeness.relative_error if rung.likeness else None,

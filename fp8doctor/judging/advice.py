@@ -138,7 +138,7 @@ def _choice(sweep: int | None, timed: list[Candidate]) -> Choice:
     pool = winners or baselines
     best = min(map(_us, pool), default=0.0)
     near = tuple(c for c in pool if _us(c) <= AS_GOOD_AS_BEST * best)
-    return Choice(sweep, near, _fastest(baselines), any(map(in_fp8, timed)))
+    return Choice(sweep, near, _to_beat(sweep, baselines), any(map(in_fp8, timed)))
 
 
 def _served(choices: Iterable[Choice]) -> Counter[str]:
@@ -178,8 +178,14 @@ def _pick(choice: Choice, served: Counter[str]) -> Pick | None:
     return Pick(choice.sweep, chosen, choice.baseline, speedup, _time(chosen)[1], choice.fp8_timed)
 
 
-def _fastest(members: list[Candidate]) -> Candidate | None:
-    """The fastest; an earlier (simpler) one stays unless a later one is faster beyond the noise."""
+def _to_beat(sweep: int | None, members: list[Candidate]) -> Candidate | None:
+    """What a gain is stated over: the fastest.
+
+    Of a range of sizes an earlier (simpler) one stays unless a later one is faster beyond the noise: the noise of
+    neighbours would name now one, now the other.
+    """
+    if sweep is None:
+        return min(members, key=_us, default=None)
     best: Candidate | None = None
     for candidate in members:
         if best is None or _gains(candidate, best):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fp8doctor.checks.ladder.facts import Ladder, SkippedStep
-from fp8doctor.checks.ladder.winners import baseline, combinations, fastest, gains, waits_for_host
+from fp8doctor.checks.ladder.winners import advised, baseline, combinations, fastest, gains, waits_for_host
 from fp8doctor.measuring.statistics import estimate
 from fp8doctor.model import Estimate, NotApplicable, Unknown
 from tests.ladder_facts import (
@@ -16,9 +16,8 @@ from tests.ladder_facts import (
     NO_GPU,
     REGISTRY,
     STEP,
+    candidates,
     changed,
-    exhibits,
-    failed,
     finding,
     findings,
     more,
@@ -63,9 +62,29 @@ def test_each_step_is_judged_by_itself(rule: str) -> None:
 
 def test_eager_fp8_is_slower_than_bf16_and_compiled_is_not() -> None:
     found = finding("LAD002", FLUX)
-    assert found.title == "flux, denoise: eager FP8 runs at 0.80x BF16; compiled at 1.71x"
+    assert found.title == "flux, denoise: eager FP8 runs at 0.80x BF16, compiled at 1.71x; BF16 compiled at 1.30x"
+    assert found.actions[0].text == "Compile each repeated block"
+    assert "[*model.transformer_blocks, *model.single_transformer_blocks]" in (found.actions[0].command or "")
+    alone = finding("LAD002", without("torch-bf16+compile"))
+    assert alone.title.endswith("compiled at 1.71x"), "BF16 was not compiled"
     assert found.gain is not None
     assert (found.gain.speedup, found.gain.versus, found.gain.basis) == (2.153, "torchao-fp8-rowwise", "measured")
+
+
+def test_where_compiled_fp8_still_loses_a_win_is_not_promised() -> None:
+    slow = changed("torchao-fp8-rowwise+compile", 140.0, without("torchao-fp8-tensorwise+compile"))
+    graph = "torchao-fp8-rowwise+compile+cudagraph"
+    (found,) = findings("LAD002", slow)
+    assert found.actions[0].text == (
+        "Compiling alone leaves it at 1.25x: use torchao float8 row-wise + torch.compile of each block + CUDA graph"
+    )
+    assert "torch.cuda.graph" in (found.actions[0].command or "")
+    assert found.evidence[-1].text == f"{graph}: 101.17 ms a step"
+    assert found.gain is None
+    (found,) = findings("LAD002", without(graph, ladder=slow))
+    assert found.actions[0].text == (
+        "Compiling alone leaves it at 1.25x, no faster than 16-bit: use BF16 + torch.compile of each block"
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,6 +107,10 @@ def test_a_step_that_waits_for_the_host_is_faster_as_a_graph() -> None:
     found = finding("LAD003", ladder)
     assert found.title == "flux, denoise: with BF16 the step waits for the host; as a CUDA graph it is 1.94x as fast"
     assert [e.value for e in found.evidence] == [173.0, 174.54, 90.0]
+    code = found.actions[0].command or ""
+    assert code.startswith("def step():\n    with torch.no_grad():"), "what was measured: one graph of the whole step"
+    assert "torch.cuda.graph(graph)" in code
+    assert "reduce-overhead" not in code
     fp8 = changed("torchao-fp8-rowwise+compile", host_ms=ms(101.0), ladder=ladder)
     quicker = changed("torchao-fp8-rowwise+compile+cudagraph", 30.0, ladder=fp8)
     assert "with torchao float8 row-wise" in finding("LAD003", quicker).title, "the one that gains most"
@@ -112,18 +135,29 @@ def test_an_unfused_lora_costs_part_of_the_speed() -> None:
     assert found.title == "flux, denoise: an unfused LoRA costs 13% of the speed"
     assert found.gain is not None
     assert found.gain.versus == "torch-bf16+lora"
+    assert found.actions[0].command == "pipe.fuse_lora()"
+    language = finding("LAD004", replace(FLUX, model_class="transformers.LlamaForCausalLM"))
+    assert language.actions[0].command == "model = model.merge_and_unload()  # peft"
     assert verdict("LAD004", changed("torch-bf16+lora", 176.0)) == [None]
     assert verdict("LAD004", without("torch-bf16+lora")) == [NotApplicable("denoise: no LoRA was measured")]
 
 
 def test_a_long_first_call_is_told_with_the_steps_after_which_it_has_paid() -> None:
     found = finding("LAD005", FLUX)
-    assert found.title.startswith("flux, denoise: the first call of ")
-    assert found.title.endswith(" takes 12 s; it has paid after 305 steps")
-    assert found.evidence[2].text == "torch-bf16+compile: 134.09 ms a step"
+    assert found.title == (
+        "flux, denoise: compiling torchao float8 row-wise takes 9 s once and is earned back after about 120 steps,"
+        " against eager BF16"
+    )
+    assert found.evidence[2].text == "torchao-fp8-rowwise+compile: 101.92 ms a step", "the one that is advised"
     assert found.evidence[1].text == "graphs compiled: 3, graph breaks: 0"
-    slower = changed("torch-bf16+compile", 180.0)
-    assert "paid" not in finding("LAD005", slower).title
+    useless = rung("torchao-int8-dynamic+compile", 173.0, first_call_s=900.0)
+    assert finding("LAD005", more(useless)) == found, "however long another one took"
+
+
+def test_a_graph_is_earned_back_with_the_code_that_it_was_captured_of() -> None:
+    graph, plain = "torchao-fp8-rowwise+compile+cudagraph", "torchao-fp8-rowwise+compile"
+    ladder = changed(graph, 80.0, ladder=only("torch-bf16", plain, graph))
+    assert finding("LAD005", ladder).evidence[2].text == f"{plain}: 101.92 ms a step"
 
 
 @pytest.mark.parametrize(
@@ -157,27 +191,31 @@ def test_where_no_fp8_beats_the_best_bf16_it_is_said() -> None:
     assert verdict("LAD007", ladder) == [None]
     slow = changed("torchao-fp8-rowwise+compile", 140.0, ladder=ladder)
     found = finding("LAD007", slow)
-    assert found.title == "flux, denoise: the best FP8 runs at 0.96x the speed of BF16 + torch.compile of each block"
+    assert found.title == "flux, denoise: the best FP8 runs at 0.96x the speed of the best BF16"
     assert found.actions[0].text == "Use BF16 + torch.compile of each block"
     bf16, noisy = only("torch-bf16", "torch-bf16+compile"), replace(ms(120.0), high=133.0)
     assert (
         "at 1.12x"
         in finding("LAD007", more(replace(rung("torchao-fp8-rowwise", 1.0), step_ms=noisy), ladder=bf16)).title
     )
+    simpler = more(rung("torch-bf16+compile+cudagraph", 133.0), ladder=slow)
+    assert finding("LAD007", simpler).actions == found.actions, "as fast within the noise: the simpler, as is advised"
+    assert [e.value for e in finding("LAD007", simpler).evidence] == [134.09, 133.0, 140.0]
     for lonely in (only("torch-bf16"), only("torchao-fp8-rowwise")):
         assert verdict("LAD007", lonely) == [Unknown("denoise: not both BF16 and FP8 were measured")]
 
 
 def test_int8_is_neither_bf16_nor_fp8() -> None:
     ladder = more(rung("torchao-int8-dynamic+compile", 50.0), ladder=only("torch-bf16", "torchao-fp8-rowwise"))
-    assert finding("LAD007", ladder).title.endswith("the speed of BF16")
+    assert finding("LAD007", ladder).title.endswith("0.80x the speed of the best BF16")
+    assert finding("LAD007", ladder).actions[0].text.startswith("Use torchao INT8"), "as is advised"
 
 
 def test_a_model_with_a_lora_in_it_is_no_faster_way_to_run_the_model() -> None:
     # Fused, it is BF16 itself, and by the noise it may be ahead.
     ladder = changed("torch-bf16+lora-fused", 170.0, ladder=only("torch-bf16", "torch-bf16+lora-fused"))
     slow_fp8 = more(rung("torchao-fp8-rowwise", 219.0), ladder=ladder)
-    assert finding("LAD007", slow_fp8).title.endswith("the speed of BF16")
+    assert finding("LAD007", slow_fp8).title.endswith("0.80x the speed of the best BF16")
     best = fastest(ladder, STEP)
     assert best is not None
     assert best.config == "torch-bf16"
@@ -207,7 +245,8 @@ def test_forcing_an_older_attention_costs_time() -> None:
 def test_an_attention_that_is_faster_than_torchs_pick_is_told() -> None:
     found = finding("LAD009", changed("torch-bf16+attention-cudnn", 150.0))
     assert found.title == "flux, denoise: cuDNN attention makes the step 1.16x as fast as torch's pick"
-    assert found.actions[0].text == "Force it: attention-cudnn"
+    assert found.actions[0].text == "Force cuDNN attention"
+    assert "sdpa_kernel(SDPBackend.CUDNN_ATTENTION)" in (found.actions[0].command or "")
     assert found.about == "step:denoise"
 
 
@@ -235,35 +274,6 @@ def test_a_step_waits_for_the_host_that_asks_nearly_as_long_as_it_takes() -> Non
         assert waits_for_host(rung("torch-bf16", 100.0, host)) is waits
     assert not waits_for_host(rung("torch-bf16", 100.0))
     assert not waits_for_host(rung("torch-bf16", None, 100.0))
-
-
-# --- LAD010 -----------------------------------------------------------------------------------------------------------
-
-
-def test_what_could_not_be_measured_is_listed_with_its_reason() -> None:
-    ladder = more(
-        failed("torchao-fp8-rowwise+compile+tuned", "too-long", "it took longer than its share of the budget"),
-        failed("te-fp8-current", "not-measured", "transformer_engine is not installed"),
-        failed("diffusers-fp8-storage", "refused", "only diffusers' models have it"),
-    )
-    left = replace(ladder, not_measured=("torch-fp16 @ denoise: the time budget was spent",))
-    found = finding("LAD010", left)
-    assert found.title == "2 configurations of flux were not measured"
-    assert [e.text for e in found.evidence] == [
-        "torchao-fp8-rowwise+compile+tuned @ denoise: too-long, it took longer than its share of the budget",
-        "torch-fp16 @ denoise: the time budget was spent",
-    ]
-    assert "--resume" in (found.actions[0].command or "")
-
-
-def test_a_library_that_is_not_there_is_no_loss() -> None:
-    assert verdict("LAD010", FLUX) is None
-    assert verdict("LAD010", more(failed("te-bf16", "not-measured", "transformer_engine is not installed"))) is None
-
-
-def test_where_all_failed_there_is_nothing_to_resume() -> None:
-    alone = replace(FLUX, rungs=(failed("torch-bf16", "out-of-memory", "CUDA out of memory"),))
-    assert finding("LAD010", alone).actions[0].command is None
 
 
 # --- who wins ---------------------------------------------------------------------------------------------------------
@@ -324,6 +334,26 @@ def test_the_advice_is_the_simplest_of_the_fastest_against_the_best_bf16() -> No
 
 
 @pytest.mark.parametrize(
+    "ladder",
+    [
+        FLUX,
+        only("torch-bf16"),
+        only("torch-bf16", "torch-bf16+compile", "torchao-fp8-rowwise"),
+        without("torchao-fp8-rowwise+compile"),
+        changed("torchao-fp8-rowwise+compile", 132.0, ladder=without("torchao-fp8-rowwise+compile+cudagraph")),
+        more(rung("torch-bf16+compile+cudagraph", 133.0), ladder=only("torch-bf16", "torch-bf16+compile")),
+        more(rung("torchao-int8-dynamic+compile", 50.0)),
+        changed("torch-bf16+lora-fused", 50.0, ladder=changed("torch-bf16+attention-math", 50.0)),
+        replace(FLUX, rungs=()),
+    ],
+)
+def test_what_a_lesson_names_is_what_is_advised(ladder: Ladder) -> None:
+    known = {c.config for c in candidates(ladder) if c.basis == "measured"}
+    one = advised(ladder, STEP)
+    assert [u.config for u in use(ladder) if u.config in known] == ([one.config] if one else [])
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"relative_error": 0.9},
@@ -355,14 +385,3 @@ def test_a_lora_and_what_forces_a_slower_attention_are_never_what_to_use() -> No
 def test_findings_name_their_step() -> None:
     for rule in ("LAD002", "LAD004", "LAD005", "LAD006", "LAD009"):
         assert [found.about for found in findings(rule, FLUX)] == ["step:denoise"]
-
-
-def test_bars_and_table_say_the_same() -> None:
-    shown = exhibits(FLUX)
-    bars, table = shown["ladder-denoise"], shown["ladder"]
-    assert [row["label"] for row in bars.rows][:2] == [
-        "torchao-fp8-rowwise+compile+cudagraph",
-        "torchao-fp8-rowwise+compile",
-    ]
-    ratios = {row["cells"]["config"]: row["cells"]["x BF16"] for row in table.rows}
-    assert all(row["ratio"] in (ratios[row["label"]], None) for row in bars.rows)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from importlib.util import find_spec
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -29,6 +31,8 @@ from fp8doctor.checks.transformer_engine.facts import Recipe, TransformerEngine
 ATTENTIONS = (*SDPA, *PACKAGES)
 GROUPS = (tuple(LORA), ATTENTIONS, COMPILE, ("cudagraph",), CACHES)
 EVERY = sorted({*FORWARD, *TRAINING, *(slug for some in SHORT.values() for slug in some)})
+# Of models: whose blocks are known, whose library is known, and of which nothing is known.
+CLASSES = ("diffusers.FluxTransformer2DModel", "diffusers.X", "transformers.X", "fp8doctor.LanguageModel", None)
 parts = st.tuples(*(st.sampled_from((None, *group)) for group in GROUPS))
 
 
@@ -107,10 +111,50 @@ def test_every_rung_of_the_ladders_is_a_configuration_with_a_name_and_code(slug:
     assert config.base not in words, "a name in words"
     assert not any(m in words.split(" + ") for m in config.modifiers)
     assert number_format(slug) in ("bf16", "fp16", "fp8", "int8", "mxfp8", "nvfp4")
-    if config.compiled == "compile":
-        assert "block.compile()" in how(slug)
-    if config.graphed:
-        assert "torch.cuda.graph" in how(slug)
+    for model_class, trains in product(CLASSES, (False, True)):
+        code = how(slug, model_class, trains=trains)
+        ast.parse(code)
+        assert max(map(len, code.splitlines())) < 100
+        assert ("block.compile()" in code) == (config.compiled == "compile")
+        assert ("torch.cuda.graph" in code) == config.graphed
+        assert "blocks" not in names(code) or "blocks = " in code, "no name that nothing has given a value"
+
+
+@pytest.mark.parametrize(
+    ("model_class", "blocks"),
+    [
+        ("diffusers.FluxTransformer2DModel", "[*model.transformer_blocks, *model.single_transformer_blocks]"),
+        ("diffusers.QwenImageTransformer2DModel", "model.transformer_blocks"),
+        ("transformers.LlamaForCausalLM", "model.model.layers"),
+        ("fp8doctor.LanguageModel", "model.layers  # in transformers: model.model.layers"),
+        (None, "model.layers  # the model's repeated blocks, whatever it calls them"),
+    ],
+)
+def test_code_names_the_blocks_where_the_model_keeps_them(model_class: str | None, blocks: str) -> None:
+    assert f"blocks = {blocks}" in how("torch-bf16+compile", model_class).splitlines()
+
+
+def test_a_lora_is_fused_by_the_library_that_the_model_is_of() -> None:
+    for model_class, call in (
+        ("diffusers.X", "pipe.fuse_lora()"),
+        ("transformers.X", "model = model.merge_and_unload()"),
+    ):
+        assert how("torch-bf16+lora-fused", model_class).startswith(call)
+    assert "merge_and_unload" in how("torch-bf16+lora-fused")
+
+
+def test_a_graph_is_of_the_whole_step_as_it_was_measured() -> None:
+    code = how("te-fp8-delayed+cudagraph")
+    step, _, rest = code.partition("side = torch.cuda.Stream()")
+    assert "with torch.no_grad(), te.autocast(enabled=True, recipe=DelayedScaling()):" in step
+    assert rest.index("range(3): step()") < rest.index("torch.cuda.graph(graph)"), "warm before it is captured"
+    trained = how("torchao-fp8train-tensorwise+compile+cudagraph", trains=True)
+    assert "torch.no_grad()" not in trained
+    assert trained.index("backward()") < trained.index("optimizer.step()") < trained.index("torch.cuda.Stream()")
+
+
+def names(code: str) -> set[str]:
+    return {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
 
 
 @pytest.mark.parametrize("ladder", [FORWARD, TRAINING, *SHORT.values()])

@@ -68,6 +68,16 @@ def test_a_step_in_fp8_must_beat_every_form_of_bf16() -> None:
     assert (use.config, use.speedup) == ("torch-bf16+compile", None)
 
 
+def test_a_step_gains_over_the_fastest_16_bit_twin_though_a_simpler_one_is_as_fast_within_the_noise() -> None:
+    twins = [step("torch-bf16", 40), step("torch-bf16+compile", 30), step("torch-bf16+compile-whole", 29.9)]
+    (use,) = advise([*twins, step("fp8", 20)])
+    assert use.versus == "torch-bf16+compile-whole"
+    assert use.speedup is not None
+    assert use.speedup.high == 1.495
+    (use,) = advise(twins)
+    assert use.config == "torch-bf16+compile", "to use, the simpler one stays"
+
+
 def test_what_a_layer_gains_by_itself_is_not_advised_where_the_step_loses() -> None:
     layers = [layer("torch-bf16", 100), layer("fp8", 50)]
     (use,) = advise([*layers, step("torch-bf16", 30), step("fp8", 40)])
