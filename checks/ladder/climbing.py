@@ -318,8 +318,11 @@ def layers_to_convert(config: Config, rows: dict[str, int]) -> tuple[str, ...]:
 def convert(built: Built, config: Config, names: tuple[str, ...]) -> None:
     """Put a model into a configuration, but for compiling and capturing; `names` are the linear layers to convert."""
     change = TUNED if "tuned" in config.modifiers else BASES[config.base][0]
+    # A LoRA is fused in BF16: into weights that are quantised already it would be rounded away.
+    fused = tuple(m for m in config.modifiers if m == "lora-fused")
+    modify(built, fused, names)
     change(built, names)
-    modify(built, config.modifiers, names)
+    modify(built, tuple(m for m in config.modifiers if m not in fused), names)
 
 
 def captured(torch: Any, call: Callable[[], Any]) -> tuple[Callable[[], Any], Any]:

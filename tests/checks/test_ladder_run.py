@@ -320,3 +320,11 @@ def test_more_blocks_stand_for_the_depth_where_two_would_stay_in_the_cache() -> 
     bytes_of_two = sum(map(weight_bytes, two.blocks()))
     assert enough_blocks(TINY_LM, bytes_of_two // L2_TIMES) == 2
     assert enough_blocks(TINY_LM, bytes_of_two) == 2 * L2_TIMES
+
+
+@pytest.mark.torch
+def test_a_lora_is_fused_before_the_weights_are_quantised(climb: Climb) -> None:
+    fused = climb("torchao-fp8-weightonly+lora-fused")
+    plain = climb("torchao-fp8-weightonly")
+    assert (fused.outcome, plain.outcome) == ("ok", "ok"), (fused.error, plain.error)
+    assert fused.converted == plain.converted
