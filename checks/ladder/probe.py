@@ -220,7 +220,7 @@ class Run:
         while todo:
             slug = todo.pop(0)
             if self.step_left_s() < self.need_s(config_of(slug)) + self._kept_s(step):
-                self._leave(step, [slug, *todo], f"{SPENT}; {self._needs(len(todo) + 1)}")
+                self._leave(step, [slug, *todo], SPENT, self._needs(len(todo) + 1))
                 return
             refused = self._refused(config_of(slug))
             if refused is None:
@@ -263,7 +263,8 @@ class Run:
         """What the rungs that are left need, by those that are done."""
         took = [r.ended_s - r.started_s for r in self.record.rungs or () if r.ended_s and r.started_s]
         each_s = sum(took) / len(took) if took else self.least_s
-        return f"{rungs} more need about {rungs * each_s:.0f} s (--budget)"
+        said = "this one needs" if rungs == 1 else f"these {rungs} need"
+        return f"; {said} about {rungs * each_s:.0f} s (--budget)"
 
     def _rung(self, step: StepPlan, slug: str) -> Rung | None:
         return next((r for r in self._done(step) if r.config == slug), None)
@@ -295,10 +296,13 @@ class Run:
             return "only diffusers' models have it"
         return not_here(config, self.te)
 
-    def _leave(self, step: StepPlan, slugs: list[str], why: str) -> None:
+    def _leave(self, step: StepPlan, slugs: list[str], why: str, need: str = "") -> None:
+        """Tell what is left out and why; what all of it needs stands once, behind the last."""
         names = [f"{slug} @ {step.name}" for slug in slugs]
         # What failed in an earlier run stays with its own reason.
-        left = tuple(f"{name}: {why}" for name in names if name not in (self.record.untried or ()))
+        left = [f"{name}: {why}" for name in names if name not in (self.record.untried or ())]
+        if left:
+            left[-1] += need
         self.record = replace(self.record, not_measured=(*(self.record.not_measured or ()), *left) or None)
 
 
