@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from fp8doctor.checks.ladder import caching
+from fp8doctor.checks.ladder.calibration import CALIBRATING_CALLS, DELAYED, calibrate
 from fp8doctor.checks.ladder.comparing import Reference, compare
 from fp8doctor.checks.ladder.conversions import BASES, TUNED, RefusedError, around, compile_blocks, modify
 from fp8doctor.checks.ladder.facts import Rung
@@ -40,8 +41,6 @@ BLOCKS = 2
 # Their weights in BF16 must be this many times the L2: in FP8 they are half, and a cache keeps part of what is larger.
 L2_TIMES = 4
 GRAPH_WARM_UPS = 3
-# The recipe that takes its scales from earlier calls, and how many of them it is given.
-DELAYED, CALIBRATING_CALLS = "DelayedScaling", 3
 
 
 @dataclass
@@ -248,16 +247,13 @@ class Climber:
         return replace(rung, step_ms=estimate(scaled), relative_error=seen, relative_error_limit=round(limit, 4))
 
     def _calibrate(self, run: Any, call: Callable[[], Any], config: Config, built: Built) -> None:
-        """Let the scales fit that are taken from earlier calls; autocast updates them where gradients are enabled."""
-        import torch
-
+        """Let the scales fit that are taken from earlier calls."""
+        if not self.step.trains:
+            calibrate(call)
+            return
         for _ in range(CALIBRATING_CALLS):
-            if self.step.trains:
-                with around(config.base, config.modifiers, built):
-                    run.first_gradient()
-            else:
-                with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: None):
-                    call()
+            with around(config.base, config.modifiers, built):
+                run.first_gradient()
 
     def _call(self, built: Built, config: Config) -> tuple[Callable[[], Any], Any]:
         """The step as a call, and what can say its result: the output, or the output and the gradients."""

@@ -63,7 +63,7 @@ _BLOCKS = {
     "fp8doctor.LanguageModel": "model.layers  # in transformers: model.model.layers",
 }
 _BLOCKS_OF_LIBRARY = {
-    "diffusers": "model.transformer_blocks  # and the model's other lists of blocks",
+    "diffusers": "model.transformer_blocks  # or whatever the model calls its repeated blocks",
     "transformers": "model.model.layers",
 }
 _SOME_BLOCKS = "model.layers  # the model's repeated blocks, whatever it calls them"

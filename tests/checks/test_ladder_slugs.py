@@ -27,6 +27,9 @@ from fp8doctor.checks.ladder.slugs import (
 )
 from fp8doctor.checks.torch_build.numerics import FORMAT_ERRORS
 from fp8doctor.checks.transformer_engine.facts import Recipe, TransformerEngine
+from fp8doctor.checks.workload.build import build
+from fp8doctor.checks.workload.catalogue import ModelPlan
+from tests.tiny_plans import TINY_FLUX, TINY_QWEN
 
 ATTENTIONS = (*SDPA, *PACKAGES)
 GROUPS = (tuple(LORA), ATTENTIONS, COMPILE, ("cudagraph",), CACHES)
@@ -195,3 +198,15 @@ def test_a_recipe_that_transformer_engine_does_not_offer_here_need_not_be_tried(
     said = not_here(config_of("te-nvfp4"), te)
     expected = "needs capability 10.0" if find_spec("transformer_engine") else "transformer_engine is not installed"
     assert said == expected
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("plan", [TINY_FLUX, TINY_QWEN], ids=lambda plan: plan.name)
+def test_the_blocks_that_code_names_are_those_that_were_converted(plan: ModelPlan) -> None:
+    pytest.importorskip("diffusers")
+    import torch
+
+    built = build(plan, "cpu", torch.float32, blocks=2)
+    code = ast.parse(how("torch-bf16+compile", f"{plan.library}.{plan.class_name}"))
+    (blocks,) = (n.value for n in ast.walk(code) if isinstance(n, ast.Assign) and "blocks" in ast.unparse(n.targets[0]))
+    assert {node.attr for node in ast.walk(blocks) if isinstance(node, ast.Attribute)} == set(built.depth)
