@@ -20,7 +20,7 @@ WIDEST = 120
 NARROWEST = 30
 # What of a list is shown before --verbose is needed.
 SHOWN_REASONS = 3
-SHOWN_CODE_LINES = 8
+SHOWN_CODE_LINES = 16
 
 
 def render(view: View, console: Console, *, verbose: bool = False) -> None:
