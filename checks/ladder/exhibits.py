@@ -44,10 +44,19 @@ def _bars(ladder: Ladder, place: int) -> Exhibit | None:
         for rung in rungs
         if rung.step_ms
     )
-    title = f"{ladder.workload}, {step_title(ladder.workload, step)}: ms a step, and speed over BF16 as it is"
+    what = f"{ladder.workload}{_size(ladder)}, {step_title(ladder.workload, step)}"
+    title = f"{what}: ms a step, and speed over BF16 as it is"
     if advised(ladder, step) != fastest(ladder, step):
         title += "; of those about as fast the simplest is advised"
     return Exhibit(f"ladder-{step}", "bars", title, "ms", rows) if rows else None
+
+
+def _size(ladder: Ladder) -> str:
+    """The number of parameters in brackets, without which tokens a second say nothing; nothing if it is not known."""
+    count = ladder.parameters
+    if not count:
+        return ""
+    return f" ({count / 1e9:.1f}B parameters)" if count >= 1e9 else f" ({count / 1e6:.0f}M parameters)"
 
 
 @exhibit
@@ -118,7 +127,7 @@ def speeds(ladder: Ladder) -> Exhibit | None:
         }
         for rung in _ran(ladder)
     ]
-    title = f"{ladder.workload}: interval of the speed over BF16, steps timed, what the host takes to ask for one"
+    title = f"{ladder.workload}{_size(ladder)}: interval of the speed over BF16, steps timed, what the host takes to ask for one"
     title += ", error of the gradients" if trained else ""
     return _table("ladder-speeds", title, rows)
 

@@ -52,7 +52,7 @@ def test_a_folder_whose_images_cannot_be_drawn_here_still_gives_a_report(tmp_pat
     out = tmp_path / "out"
     folder = laid_out(tmp_path / "painter")
     run = subprocess.run(
-        [sys.executable, "-m", "fp8doctor", "bench", "--pipeline", str(folder), "-o", str(out), "--budget", "45"],
+        [sys.executable, "-m", "fp8doctor", "bench", "--pipeline", str(folder), "-o", str(out), "--budget", "55"],
         capture_output=True,
         text=True,
         timeout=100,
