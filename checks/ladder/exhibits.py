@@ -127,7 +127,8 @@ def speeds(ladder: Ladder) -> Exhibit | None:
         }
         for rung in _ran(ladder)
     ]
-    title = f"{ladder.workload}{_size(ladder)}: interval of the speed over BF16, steps timed, what the host takes to ask for one"
+    what = f"{ladder.workload}{_size(ladder)}"
+    title = f"{what}: interval of the speed over BF16, steps timed, what the host takes to ask for one"
     title += ", error of the gradients" if trained else ""
     return _table("ladder-speeds", title, rows)
 
