@@ -106,6 +106,8 @@ def how(slug: str, model_class: str | None = None, *, trains: bool = False) -> s
     config = config_of(slug)
     lines = [fuse_lora(model_class)] if "lora-fused" in config.modifiers else []
     lines += _to_each_block(config, model_class)
+    if trains and config.compiled is not None:
+        lines.append("loss_of = torch.compile(loss_of)")
     lines += [f'model.set_attention_backend("{PACKAGES[m]}")' for m in config.modifiers if m in PACKAGES]
     if config.compiled == "compile-whole":
         lines.append("model.compile()")
@@ -115,6 +117,9 @@ def how(slug: str, model_class: str | None = None, *, trains: bool = False) -> s
     if config.recipe is not None:
         lines += [f"from transformer_engine.common.recipe import {config.recipe}"]
         around.append(f"te.autocast(enabled=True, recipe={config.recipe}())")
+        if config.recipe == "DelayedScaling" and not trains:
+            lines += ["# its scales come from earlier calls, where gradients are enabled"]
+            lines += [f"with torch.enable_grad(), {around[-1]}:", "    for _ in range(3): model(...)"]
     if config.graphed:
         lines += [*_step(around, trains), *_CAPTURE]
     elif around:
@@ -141,6 +146,23 @@ def compile_each_block(model_class: str | None) -> str:
     return f"blocks = {_blocks(model_class)}\nfor block in blocks: block.compile()"
 
 
+# Before 2.9 autocast and quantized_model_init were fp8_autocast and fp8_model_init. For a forward the weights were
+# measured as they lie in FP8 (quantized_model_init), which needs the model to be built so.
+_SWAP = [
+    "import torch",
+    "import transformer_engine.pytorch as te",
+    "def to_te(module):",
+    "    for name, old in module.named_children():",
+    "        if isinstance(old, torch.nn.Linear):",
+    "            new = te.Linear(old.in_features, old.out_features, bias=old.bias is not None,",
+    "                            params_dtype=old.weight.dtype)",
+    "            new.load_state_dict(old.state_dict(), strict=False)",
+    "            setattr(module, name, new)",
+    "        else:",
+    "            to_te(old)",
+]
+
+
 def _to_each_block(config: Config, model_class: str | None) -> list[str]:
     """What is done to the model, or to each of its blocks by itself."""
     lines, each = [], []
@@ -159,7 +181,8 @@ def _to_each_block(config: Config, model_class: str | None) -> list[str]:
         lines += [f'config = Float8LinearConfig.from_recipe_name("{_TRAINING[config.base]}")']
         each.append("convert_to_float8_training(block, config=config)")
     elif config.base.startswith("te-"):
-        lines += ["import transformer_engine.pytorch as te  # te.Linear in the place of the blocks' nn.Linear"]
+        lines += _SWAP
+        each.append("to_te(block)")
     elif config.base == "diffusers-fp8-storage":
         lines += ["model.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=torch.bfloat16)"]
     else:
