@@ -20,7 +20,7 @@ from fp8doctor.checks.ladder.conversions import BASES, TUNED, RefusedError, arou
 from fp8doctor.checks.ladder.facts import Rung
 from fp8doctor.checks.ladder.outcomes import failure
 from fp8doctor.checks.ladder.slugs import BASELINE, Config, config_of
-from fp8doctor.checks.ladder.stepping import MemoryWatch, Meter, how_many
+from fp8doctor.checks.ladder.stepping import FOR_A_P99, MemoryWatch, Meter, how_many
 from fp8doctor.checks.ladder.training import TrainingStep
 from fp8doctor.checks.ladder.winners import ASKING_SHARE
 from fp8doctor.checks.torch_build.numerics import relative_error
@@ -199,7 +199,7 @@ class Climber:
             if not config.graphed:  # a replay is given no memory: its graph has kept what it took while it was captured
                 self.meter.forget_peak()
             times = self.meter.steps_ms(call, how_many(step_s, min(self.meter.steps_s, until - time.monotonic())))
-            rung = replace(rung, peak_gb=gigabytes(self.meter.peak_bytes() + absent), **_summary(times))
+            rung = replace(rung, peak_gb=gigabytes(self.meter.peak_bytes() + absent), **summary_of(times))
             rung = replace(rung, host_ms=estimate(self.meter.host_ms(call)))
             with watch.phase("steps"):
                 for _ in range(2):
@@ -372,14 +372,16 @@ def compilation(config: Config) -> dict[str, Any]:
     }
 
 
-def _summary(times_ms: list[float]) -> dict[str, Any]:
+def summary_of(times_ms: list[float]) -> dict[str, Any]:
+    """How the times of one configuration's steps are spread; milliseconds."""
     ordered = sorted(times_ms)
     return {
         "step_ms": estimate(times_ms),
         "mean_ms": round(sum(times_ms) / len(times_ms), 3),
         "least_ms": round(ordered[0], 3),
         "p90_ms": round(quantile(ordered, 0.9), 3),
-        "p99_ms": round(quantile(ordered, 0.99), 3),
+        # Of fewer steps it would be the slowest one.
+        "p99_ms": round(quantile(ordered, 0.99), 3) if len(ordered) >= FOR_A_P99 else None,
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from fp8doctor.checks.ladder.facts import Ladder, Rung
 from fp8doctor.checks.ladder.outcomes import alarm, ended, not_here
 from fp8doctor.checks.ladder.slugs import BASELINE, FORWARD, SHORT, TRAINING, Config, config_of
+from fp8doctor.checks.ladder.stepping import MOST_STEPS_S, SHORT_STEPS_S, STEPS_PART, STEPS_S
 from fp8doctor.checks.ladder.winners import combinations
 from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.checks.torch_build.early import import_torch
@@ -141,7 +142,7 @@ class Run:
         import torch
 
         from fp8doctor.checks.ladder.climbing import Climber
-        from fp8doctor.checks.ladder.stepping import SHORT_STEPS_S, STEPS_S, Meter
+        from fp8doctor.checks.ladder.stepping import Meter
 
         if self.te and self.te.import_ok and self.request.mode != "default":
             import_engine_first()
@@ -153,7 +154,7 @@ class Run:
                 yield replace(self.record, rungs=(), untried=None, measurable=False, why_not=differs, device_name=name)
                 return
             self.record = replace(self.record, device_name=name)
-        meter = Meter(torch, device, SHORT_STEPS_S if self.request.mode == "default" else STEPS_S)
+        meter = Meter(torch, device)
         climbers: dict[str, Climber] = {}
         for place, step in enumerate(self.plan.steps):
             # What is left is shared by the steps that are still to come.
@@ -226,6 +227,7 @@ class Run:
             if refused is None:
                 yield replace(self.record, attempting=f"{slug} @ {step.name}")
                 share_s = self._share_s(len(todo) + 1)
+                climber.meter.steps_s = self._steps_s(len(todo) + 1)
                 alarm(share_s)
                 regional = self._rung(step, f"{config_of(slug).base}+compile")
                 rung = climber.climb(slug, reference, share_s, regional)
@@ -239,6 +241,12 @@ class Run:
         if self.step_left_s() > self.need_s(config_of(BASELINE)) and self.request.mode == "bench" and not told:
             again = climber.climb(BASELINE, reference, self.step_left_s())
             self.record = replace(self.record, again=(*(self.record.again or ()), again))
+
+    def _steps_s(self, rungs: int) -> float:
+        """Seconds of steps that are timed for the next of so many rungs."""
+        if self.request.mode == "default":
+            return SHORT_STEPS_S
+        return min(MOST_STEPS_S, max(STEPS_S, STEPS_PART * self.step_left_s() / rungs))
 
     def _kept_s(self, step: StepPlan) -> float:
         """Seconds kept for measuring BF16 a second time: whether the box drifted is asked of every benchmark."""

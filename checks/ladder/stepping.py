@@ -15,11 +15,14 @@ from typing import Any
 
 from fp8doctor.checks.ladder.facts import MemoryPoint
 
-# What a rung's steps may take, and their number: enough for a P90, and a first look at a P99.
+# What a rung's steps take at the least, and their number: enough for a P90, and a first look at a P99.
 STEPS_S = 2.0
 # In a run of a minute: most of it goes to compiling.
 SHORT_STEPS_S = 0.8
 FEWEST_STEPS, MOST_STEPS = 12, 100
+# Where a benchmark has the time, steps get this part of a rung's even share, up to the seconds below.
+STEPS_PART, MOST_STEPS_S = 1 / 6, 10.0
+FOR_A_P99 = 50
 # Steps before that, which are not counted: clocks and caches settle.
 WARM_STEPS = 3
 # How often the memory is looked at, and how many points of it are kept.

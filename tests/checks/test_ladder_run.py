@@ -9,12 +9,28 @@ from typing import Any
 
 import pytest
 
-from fp8doctor.checks.ladder.climbing import BLOCKS, L2_TIMES, Climber, convert, enough_blocks, layers_to_convert
+from fp8doctor.checks.ladder.climbing import (
+    BLOCKS,
+    L2_TIMES,
+    Climber,
+    convert,
+    enough_blocks,
+    layers_to_convert,
+    summary_of,
+)
 from fp8doctor.checks.ladder.comparing import Reference
 from fp8doctor.checks.ladder.conversions import RefusedError, around
 from fp8doctor.checks.ladder.facts import MemoryPoint, Rung
 from fp8doctor.checks.ladder.slugs import config_of
-from fp8doctor.checks.ladder.stepping import FEWEST_STEPS, MEMORY_POINTS, MOST_STEPS, MemoryWatch, Meter, how_many
+from fp8doctor.checks.ladder.stepping import (
+    FEWEST_STEPS,
+    FOR_A_P99,
+    MEMORY_POINTS,
+    MOST_STEPS,
+    MemoryWatch,
+    Meter,
+    how_many,
+)
 from fp8doctor.checks.torch_build.numerics import FORMAT_ERRORS
 from fp8doctor.checks.workload.build import build, step_call, weight_bytes
 from fp8doctor.checks.workload.catalogue import ModelPlan
@@ -66,9 +82,8 @@ def test_bf16_is_timed_step_by_step_and_is_itself(climb: Climb) -> None:
     assert rung.step_ms.n == FEWEST_STEPS
     assert rung.least_ms is not None
     assert rung.p90_ms is not None
-    assert rung.p99_ms is not None
-    assert 0 < rung.least_ms <= rung.step_ms.low <= rung.step_ms.median <= rung.step_ms.high <= rung.p99_ms
-    assert rung.step_ms.median <= rung.p90_ms <= rung.p99_ms
+    assert 0 < rung.least_ms <= rung.step_ms.low <= rung.step_ms.median <= rung.step_ms.high
+    assert rung.step_ms.median <= rung.p90_ms
     assert rung.host_ms is not None
     assert rung.first_call_s is not None
     assert (rung.converted, rung.linears, rung.blocks_built) == (None, 14, 2)
@@ -328,3 +343,8 @@ def test_a_lora_is_fused_before_the_weights_are_quantised(climb: Climb) -> None:
     plain = climb("torchao-fp8-weightonly")
     assert (fused.outcome, plain.outcome) == ("ok", "ok"), (fused.error, plain.error)
     assert fused.converted == plain.converted
+
+
+def test_a_p99_needs_more_steps_than_the_slowest_of_a_few() -> None:
+    assert summary_of([float(ms) for ms in range(1, FOR_A_P99)])["p99_ms"] is None
+    assert summary_of([float(ms) for ms in range(1, 101)])["p99_ms"] == pytest.approx(99, abs=0.1)
