@@ -33,6 +33,29 @@ _REASONS = {"too-long": _TIME, "out-of-memory": _MEMORY, "error": _FAILED, "cras
 ROUND_S, SPARE = 60, 1.2
 
 
+@rule("LAD012", "workload-not-measured", Severity.WARNING, scope="usage")
+def not_measured(ladder: Ladder) -> RuleResult:
+    """The workload that was named could not be measured at all.
+
+    What it means: there is no GPU or no torch to measure with, the library that the model comes from is missing or has
+    no such class, or the file describes no model that can be built.
+
+    Why it costs time: it does not; but nothing in this report is about that workload.
+
+    What to do: what the reason says; then ask again.
+
+    Sources: what the examination and the libraries themselves said.
+    """
+    if ladder.measurable is not False:
+        return None
+    return Finding(
+        title=f"{ladder.workload or 'The workload'} was not measured: {ladder.why_not or 'nobody saw why'}",
+        evidence=(Evidence(f"asked for: {ladder.workload}", fact="ladder.workload"),),
+        actions=(Action("Put that right, and run the same command again"),),
+        about=f"workload:{ladder.workload}",
+    )
+
+
 @rule("LAD008", "silent-wrong-result", Severity.WARNING, scope="usage")
 def wrong_rungs(ladder: Ladder) -> RuleResult:
     """A configuration ran, and its result is further from BF16 than its format explains.

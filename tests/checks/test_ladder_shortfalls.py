@@ -103,3 +103,11 @@ def test_where_all_failed_there_is_nothing_to_resume() -> None:
 def test_a_file_of_ones_own_has_no_command_that_is_known() -> None:
     late = replace(FLUX, workload="mine", not_measured=(f"torch-fp16 @ denoise: {LATE}",))
     assert finding("LAD010", late).actions[0].command is None
+
+
+def test_a_workload_that_was_named_and_could_not_be_measured_is_said() -> None:
+    lacking = replace(FLUX, measurable=False, why_not="torch sees no GPU", rungs=None)
+    found = finding("LAD012", lacking)
+    assert found.title == "flux was not measured: torch sees no GPU"
+    assert found.about == "workload:flux"
+    assert verdict("LAD012", FLUX) is None
