@@ -33,7 +33,7 @@ PER_STEP = ("LAD002", "LAD003", "LAD004", "LAD005", "LAD006", "LAD007", "LAD008"
 NEED_BF16 = ("LAD002", "LAD003", "LAD005", "LAD006", "LAD009")
 
 
-@pytest.mark.parametrize("rule", sorted(REGISTRY.rules))
+@pytest.mark.parametrize("rule", sorted(set(REGISTRY.rules) - {"LAD012"}))  # LAD012 is the one that says so
 def test_where_no_step_was_measured_no_rule_applies_and_says_why(rule: str) -> None:
     assert verdict(rule, NO_GPU) == NotApplicable("torch sees no GPU")
 
