@@ -250,9 +250,10 @@ def left_out(view: View) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _unrecorded(view: View) -> set[str]:
-    """What an older recording does not have: rules wait for it, and no probe of it was run."""
-    waited = {o["reason"].removesuffix(_NOT_SEEN) for o in view["outcomes"] if (o["reason"] or "").endswith(_NOT_SEEN)}
-    return {key for key in waited if key.isidentifier() and key not in view["probes"]}
+    """What a recording does not have, since its probe is younger; in a live run a probe that said nothing is told."""
+    if view["source"] == "live":
+        return set()
+    return {one_line(key) for key, run in view["probes"].items() if run["outcome"] == "not-observed"}
 
 
 def leading_bars(view: View) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from fp8doctor import api
 from fp8doctor.judging.report import FindingRecord, OutcomeRecord, ProbeRecord, Use, When
 from fp8doctor.model import Severity
 from fp8doctor.reporting import summary
+from tests.refresh import BOXES
 from tests.sample_reports import BROKEN, HEALTHY
 
 
@@ -166,16 +167,22 @@ def test_the_examined_python_is_the_one_that_ran_most() -> None:
 
 
 def test_what_an_old_recording_lacks_is_told_once_and_is_no_riddle() -> None:
-    view: dict[str, Any] = {
-        "probes": {"gpus": {"outcome": "ok", "detail": None}},
-        "outcomes": [
-            {"id": "LAD001", "outcome": "unknown", "reason": "ladder was not observed"},
-            {"id": "GPU001", "outcome": "unknown", "reason": "gpus was not observed"},
-        ],
+    lacking = {
+        "probes": {"ladder": {"outcome": "not-observed", "detail": None}},
+        "outcomes": [{"id": "LAD001", "outcome": "unknown", "reason": "ladder was not observed"}],
     }
-    assert summary.left_out(view) == [("not part of this recording", ("ladder",))]
-    assert summary.unsettled(view) == [("gpus was not observed", ("GPU001",))]
-    assert (summary.counts(view).not_examined, summary.counts(view).unknown) == (1, 1)
+    recorded: dict[str, Any] = {**lacking, "source": "facts"}
+    assert summary.left_out(recorded) == [("not part of this recording", ("ladder",))]
+    assert (summary.unsettled(recorded), summary.counts(recorded).not_examined) == ([], 1)
+    live: dict[str, Any] = {**lacking, "source": "live"}
+    assert (summary.left_out(live), summary.counts(live).unknown) == ([], 1)
+    assert summary.unsettled(live) == [("ladder was not observed", ("LAD001",))]
+
+
+def test_the_report_of_a_recorded_box_keeps_what_its_box_lacks_apart_from_riddles() -> None:
+    view = api.view(api.diagnose(BOXES / "h200.json"))
+    assert not [reason for reason, _ in summary.unsettled(view) if reason.endswith("was not observed")]
+    assert summary.counts(view).not_examined > summary.counts(view).unknown
 
 
 def test_the_bars_of_all_steps_of_a_workload_answer_why() -> None:
