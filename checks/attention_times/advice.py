@@ -14,7 +14,8 @@ from fp8doctor.checks.attention_times.lookup import (
     waits_for_host,
 )
 from fp8doctor.checks.attention_times.shapes import Task
-from fp8doctor.model import Candidate, Estimate, Exhibit
+from fp8doctor.measuring.statistics import interval_text
+from fp8doctor.model import Candidate, Exhibit
 from fp8doctor.registry import candidates, exhibit
 
 TASK = "attention"
@@ -132,8 +133,8 @@ def every_case(times: AttentionTimes) -> Exhibit | None:
             "cells": {
                 "call": task_of(case).label,
                 "route": case.route or "",
-                "device us": _interval(case.device_us),
-                "call us": _interval(case.call_us),
+                "device us": interval_text(case.device_us),
+                "call us": interval_text(case.call_us),
                 "TFLOP/s": f"{case.tflops:,.0f}" if case.tflops else "",
                 "error": "" if case.relative_error is None else f"{case.relative_error:.4f}",
                 "kernel, or why not": (case.kernel or case.backend or "")
@@ -145,7 +146,3 @@ def every_case(times: AttentionTimes) -> Exhibit | None:
     )
     title = f"every timed attention; calls are {_WORDS}"
     return Exhibit("attention-cases", "table", title, "us", rows) if rows else None
-
-
-def _interval(value: Estimate | None) -> str:
-    return "" if value is None else f"{value.median:.1f} [{value.low:.1f}, {value.high:.1f}]"

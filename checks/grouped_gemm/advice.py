@@ -5,7 +5,8 @@ from __future__ import annotations
 from fp8doctor.checks.grouped_gemm.facts import GroupedCase, GroupedGemm
 from fp8doctor.checks.linear.cases import waits_for_host
 from fp8doctor.checks.linear.facts import Case
-from fp8doctor.model import Candidate, Estimate, Exhibit
+from fp8doctor.measuring.statistics import interval_text
+from fp8doctor.model import Candidate, Exhibit
 from fp8doctor.registry import candidates, exhibit
 
 TASK = "grouped-gemm"
@@ -73,8 +74,8 @@ def every_case(grouped_gemm: GroupedGemm) -> Exhibit | None:
                 "case": f"{c.config}{_WHAT.get(c.kind or '', '')}" if c.kind in _WHAT else f"{c.kind}",
                 "experts": f"{c.experts}",
                 "M x K x N": f"{c.m}x{c.k}x{c.n}",
-                "device us": _interval(c.device_us),
-                "call us": _interval(c.call_us),
+                "device us": interval_text(c.device_us),
+                "call us": interval_text(c.call_us),
                 "error": "" if c.relative_error is None else f"{c.relative_error:.4f}",
                 "kernel": c.gemm_kernel or "",
             }
@@ -86,7 +87,3 @@ def every_case(grouped_gemm: GroupedGemm) -> Exhibit | None:
 
 
 _WHAT = {"layer": "", "gemm": " (product alone)"}
-
-
-def _interval(value: Estimate | None) -> str:
-    return "" if value is None else f"{value.median:.1f} [{value.low:.1f}, {value.high:.1f}]"

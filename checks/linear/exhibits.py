@@ -10,7 +10,8 @@ from fp8doctor.checks.gpu.peaks import peak_of
 from fp8doctor.checks.linear.cases import cases_of, gemm_of, shape_text
 from fp8doctor.checks.linear.facts import Ceiling, Linear
 from fp8doctor.checks.linear.lessons import break_evens
-from fp8doctor.model import Estimate, Exhibit
+from fp8doctor.measuring.statistics import interval_text
+from fp8doctor.model import Exhibit
 from fp8doctor.registry import exhibit
 
 
@@ -147,8 +148,8 @@ def every_case(linear: Linear) -> Exhibit | None:
             "cells": {
                 "case": f"{c.config}{' (product alone)' if c.kind == 'gemm' else ''}",
                 "M x K x N": f"{c.m}x{c.k}x{c.n}",
-                "device us": _interval(c.device_us),
-                "call us": _interval(c.call_us),
+                "device us": interval_text(c.device_us),
+                "call us": interval_text(c.call_us),
                 "error": "" if c.relative_error is None else f"{c.relative_error:.4f}",
                 "kernel": c.gemm_kernel or "",
             }
@@ -156,7 +157,3 @@ def every_case(linear: Linear) -> Exhibit | None:
         for c in timed
     )
     return Exhibit("linear-cases", "table", "every timed case: median [95 % interval]", "us", rows) if rows else None
-
-
-def _interval(value: Estimate | None) -> str:
-    return "" if value is None else f"{value.median:.1f} [{value.low:.1f}, {value.high:.1f}]"

@@ -7,8 +7,8 @@ from fp8doctor.checks.linear.facts import Case
 from fp8doctor.checks.training.cases import Trained
 from fp8doctor.checks.training.facts import Training, TrainingCase
 from fp8doctor.checks.training.recipes import named
-from fp8doctor.measuring.statistics import speedup
-from fp8doctor.model import Candidate, Estimate, Exhibit
+from fp8doctor.measuring.statistics import interval_text, speedup
+from fp8doctor.model import Candidate, Exhibit
 from fp8doctor.registry import candidates, exhibit
 
 TASK = "linear-training"
@@ -98,9 +98,9 @@ def every_step(training: Training) -> Exhibit | None:
                 "cells": {
                     "forward and backward": case.config,
                     "M x K x N": f"{case.m}x{case.k}x{case.n}",
-                    "device us": _interval(case.device_us),
+                    "device us": interval_text(case.device_us),
                     "of best BF16": factor,
-                    "call us": _interval(case.call_us),
+                    "call us": interval_text(case.call_us),
                     "errors (output, input, weight)": ", ".join(
                         "?" if error is None else f"{error:.4f}"
                         for error in (case.output_error, case.input_grad_error, case.weight_grad_error)
@@ -111,7 +111,3 @@ def every_step(training: Training) -> Exhibit | None:
         )
     title = "training one linear layer: median [95 % interval]"
     return Exhibit("training-cases", "table", title, "us", tuple(rows)) if rows else None
-
-
-def _interval(value: Estimate | None) -> str:
-    return "" if value is None else f"{value.median:.1f} [{value.low:.1f}, {value.high:.1f}]"

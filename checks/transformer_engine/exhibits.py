@@ -7,7 +7,8 @@ from typing import Any
 from fp8doctor.checks.transformer_engine.cases import Times, fastest, host_parts, is_faster, quickest_to_ask_for
 from fp8doctor.checks.transformer_engine.configurations import BF16, GRAPH, TE_BF16, short_label
 from fp8doctor.checks.transformer_engine.times import FORWARD, TRAINING, LayerTime, TransformerEngineTimes
-from fp8doctor.model import Estimate, Exhibit
+from fp8doctor.measuring.statistics import interval_text
+from fp8doctor.model import Exhibit
 from fp8doctor.registry import exhibit
 
 _PASSES = {FORWARD: "fwd", TRAINING: "fwd+bwd"}
@@ -89,8 +90,8 @@ def every_call(times: TransformerEngineTimes) -> Exhibit | None:
                 "case": case.config or "",
                 "passes": _PASSES.get(case.passes or "", ""),
                 "M x K x N": f"{case.m}x{case.k}x{case.n}",
-                "device us": _interval(case.device_us),
-                "call us": _interval(case.call_us),
+                "device us": interval_text(case.device_us),
+                "call us": interval_text(case.call_us),
                 "error": "" if case.relative_error is None else f"{case.relative_error:.4f}",
                 "gradient": "" if case.gradient_error is None else f"{case.gradient_error:.4f}",
                 "kernel": case.gemm_kernel or "",
@@ -100,7 +101,3 @@ def every_call(times: TransformerEngineTimes) -> Exhibit | None:
     )
     title = "every timed call of te.Linear: median [95 % interval]"
     return Exhibit("te-linear-cases", "table", title, "us", rows) if rows else None
-
-
-def _interval(value: Estimate | None) -> str:
-    return "" if value is None else f"{value.median:.1f} [{value.low:.1f}, {value.high:.1f}]"

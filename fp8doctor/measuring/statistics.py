@@ -87,3 +87,8 @@ def break_even(points: Sequence[tuple[int, float]]) -> int | None:
     (x0, y0), (x1, y1) = ordered[last_loss], ordered[last_loss + 1]
     share = (1.0 - y0) / (y1 - y0)
     return round(math.exp(math.log(x0) + share * (math.log(x1) - math.log(x0))))
+
+
+def interval_text(value: Estimate | None) -> str:
+    """An estimate for a table: "12.3 [12.1, 12.6]", the median and its 95 % interval; nothing where none was made."""
+    return "" if value is None else f"{value.median:.1f} [{value.low:.1f}, {value.high:.1f}]"
