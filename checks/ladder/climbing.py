@@ -18,9 +18,10 @@ from fp8doctor.checks.ladder.calibration import CALIBRATING_CALLS, DELAYED, cali
 from fp8doctor.checks.ladder.comparing import Reference, compare
 from fp8doctor.checks.ladder.conversions import BASES, TUNED, RefusedError, around, compile_blocks, modify
 from fp8doctor.checks.ladder.facts import Rung
+from fp8doctor.checks.ladder.graphing import captured, compare_replay, compare_training_replay
 from fp8doctor.checks.ladder.outcomes import failure
 from fp8doctor.checks.ladder.slugs import BASELINE, Config, config_of
-from fp8doctor.checks.ladder.stepping import FOR_A_P99, MemoryWatch, Meter, how_many
+from fp8doctor.checks.ladder.stepping import MemoryWatch, Meter, how_many, summary_of
 from fp8doctor.checks.ladder.training import TrainingStep
 from fp8doctor.checks.ladder.winners import ASKING_SHARE
 from fp8doctor.checks.torch_build.numerics import relative_error
@@ -33,14 +34,13 @@ from fp8doctor.checks.workload.build import (
     weight_bytes,
 )
 from fp8doctor.checks.workload.catalogue import ModelPlan, StepPlan
-from fp8doctor.measuring.statistics import estimate, quantile
+from fp8doctor.measuring.statistics import estimate
 
 # With fewer rows than this a layer is a matrix-vector product, for which quantising its input never pays.
 LEAST_ROWS = 16
 BLOCKS = 2
 # Their weights in BF16 must be this many times the L2: in FP8 they are half, and a cache keeps part of what is larger.
 L2_TIMES = 4
-GRAPH_WARM_UPS = 3
 
 
 @dataclass
@@ -192,9 +192,13 @@ class Climber:
             rung = replace(rung, **compare(run, reference, config))
             if config.graphed:
                 self.meter.forget_peak()
-                call, result = captured(torch, call)
-                if not self.step.trains:
-                    rung = replace(rung, **compare(partial(_replayed, call, result), reference, config))
+                replay, result = captured(torch, call)
+                if self.step.trains:
+                    within = partial(around, config.base, config.modifiers, built)
+                    rung = replace(rung, **compare_training_replay(replay, run, within, reference, config))
+                else:
+                    rung = replace(rung, **compare_replay(replay, result, reference, config))
+                call = replay
             step_s = min(self.meter.first(call) for _ in range(2))
             if not config.graphed:  # a replay is given no memory: its graph has kept what it took while it was captured
                 self.meter.forget_peak()
@@ -321,29 +325,6 @@ def convert(built: Built, config: Config, names: tuple[str, ...]) -> None:
     modify(built, tuple(m for m in config.modifiers if m not in fused), names)
 
 
-def captured(torch: Any, call: Callable[[], Any]) -> tuple[Callable[[], Any], Any]:
-    """The call as one CUDA graph, its inputs in place, and where its result lies after each replay.
-
-    It is torch's own recipe: warm up on a side stream, then capture.
-
-    Raises:
-        RefusedError: on a machine without CUDA.
-        RuntimeError: if something in the step cannot be captured.
-    """
-    if not torch.cuda.is_available():
-        raise RefusedError("CUDA graphs need a GPU")
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(GRAPH_WARM_UPS):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = call()
-    return lambda: graph.replay(), result
-
-
 def _within(step: Callable[[], Any], config: Config, built: Built) -> Callable[[], Any]:
     """The step with what its configuration puts round every call."""
 
@@ -352,11 +333,6 @@ def _within(step: Callable[[], Any], config: Config, built: Built) -> Callable[[
             return step()
 
     return call
-
-
-def _replayed(replay: Callable[[], Any], result: Any) -> Any:
-    replay()
-    return result
 
 
 def compilation(config: Config) -> dict[str, Any]:
@@ -369,19 +345,6 @@ def compilation(config: Config) -> dict[str, Any]:
     return {
         "graphs": int(counters["stats"].get("unique_graphs", 0)),
         "graph_breaks": int(sum(counters["graph_break"].values())),
-    }
-
-
-def summary_of(times_ms: list[float]) -> dict[str, Any]:
-    """How the times of one configuration's steps are spread; milliseconds."""
-    ordered = sorted(times_ms)
-    return {
-        "step_ms": estimate(times_ms),
-        "mean_ms": round(sum(times_ms) / len(times_ms), 3),
-        "least_ms": round(ordered[0], 3),
-        "p90_ms": round(quantile(ordered, 0.9), 3),
-        # Of fewer steps it would be the slowest one.
-        "p99_ms": round(quantile(ordered, 0.99), 3) if len(ordered) >= FOR_A_P99 else None,
     }
 
 

@@ -209,5 +209,5 @@ def _step(around: list[str], trains: bool) -> list[str]:
         return ["def step():", f"    with {within}:", "        return model(**inputs)"]
     call = "loss_of(model(**inputs)).backward()"
     calls = [f"    with {', '.join(around)}:", f"        {call}"] if around else [f"    {call}"]
-    ending = "    optimizer.step(); optimizer.zero_grad()  # an optimizer with capturable=True"
-    return ["def step():", *calls, ending]
+    ending = "    optimizer.step()  # an optimizer with capturable=True"
+    return ["def step():", "    optimizer.zero_grad()", *calls, ending]

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from fp8doctor.checks.ladder.facts import MemoryPoint
+from fp8doctor.measuring.statistics import estimate, quantile
 
 # What a rung's steps take at the least, and their number: enough for a P90, and a first look at a P99.
 STEPS_S = 2.0
@@ -92,7 +93,10 @@ class Meter:
         return [before.elapsed_time(after) for before, after in pairwise(ends)]
 
     def host_ms(self, call: Callable[[], Any]) -> list[float]:
-        """Milliseconds until the host has asked for a step, of a device that is idle when it begins."""
+        """Milliseconds until the host has asked for a step, of a device that is idle when it begins.
+
+        An upper bound: a stream holds about a thousand launches that wait, after which the host waits for the device.
+        """
         found = []
         for _ in range(HOST_SAMPLES):
             self.wait()
@@ -107,6 +111,19 @@ def how_many(step_s: float, left_s: float) -> int:
     """How many steps to time, when one takes `step_s` and there are `left_s` seconds at most."""
     fitting = int(min(STEPS_S, max(left_s, 0.0)) / max(step_s, 1e-6))
     return max(FEWEST_STEPS, min(MOST_STEPS, fitting))
+
+
+def summary_of(times_ms: list[float]) -> dict[str, Any]:
+    """How the times of one configuration's steps are spread; milliseconds."""
+    ordered = sorted(times_ms)
+    return {
+        "step_ms": estimate(times_ms),
+        "mean_ms": round(sum(times_ms) / len(times_ms), 3),
+        "least_ms": round(ordered[0], 3),
+        "p90_ms": round(quantile(ordered, 0.9), 3),
+        # Of fewer steps it would be the slowest one.
+        "p99_ms": round(quantile(ordered, 0.99), 3) if len(ordered) >= FOR_A_P99 else None,
+    }
 
 
 @dataclass

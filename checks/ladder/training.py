@@ -43,13 +43,13 @@ class TrainingStep:
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), self.targets.flatten())
 
     def __call__(self) -> None:
-        """Forward, backward, optimizer."""
+        """Forward, backward, optimizer; the gradients stay until the next call, a graph's where it writes them."""
+        self.optimizer.zero_grad(set_to_none=True)
         logits = self.model(self.tokens)
         self.head(logits).backward()
         if self.gradient is None:
-            self.first_output, self.gradient = logits[:, -1:].detach().clone(), self._gradients()
+            self.first_output, self.gradient = logits[:, -1:].detach().clone(), self.joined(self._gradients())
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def output(self) -> Any:
         """The logits of each sequence's last position."""
@@ -60,15 +60,24 @@ class TrainingStep:
 
     def first_gradient(self) -> Any:
         """Forward and backward once, without the optimizer."""
+        self.optimizer.zero_grad(set_to_none=True)
         self.head(self.model(self.tokens)).backward()
+        return self.joined(self.hand_over_gradients())
+
+    def hand_over_gradients(self) -> list[Any]:
+        """The tensors that hold the watched weights' gradients; the weights let go of theirs."""
         found = self._gradients()
         self.optimizer.zero_grad(set_to_none=True)
         return found
 
-    def _gradients(self) -> Any:
+    def joined(self, gradients: list[Any]) -> Any:
+        """Gradients as one vector on the host."""
         import torch
 
-        return torch.cat([weight.grad.detach().float().flatten() for weight in self.watched]).cpu()
+        return torch.cat([gradient.detach().float().flatten() for gradient in gradients]).cpu()
+
+    def _gradients(self) -> list[Any]:
+        return [weight.grad for weight in self.watched]
 
 
 def _some_weight(built: Built, place: int) -> Any:

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from fp8doctor.checks.ladder.climbing import Climber, captured
+from fp8doctor.checks.ladder.climbing import Climber
 from fp8doctor.checks.ladder.comparing import LARGEST_ERROR, Reference
 from fp8doctor.checks.ladder.conversions import RefusedError
 from fp8doctor.checks.ladder.facts import Rung
+from fp8doctor.checks.ladder.graphing import captured, compare_training_replay
+from fp8doctor.checks.ladder.slugs import config_of
 from fp8doctor.checks.ladder.stepping import Meter
+from fp8doctor.checks.ladder.training import TrainingStep
 from fp8doctor.checks.ladder.winners import carried_over, fastest
 from fp8doctor.checks.torch_build.numerics import FORMAT_ERRORS
 from fp8doctor.checks.workload.build import build
@@ -163,6 +166,42 @@ def test_without_cuda_nothing_is_captured() -> None:
         captured(without, lambda: torch.zeros(1))
 
 
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (1.0, None),
+        (1.5, "replayed, its gradient is off by 0.5 from what the same step gives without a graph"),
+        (float("nan"), "replayed, its gradient holds values that are not finite"),
+    ],
+)
+def test_a_training_replay_leaves_the_gradients_that_the_step_gives(factor: float, said: str | None) -> None:
+    import torch
+
+    step = TrainingStep(build(TINY_TRAIN, "cpu", torch.bfloat16), TINY_TRAIN.steps[0])
+    step()
+    written = [weight.grad for weight in step.watched]
+
+    def replay() -> None:
+        """What a graph does: the step again with the weights of now, into the same memory."""
+        new = torch.autograd.grad(step.head(step.model(step.tokens)), step.watched)
+        for old, gradient in zip(written, new, strict=True):
+            old.copy_(gradient * factor)
+
+    found = compare_training_replay(replay, step, nullcontext, Reference(bf16_error=0.0), config_of("torch-bf16"))
+    assert found == ({"outcome": "wrong", "error": said} if said else {})
+    assert all(weight.grad is None for weight in step.watched), "no gradient is left for the next backward to add to"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("slug", ["torch-bf16+cudagraph", "torch-bf16+compile+cudagraph"])
+def test_a_real_training_step_is_replayed_right(slug: str) -> None:
+    import torch
+
+    climber = Climber(TINY_TRAIN, TINY_TRAIN.steps[0], Meter(torch, torch.device("cuda"), steps_s=0.2))
+    rung = climber.climb(slug, climber.reference(), 60.0)
+    assert (rung.outcome, rung.error) == ("ok", None)
+
+
 @pytest.mark.gpu
 def test_a_real_replay_computes_the_step_anew() -> None:
     import torch
@@ -179,8 +218,6 @@ def test_a_real_replay_computes_the_step_anew() -> None:
 
 def test_gradients_are_watched_in_layers_that_are_no_linear_layers_of_torch() -> None:
     import torch
-
-    from fp8doctor.checks.ladder.training import TrainingStep
 
     class Foreign(torch.nn.Module):  # type: ignore[misc]
         """As te.Linear is one: a module of its own, with a weight of the same name."""
