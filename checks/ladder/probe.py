@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from fp8doctor.checks.ladder.slugs import BASELINE, FORWARD, SHORT, TRAINING, Co
 from fp8doctor.checks.ladder.stepping import MOST_STEPS_S, SHORT_STEPS_S, STEPS_PART, STEPS_S
 from fp8doctor.checks.ladder.winners import combinations
 from fp8doctor.checks.torch_build import TorchBuild
-from fp8doctor.checks.torch_build.early import import_torch
+from fp8doctor.checks.torch_build.early import has_device, import_torch
 from fp8doctor.checks.transformer_engine.cudnn import keep_torchs_cudnn
 from fp8doctor.checks.transformer_engine.facts import TransformerEngine
 from fp8doctor.checks.workload.catalogue import BUILT_IN, ModelPlan, StepPlan
@@ -30,6 +31,9 @@ SHARES = 4.0
 # a kind the seconds below are kept: on an H200 two kinds of blocks compiled in 10 s, and a rung without compiling took
 # 6 s (benchmarks/RESULTS.md).
 LIKE_THE_OTHERS = 1.2
+# In a run of a minute the one rung to go by is BF16 compiled, which starts the compiler too: FP8 took 0.5 to 0.8 of its
+# time for a forward step, 1.1 to 1.3 for a training step (the rungs of tests/boxes/h200-bench-*.json).
+AFTER_BF16 = {"forward": 0.9, "train": 1.3}
 LEAST_RUNG_S = {"bench": 25.0, "thorough": 25.0, "default": 8.0}
 # Kept for ending in order.
 RESERVE_S = 2.0
@@ -40,12 +44,17 @@ STATISTIC = "median of the times between the ends of successive steps"
 
 
 def prepare() -> None:
-    """Import torch, its compiler and what models come from while the probes that look at the box still run."""
+    """Import torch, its compiler and what models come from while the probes that look at the box still run.
+
+    Transformer Engine takes longer to import than they run, and a run of a minute has no rung of it.
+    """
     import_torch("torch._dynamo", "torch._inductor.compile_fx")
     for library in ("torchao.quantization", "diffusers"):
         with contextlib.suppress(ImportError):
             import_torch(library)
-    import_engine_first()
+    if has_device():
+        with contextlib.suppress(Exception):  # the compiler's own processes: not every torch starts them so
+            importlib.import_module("torch._inductor.async_compile").maybe_warm_pool()
 
 
 def import_engine_first() -> None:
@@ -64,7 +73,8 @@ def import_engine_first() -> None:
     timeout_s=86_400,
     times_gpu=True,
     order=5,
-    share=150.0,
+    # In a run for one workload, its whole steps come first; what they leave serves the others.
+    share=1000.0,
     for_workload=True,
     modes=("default", "thorough", "bench"),
     prepare=prepare,
@@ -160,7 +170,9 @@ class Run:
             # What is left is shared by the steps that are still to come.
             self.until_s = self.left_s() / (len(self.plan.steps) - place)
             self.step_began = time.monotonic()
-            climbers[step.name] = Climber(self.plan, step, meter, self.record.full or False, self.request.epoch_s)
+            climbers[step.name] = Climber(
+                self.plan, step, meter, self.record.full or False, self.request.mode == "default", self.request.epoch_s
+            )
             yield from self._step(climbers[step.name], step)
         for step in self.plan.steps:  # what a quick step left of its time serves the others
             if self._left(step):
@@ -199,7 +211,11 @@ class Run:
             for r in rungs
             if (config_of(r.config or "").compiled is not None and (r.first_call_s or 0.0) > 1.0) == anew
         ]
-        return LIKE_THE_OTHERS * max(took) if took else self.least_s
+        if not took:
+            return self.least_s
+        if anew and self.request.mode == "default":
+            return max(took) * AFTER_BF16["train" if "fp8train" in config.base else "forward"]
+        return LIKE_THE_OTHERS * max(took)
 
     def step_left_s(self) -> float:
         """Seconds that new rungs of the step under way may use."""

@@ -37,6 +37,19 @@ def climber() -> Iterator[Climber]:
     torch.set_num_threads(threads)
 
 
+def test_a_short_run_takes_its_reference_in_tf32_and_leaves_torch_as_it_was(
+    climber: Climber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    short = Climber(climber.plan, climber.step, climber.meter, short=True).reference()
+    assert asked == ["high", "highest"]
+    assert short.bf16_error == pytest.approx(climber.reference().bf16_error, rel=0.1)
+    assert len(asked) == 2, "only a short run does"
+
+
 # --- the whole model compiled ----------------------------------------------------------------------------------------
 
 

@@ -152,6 +152,18 @@ def test_a_rung_needs_what_its_like_took(slug: str, like: float) -> None:
     assert run.need_s(config_of(slug)) == pytest.approx(LIKE_THE_OTHERS * like)
 
 
+@pytest.mark.parametrize(
+    ("slug", "factor"), [("torchao-fp8-rowwise+compile", 0.9), ("torchao-fp8train-rowwise+compile", 1.3)]
+)
+def test_in_a_run_of_a_minute_fp8_needs_what_bf16_took_to_compile_as_far_as_was_seen(slug: str, factor: float) -> None:
+    run = run_with(60.0)
+    run.request = replace(run.request, mode="default")
+    run.record = replace(
+        run.record, rungs=(took("torch-bf16", 4.0), took("torch-bf16+compile", 20.0, first_call_s=12.0))
+    )
+    assert run.need_s(config_of(slug)) == pytest.approx(factor * 20.0)
+
+
 def test_the_first_of_a_kind_needs_what_was_seen_elsewhere() -> None:
     run = run_with(600.0)
     run.record = replace(run.record, rungs=(took("torch-bf16", 4.0),))
