@@ -238,7 +238,7 @@ class Run:
             slug = todo.pop(0)
             if self.step_left_s() < self.need_s(config_of(slug)) + self._kept_s(step):
                 self._leave(step, [slug, *todo], SPENT, self._needs(len(todo) + 1))
-                return
+                break
             refused = self._refused(config_of(slug))
             if refused is None:
                 yield replace(self.record, attempting=f"{slug} @ {step.name}")

@@ -8,6 +8,7 @@ from fp8doctor.checks.ladder.naming import capture, compile_each_block, fuse_lor
 from fp8doctor.checks.ladder.per_step import find, gain, line, per_step, times
 from fp8doctor.checks.ladder.slugs import BASELINE, config_of
 from fp8doctor.checks.ladder.winners import (
+    GRAPH_GAIN,
     SIXTEEN_BIT,
     advised,
     baseline,
@@ -89,7 +90,8 @@ def held_by_host(ladder: Ladder) -> RuleResult:
 
     What to do: capture the step (torch.cuda.graph); enlarge the batch.
 
-    Sources: measured here: the host's time for a step, and the same step replayed. NVIDIA/TransformerEngine#445, #761.
+    Sources: measured here: the host's time for a step, and the same step replayed; a graph that gains less than 5 %
+    is taken to show that the host did not hold the step. NVIDIA/TransformerEngine#445, #761.
     """
 
     def judge(step: str) -> Verdict:
@@ -98,7 +100,8 @@ def held_by_host(ladder: Ladder) -> RuleResult:
             graph = find(ladder, step, f"{rung.config}+cudagraph")
             if graph is None or rung.host_ms is None or rung.step_ms is None:
                 continue
-            if waits_for_host(rung) and gains(rung, graph) and (best is None or times(rung, graph) > times(*best)):
+            held = waits_for_host(rung) and gains(rung, graph) and times(rung, graph) >= GRAPH_GAIN
+            if held and (best is None or times(rung, graph) > times(*best)):
                 best = (rung, graph)
         if best is None:
             return None if baseline(ladder, step) else Unknown(f"{step}: BF16 was not measured")

@@ -44,10 +44,11 @@ def command(box: str | None, list_them: bool, **chosen: Any) -> int:
 
 
 def phrase(report: Report) -> str:
-    """What was recorded: the GPU, the workload whose steps were timed, and the libraries that FP8 depends on."""
+    """What was recorded: the GPU, the workload or pipeline that was timed, and the libraries that FP8 depends on."""
     gpu, *others = report.captions
-    ladder = report.facts.get("ladder") or {}
-    steps = f"{ladder['workload']}, {len(ladder['rungs'])} rungs; " if ladder.get("rungs") else ""
+    ladder, pipeline = (report.facts.get(key) or {} for key in ("ladder", "pipeline"))
+    climbed = ((ladder.get("workload"), ladder.get("rungs")), (pipeline.get("class_name"), pipeline.get("rungs")))
+    steps = "".join(f"{name}, {len(rungs)} rungs; " for name, rungs in climbed if name and rungs)
     libraries = ", ".join(caption for caption in others if not caption.startswith(BESIDE))
     return f"{gpu.partition(' · ')[0]}: {steps}{libraries}"
 

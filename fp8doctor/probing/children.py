@@ -85,6 +85,8 @@ def run_probe(
             facts = decode(probe.facts_type, so_far)
         except ValueError as error:
             outcome, detail = "garbage", str(error)
+    if outcome == "timeout" and notes:
+        detail = f"no end after {deadline_s:.0f} s in all; a fresh child had gone on after: {'; '.join(notes)}"
     if outcome == "ok" and notes:
         detail = f"went on in a fresh child after: {'; '.join(notes)}"
     tail = bytes(ended.said.output[-OUTPUT_TAIL_BYTES:]).decode("utf-8", "replace").strip()

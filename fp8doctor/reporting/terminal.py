@@ -21,6 +21,8 @@ NARROWEST = 30
 # What of a list is shown before --verbose is needed.
 SHOWN_REASONS = 3
 SHOWN_CODE_LINES = 16
+# Code to copy is of use whole or not at all; what is longer is no advice of ours.
+COPIED_CODE_LINES = 60
 
 
 def render(view: View, console: Console, *, verbose: bool = False) -> None:
@@ -140,7 +142,7 @@ class _Page:
             code = list(self._code(one.how, indent=0))
             if len(shown) > 1:
                 yield from self._code(f"# {one.places[0].partition(' (')[0]}", indent=0)
-            yield from code if self.verbose else code[:SHOWN_CODE_LINES]
+            yield from code if self.verbose else code[:COPIED_CODE_LINES]
 
     def _why(self) -> Iterator[Text]:
         for place, bars in enumerate(summary.leading_bars(self.view)):

@@ -121,10 +121,17 @@ def test_a_step_that_waits_for_the_host_is_faster_as_a_graph() -> None:
     [
         FLUX,
         changed("torch-bf16", host_ms=ms(173.0)),
+        changed("torch-bf16", host_ms=ms(173.0), ladder=changed("torch-bf16+cudagraph", 168.0)),
         changed("torch-bf16+cudagraph", 90.0),
         changed("torch-bf16", host_ms=None, ladder=changed("torch-bf16+cudagraph", 90.0)),
     ],
-    ids=["as measured", "a graph gives nothing", "the host is done early", "the host was not timed"],
+    ids=[
+        "as measured",
+        "a graph gives nothing",
+        "a graph gains a little",
+        "the host is done early",
+        "the host was not timed",
+    ],
 )
 def test_a_step_that_keeps_the_gpu_busy_is_not_held_by_the_host(ladder: Ladder) -> None:
     assert verdict("LAD003", ladder) == [None]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,6 +47,27 @@ def test_what_was_measured_in_the_end_is_not_told_as_left_out(ladder: Ladder) ->
 @pytest.mark.torch
 def test_each_step_is_compared_with_bf16_at_its_end_once(ladder: Ladder) -> None:
     assert sorted(rung.step or "" for rung in ladder.again or ()) == ["decode", "prefill"]
+
+
+def test_bf16_is_measured_again_also_where_rungs_were_left_out() -> None:
+    class Climb:
+        """Climbs at once."""
+
+        meter = SimpleNamespace(steps_s=0.0)
+
+        def reference(self) -> None:
+            return None
+
+        def climb(self, slug: str, *_: object) -> Rung:
+            return Rung(slug, "prefill", "ok")
+
+    run = Run(Request(mode="bench", seconds_left=60.0, rungs=SLUGS), PLAN, None, None)
+    run.until_s, run.step_began = 60.0, time.monotonic()
+    run.need_s = lambda config: 1e3 if config.base == "torch-fp16" else 1.0  # type: ignore[method-assign]
+    list(run._step(Climb(), PLAN.steps[0]))
+    assert [rung.config for rung in run.record.rungs or ()] == ["torch-bf16"]
+    assert any(SPENT in said for said in run.record.not_measured or ())
+    assert [rung.config for rung in run.record.again or ()] == ["torch-bf16"]
 
 
 @pytest.mark.torch

@@ -227,6 +227,12 @@ def test_after_a_crash_a_fresh_child_goes_on_from_the_record(run: Run) -> None:
     assert ended.detail == "went on in a fresh child after: SIGABRT; ValueError: step failed"
 
 
+def test_a_fresh_child_that_has_no_time_left_is_told_with_all_the_time_there_was(run: Run) -> None:
+    ended = run("a crash hang", key="growth", deadline_s=6)
+    assert ended.outcome == "timeout"
+    assert ended.detail == "no end after 6 s in all; a fresh child had gone on after: SIGABRT"
+
+
 def test_a_crash_without_progress_ends_it(run: Run) -> None:
     ended = run("a unannounced b", key="growth")
     assert (ended.outcome, ended.detail) == ("signal", "SIGABRT")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -69,6 +70,12 @@ def test_use_is_merged_and_shows_its_clock_and_code() -> None:
     assert all(line in text for line in ROWWISE.splitlines())
     assert "CUDAGraph()" not in text
     assert "CUDAGraph()" in shown(HEALTHY, verbose=True)
+
+
+def test_code_to_copy_is_shown_whole() -> None:
+    text = shown(api.diagnose(Path(__file__).parents[1] / "boxes" / "h200-bench-llama-8b.json"))
+    assert "with torch.cuda.graph(graph): output = step()" in text
+    assert "graph.replay()" in text, "the last line of the longest advice"
 
 
 def test_why_is_drawn_to_scale() -> None:
