@@ -11,6 +11,7 @@ IMPORTING_TORCH = "import torch"
 IMPORTING = "import torchao"
 IMPORTING_WITHOUT_KERNELS = "import torchao without its kernels"
 CONVERTING = "convert layers of odd sizes"
+SEARCHING = "count what a layer searches for"
 # `OddLinear.how` of the conversion for training.
 TRAINING = "training"
 
@@ -55,6 +56,22 @@ class OddLinear:
 
 
 @dataclass(frozen=True)
+class PackageSearch:
+    """What one eager call of a float8 layer searches the Python path for in vain."""
+
+    config: str | None = None  # "dynamic-rowwise" | "dynamic-tensorwise"
+    # The package that is not installed; None: no such search was seen.
+    package: str | None = None
+    searches_per_call: int | None = None
+    # The same with kernel_preference=KernelPreference.TORCH; None: this torchao has no such choice.
+    searches_per_call_torch: int | None = None
+    # The median of one search, in this interpreter.
+    search_us: float | None = None
+    # Why it could not be counted.
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class Torchao(Facts, key="torchao"):
     """torchao in the examined environment. `installed=False`: looked for, and not there."""
 
@@ -84,6 +101,10 @@ class Torchao(Facts, key="torchao"):
     linears: tuple[QuantizedLinear, ...] | None = None
     # What becomes of layers whose sizes are no multiples of 16.
     odd_linears: tuple[OddLinear, ...] | None = None
+    # What layers search for at each call, counted only where mslk is not installed; how long the path is.
+    mslk_installed: bool | None = None
+    searches: tuple[PackageSearch, ...] | None = None
+    path_entries: int | None = None
     # What was being tried when this record was written.
     attempting: str | None = None
 

@@ -1,4 +1,4 @@
-"""Look for torchao, import it, see whether its kernels came along, and quantise a linear layer in three ways."""
+"""Look for torchao, import it, see whether its kernels came along, and quantise a linear layer in several ways."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import sys
 import time
 import traceback
 from collections.abc import Generator, Iterator
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from fp8doctor.checks.torch_build.numerics import ERROR_LIMITS, FORMAT_ERRORS, relative_error
-from fp8doctor.checks.torchao.coverage import observe
+from fp8doctor.checks.torchao import coverage, searching
 from fp8doctor.checks.torchao.facts import (
     CONVERTING,
     IMPORTING,
     IMPORTING_TORCH,
     IMPORTING_WITHOUT_KERNELS,
+    SEARCHING,
+    PackageSearch,
     QuantizedLinear,
     Torchao,
 )
@@ -65,7 +68,8 @@ def gather(request: Request) -> Iterator[Torchao]:
     seen = yield from _import(seen)
     if request.mode != "quick" and (seen.import_ok or seen.imports_without_kernels):
         seen = yield from _try_ways(seen, request.gpu)
-        yield from _convert_odd(seen, request.gpu)
+        seen = yield from _convert_odd(seen, request.gpu)
+        yield from _count_searches(seen)
 
 
 def _installed() -> Torchao:
@@ -88,6 +92,8 @@ def _after_crash(seen: Torchao, ended: str | None) -> Torchao:
         return replace(seen, attempting=None, imports_without_kernels=False)
     if seen.attempting == CONVERTING:
         return replace(seen, attempting=None, odd_linears=())
+    if seen.attempting == SEARCHING:
+        return replace(seen, attempting=None, searches=(PackageSearch(error=said),))
     linears = tuple(
         replace(linear, forward_ok=False, error=said) if linear.config == seen.attempting else linear
         for linear in seen.linears or ()
@@ -213,11 +219,21 @@ def _try_ways(seen: Torchao, gpu: int) -> Generator[Torchao, None, Torchao]:
     return seen
 
 
-def _convert_odd(seen: Torchao, gpu: int) -> Iterator[Torchao]:
+def _convert_odd(seen: Torchao, gpu: int) -> Generator[Torchao, None, Torchao]:
     """See what becomes of layers that FP8 cannot take."""
     if seen.odd_linears is None:
         yield replace(seen, attempting=CONVERTING)
-        yield replace(seen, odd_linears=observe(_device(gpu), seen.configs or ()))
+        seen = replace(seen, odd_linears=coverage.observe(_device(gpu), seen.configs or ()))
+        yield seen
+    return seen
+
+
+def _count_searches(seen: Torchao) -> Iterator[Torchao]:
+    """See what each call of a layer searches for in vain."""
+    if seen.searches is None:
+        seen = replace(seen, mslk_installed=searching.installed(searching.MSLK), path_entries=len(sys.path))
+        yield replace(seen, attempting=SEARCHING)
+        yield replace(seen, searches=() if seen.mslk_installed else searching.observe())
 
 
 def _try(way: _Known, device: str) -> QuantizedLinear:

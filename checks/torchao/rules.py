@@ -33,7 +33,7 @@ from fp8doctor.registry import rule
 PAIRS = (((2, 11), "0.17.0"), ((2, 10), "0.16.0"), ((2, 9), "0.14.1"), ((2, 8), "0.13.0"), ((2, 5), "0.12.0"))
 
 # torchao/quantization/quant_api.py: what it says on a GPU without FP8 tensor cores.
-_NO_FP8_HARDWARE = r"Float8 dynamic (activation )?quantization (is only supported on CUDA|requires CUDA compute cap)"
+NO_FP8_HARDWARE = r"Float8 dynamic (activation )?quantization (is only supported on CUDA|requires CUDA compute cap)"
 
 # Literal texts of torchao/__init__.py and quantization/quant_api.py, 0.13.0 to 0.18.0.
 ERROR_TEXTS = (
@@ -49,7 +49,7 @@ ERROR_TEXTS = (
         "Take the torchao that was built for this torch (table: https://github.com/pytorch/ao/issues/2919); dense FP8"
         " layers work without these kernels.",
     ),
-    ErrorText(_NO_FP8_HARDWARE, "AO007", "This GPU has no FP8 tensor cores: use BF16, or INT8."),
+    ErrorText(NO_FP8_HARDWARE, "AO007", "This GPU has no FP8 tensor cores: use BF16, or INT8."),
     ErrorText(
         r"PerRow quantization only works for bfloat16 precision input weight",
         "AO008",
@@ -327,7 +327,7 @@ def forward_fails(ao: Torchao) -> list[Finding | NotApplicable | None] | NotAppl
 def _judge_call(linear: QuantizedLinear, ran: list[str]) -> Finding | NotApplicable | None:
     if linear.forward_ok:
         return None
-    if re.search(_NO_FP8_HARDWARE, linear.error or ""):
+    if re.search(NO_FP8_HARDWARE, linear.error or ""):
         return NotApplicable("the GPU has no FP8 tensor cores, says torchao")
     return Finding(
         title=f"torchao's {linear.config} configuration does not run",
