@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fp8doctor.api import diagnose, examine
+    from fp8doctor.api import diagnose, diff, examine, read, trace
+    from fp8doctor.differing import Difference
     from fp8doctor.judging.report import Report
 
-__all__ = ["Report", "__version__", "diagnose", "examine"]
+__all__ = ["Difference", "Report", "__version__", "diagnose", "diff", "examine", "read", "trace"]
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use: the child imports this package where only the standard library can be counted on.
+    if name == "Difference":
+        from fp8doctor import differing
+
+        return differing.Difference
     if name in __all__:
         from fp8doctor import api
 

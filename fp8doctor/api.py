@@ -1,4 +1,4 @@
-"""The public API: examine this box, diagnose saved facts. The one place where the rooms are put together."""
+"""The public API: examine this box, diagnose facts, texts and traces. The one place where the rooms come together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,10 +21,13 @@ from fp8doctor import store
 from fp8doctor.judging.judge import judge
 from fp8doctor.judging.report import ProbeRecord, Report, Source, Tool
 from fp8doctor.model import Facts, Message, Messages, Mode, ProbeRun, Request, Shape
+from fp8doctor.pasted import Reading
 from fp8doctor.plain import to_plain
-from fp8doctor.registry import Registry
+from fp8doctor.registry import OWN_FACTS, Registry
+from fp8doctor.traced import Trace
 
 if TYPE_CHECKING:
+    from fp8doctor.differing import Difference
     from fp8doctor.probing.schedule import Event
 
 F = TypeVar("F", bound=Facts)
@@ -63,6 +66,10 @@ class InterruptedExaminationError(Exception):
     def __init__(self, report: Report) -> None:
         super().__init__("interrupted")
         self.report = report
+
+
+class NothingRecognisedError(Exception):
+    """A pasted text in which nothing is known."""
 
 
 class CannotExamineError(Exception):
@@ -180,6 +187,68 @@ def diagnose(facts: str | bytes | Path | dict[str, Any], *, source: Source = "fa
     return _report(registry, saved.runs, source, saved.created or store.now(), saved.elapsed_s, saved.raw_facts)
 
 
+def read(text: str | bytes) -> Report:
+    """Judge a pasted text: environment reports of other tools, logs, tracebacks, our own Markdown or JSON.
+
+    No process is started and no file is written. What the text does not say is not observed, never absent.
+
+    Args:
+        text: the paste as it is; of bytes, what is no UTF-8 is replaced. What is longer than
+            `fp8doctor.reading.text.MAX_CHARACTERS` is cut, and the report says so.
+
+    Raises:
+        NothingRecognisedError: if nothing in it is known.
+        fp8doctor.store.NotAFactsFileError: if it is our own report, too short or broken to be judged.
+    """
+    from fp8doctor.reading import environment, own
+    from fp8doctor.reading.text import clean
+
+    registry = knowledge()
+    if (document := own.find(text)) is not None:
+        saved = store.decode(document, registry)
+        return _report(registry, saved.runs, "text", saved.created or store.now(), saved.elapsed_s, saved.raw_facts)
+    pasted = clean(text)
+    records, seen = environment.read(pasted)
+    facts = {key: store.decode_facts(registry.facts_types[key], record) for key, record in records.items()}
+    for key, reader in registry.readers.items():
+        if (said := reader.function(pasted)) is not None:
+            facts[key] = said
+    messages = Messages(tuple(_known_lines(registry, pasted.lines, "the text")))
+    if not facts and not messages.messages:
+        raise NothingRecognisedError("nothing in this text is known: no environment report, log line or error")
+    return _read_report(registry, {**facts, Reading.key: seen, Messages.key: messages}, "text")
+
+
+def trace(*paths: Path) -> Report:
+    """Judge profiler traces: of PyTorch's profiler (JSON, also gzipped) or an SQLite export of Nsight Systems.
+
+    Args:
+        paths: one file, or one for each rank of one run.
+
+    Raises:
+        fp8doctor.reading.trace.NotATraceError: if one is no trace, or has nothing to say.
+    """
+    from fp8doctor.reading.trace import add_up
+
+    registry = knowledge()
+    return _read_report(registry, {Trace.key: add_up(paths, registry.kernels)}, "trace")
+
+
+def diff(before: Report, after: Report) -> Difference:
+    """What changed between two reports, and which change explains a slow-down."""
+    from fp8doctor.differing import difference
+
+    return difference(before, after)
+
+
+def _read_report(registry: Registry, facts: dict[str, Facts], source: Source) -> Report:
+    runs = {
+        key: ProbeRun("ok", facts[key]) if key in facts else ProbeRun[Facts]("not-observed")
+        for key in registry.facts_types
+    }
+    return _report(registry, runs, source, store.now(), None, None)
+
+
 def _live_report(registry: Registry, runs: dict[str, ProbeRun[Facts]], elapsed_s: float) -> Report:
     runs = {**runs, Messages.key: ProbeRun("ok", _messages(registry, runs))}
     return _report(registry, runs, "live", store.now(), round(elapsed_s, 1), None)
@@ -216,7 +285,7 @@ def _report(
         probes={
             key: ProbeRecord(run.outcome, run.detail, run.stderr_tail, run.elapsed_ms, run.interpreter)
             for key, run in runs.items()
-            if key != Messages.key
+            if key not in OWN_FACTS
         },
         facts=raw_facts,
     )
@@ -226,11 +295,16 @@ def _messages(registry: Registry, runs: dict[str, ProbeRun[Facts]]) -> Messages:
     """The lines that children printed, or ended by, which some subject knows as settling a rule."""
     found: dict[Message, None] = {}
     for key, run in runs.items():
-        for line in f"{run.detail or ''}\n{run.stderr_tail or ''}".splitlines():
-            for text in registry.error_texts:
-                if len(line) < 4000 and re.search(text.pattern, line):
-                    found[Message(text.rule, line.strip()[:400], key)] = None
+        lines = f"{run.detail or ''}\n{run.stderr_tail or ''}".splitlines()
+        found.update(dict.fromkeys(_known_lines(registry, lines, key)))
     return Messages(tuple(found))
+
+
+def _known_lines(registry: Registry, lines: Iterable[str], source: str) -> Iterator[Message]:
+    for line in lines:
+        for text in registry.error_texts:
+            if len(line) < 4000 and re.search(text.pattern, line):
+                yield Message(text.rule, line.strip()[:400], source)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ import types
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 
-from fp8doctor.registry import RegistrationError, Registry
+from fp8doctor.registry import Registry
+from fp8doctor.specs import RegistrationError
 
 ENTRY_POINT_GROUP = "fp8doctor.checks"
 

@@ -31,92 +31,18 @@ from fp8doctor.model import (
     Severity,
     Unknown,
 )
+from fp8doctor.pasted import Pasted, Reading
 from fp8doctor.plain import fields_without_default, plain_problem, split_optional
+from fp8doctor.specs import Maker, Need, NeedKind, Probe, Reader, RegistrationError, Rule, RunsIn
+from fp8doctor.traced import Trace
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MARK = "__fp8doctor__"
-
-# "tool": fp8doctor's own interpreter. "target": the examined one.
-RunsIn = Literal["tool", "target"]
-# How a parameter wants its facts: the value (or the rule cannot tell), the value or None, how the probe ended.
-NeedKind = Literal["required", "optional", "run"]
-
-
-class RegistrationError(TypeError):
-    """A probe or rule is declared in a way that the doctor cannot use."""
-
-
-@dataclass(frozen=True)
-class Need:
-    """One parameter of a probe or rule: which facts it wants, and how."""
-
-    facts_type: type[Facts]
-    kind: NeedKind
-
-    @property
-    def key(self) -> str:
-        """The facts' key."""
-        return self.facts_type.key
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A function that looks at the machine. One key has one probe."""
-
-    function: Callable[..., Any]
-    facts_type: type[Facts]
-    needs: dict[str, Need]
-    runs_in: RunsIn
-    timeout_s: float
-    # Times the GPU: runs while no other probe does. Its place among those that do is `order`.
-    times_gpu: bool
-    order: int
-    # The part of the time that is left which it may use, against the shares of those that are still to come.
-    share: float
-    # Runs only where a workload was named.
-    for_workload: bool
-    # Runs only where a pipeline was named.
-    for_pipeline: bool
-    # Runs as long as the timing probes do, beside them (sensors).
-    watches: bool
-    # The modes in which it runs.
-    modes: tuple[str, ...]
-    # Called in its child while that waits for what the probe needs.
-    prepare: Callable[[], None] | None
-    title: str
-
-    @property
-    def key(self) -> str:
-        """The key of its facts."""
-        return self.facts_type.key
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A pure function from facts to a verdict, and the page that explains it."""
-
-    id: str
-    name: str
-    severity: Severity
-    scope: Scope
-    settles: Settles | None
-    explains: tuple[str, ...]
-    function: Callable[..., RuleResult]
-    needs: dict[str, Need]
-    title: str
-    page: str
-
-
-@dataclass(frozen=True)
-class Maker:
-    """A pure function from facts to candidates or to an exhibit."""
-
-    function: Callable[..., Any]
-    needs: dict[str, Need]
-    makes: Literal["candidates", "exhibit"]
+# Facts of the engine itself, which no probe gathers: what was printed, what a text was, what a trace adds up to.
+OWN_FACTS: dict[str, type[Facts]] = {facts.key: facts for facts in (Messages, Reading, Trace)}
 
 
 def probe(
@@ -156,12 +82,7 @@ def probe(
         returned = hints.get("return")
         if get_origin(returned) in (Iterator, Iterable, Generator):
             returned = get_args(returned)[0]
-        if not (isinstance(returned, type) and issubclass(returned, Facts) and hasattr(returned, "key")):
-            raise RegistrationError(f"{function.__name__}: a probe returns Facts with a key, not {returned}")
-        if problem := plain_problem(returned):
-            raise RegistrationError(f"{function.__name__}: {problem}")
-        if required := fields_without_default(returned):
-            raise RegistrationError(f"{returned.__name__}.{required[0]} has no default: None means not observed")
+        returned = _facts_type(function, returned, "probe")
         chosen = (modes,) if isinstance(modes, str) else tuple(modes)
         if strange := set(chosen) - set(get_args(Mode)):
             raise RegistrationError(f"{function.__name__}: no such mode: {', '.join(sorted(strange))}")
@@ -247,6 +168,30 @@ def rule(
     return mark
 
 
+def reader(function: F) -> F:
+    """Mark a pure function that reads what a pasted text says of its subject, `(Pasted) -> Facts | None`.
+
+    Raises:
+        RegistrationError: if it does not take a `Pasted` alone, or promises no Facts.
+    """
+    hints = typing.get_type_hints(function)
+    returned, _ = split_optional(hints.get("return"))
+    if [hints.get(name) for name in inspect.signature(function).parameters] != [Pasted]:
+        raise RegistrationError(f"{function.__name__}: a reader takes a Pasted, and nothing else")
+    setattr(function, _MARK, Reader(function, _facts_type(function, returned, "reader")))
+    return function
+
+
+def _facts_type(function: Callable[..., Any], returned: Any, what: str) -> type[Facts]:
+    if not (isinstance(returned, type) and issubclass(returned, Facts) and hasattr(returned, "key")):
+        raise RegistrationError(f"{function.__name__}: a {what} returns Facts with a key, not {returned}")
+    if problem := plain_problem(returned):
+        raise RegistrationError(f"{function.__name__}: {problem}")
+    if required := fields_without_default(returned):
+        raise RegistrationError(f"{returned.__name__}.{required[0]} has no default: None means not observed")
+    return returned
+
+
 def candidates(function: F) -> F:
     """Mark a pure function that turns timed facts into candidates, `(...) -> list[Candidate]`."""
     return _mark_maker(function, "candidates")
@@ -302,6 +247,7 @@ class Registry:
     probes: dict[str, Probe] = field(default_factory=dict)
     rules: dict[str, Rule] = field(default_factory=dict)
     makers: list[Maker] = field(default_factory=list)
+    readers: dict[str, Reader] = field(default_factory=dict)
     error_texts: list[ErrorText] = field(default_factory=list)
     kernels: list[Kernel] = field(default_factory=list)
     # Environment variables that name a folder for compiled code; children get the doctor's own folder there.
@@ -333,33 +279,40 @@ class Registry:
         Raises:
             RegistrationError: for a repeated id or key.
         """
-        taken = (self.rules.keys() & other.rules.keys()) | (self.facts_types.keys() & other.probes.keys())
+        keys = {*other.probes, *other.readers}
+        taken = (self.rules.keys() & other.rules.keys()) | (self.facts_types.keys() & keys)
         if taken:
             raise RegistrationError(f"already taken: {', '.join(sorted(taken))}")
         self.probes.update(other.probes)
         self.rules.update(other.rules)
         self.makers += other.makers
+        self.readers.update(other.readers)
         _add_new(self.error_texts, other.error_texts)
         _add_new(self.kernels, other.kernels)
         _add_new(self.cache_variables, other.cache_variables)
         self.plugin_paths.update(other.plugin_paths)
 
-    def _add(self, spec: Probe | Rule | Maker, where: str) -> None:
+    def _add(self, spec: Probe | Rule | Maker | Reader, where: str) -> None:
         if isinstance(spec, Maker):
             self.makers.append(spec)
+        elif isinstance(spec, Reader):
+            if spec.key in self.readers or spec.key in OWN_FACTS:
+                raise RegistrationError(f"{where}: facts key {spec.key!r} is read by another")
+            self.readers[spec.key] = spec
         elif isinstance(spec, Rule):
             if spec.id in self.rules:
                 raise RegistrationError(f"{where}: rule id {spec.id} is taken")
             self.rules[spec.id] = spec
         else:
-            if spec.key in self.probes or spec.key == Messages.key:
+            if spec.key in self.probes or spec.key in OWN_FACTS:
                 raise RegistrationError(f"{where}: facts key {spec.key!r} is taken")
             self.probes[spec.key] = spec
 
     @property
     def facts_types(self) -> dict[str, type[Facts]]:
         """The type of facts behind each key."""
-        return {Messages.key: Messages, **{key: p.facts_type for key, p in self.probes.items()}}
+        read = {key: reader.facts_type for key, reader in self.readers.items()}
+        return {**OWN_FACTS, **read, **{key: probe.facts_type for key, probe in self.probes.items()}}
 
     def find_rule(self, id_or_name: str) -> list[Rule]:
         """Return the rules with this id or name (several rules may share a name)."""

@@ -25,7 +25,7 @@ import pytest
 
 from fp8doctor.model import Facts, ProbeRun, Request
 from fp8doctor.probing.children import importable_here, run_probe
-from fp8doctor.registry import Probe
+from fp8doctor.specs import Probe
 from fp8doctor.store import decode_facts
 
 Fault = Literal["undefined-symbol", "segfault", "abort", "hang", "exit", "garbage", "system-exit", "loads"]

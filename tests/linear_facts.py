@@ -11,7 +11,8 @@ from fp8doctor.checks.gpu.facts import Gpu, Gpus
 from fp8doctor.checks.linear.facts import Case, Ceiling, Ceilings, Linear
 from fp8doctor.measuring.timer import Method
 from fp8doctor.model import Candidate, Estimate, Exhibit, Facts, Finding, RuleResult
-from fp8doctor.registry import Need, Registry
+from fp8doctor.registry import Registry
+from fp8doctor.specs import Need
 
 LAYER = (3072, 3072)
 FP8_KERNEL = "nvjet_sm90_qqtst_128x128_128x6_2x1_v_bz_ovscale_TNT"

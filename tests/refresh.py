@@ -18,8 +18,8 @@ from rich.console import Console
 import fp8doctor
 from fp8doctor import api, schema_source
 from fp8doctor.judging.report import Report
-from fp8doctor.registry import Rule
 from fp8doctor.reporting import terminal
+from fp8doctor.specs import Rule
 
 ROOT = Path(__file__).parents[1]
 BOXES = ROOT / "tests" / "boxes"

@@ -14,8 +14,8 @@ MAX_LINES = 400
 
 # The examined libraries: imported inside functions that run in a child, never while a module loads.
 EXAMINED = {"torch", "torchao", "transformer_engine", "flash_attn", "triton", "numpy", "diffusers", "vllm", "xformers"}
-VOCABULARY = {"fp8doctor.model", "fp8doctor.plain"}
-SUBJECTS = {"fp8doctor.checks", "fp8doctor.model", "fp8doctor.plain", "fp8doctor.registry", "fp8doctor.measuring"}
+VOCABULARY = {"fp8doctor.model", "fp8doctor.plain", "fp8doctor.specs", "fp8doctor.traced", "fp8doctor.pasted"}
+SUBJECTS = VOCABULARY | {"fp8doctor.checks", "fp8doctor.registry", "fp8doctor.measuring"}
 ANYTHING: set[str] = {"fp8doctor"}
 
 # Which rooms of the house a room may import while it loads (of fp8doctor; a room includes what is below it), and
@@ -24,6 +24,9 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     # These run inside the examined environment, where nothing else can be counted on.
     "fp8doctor.model": (set(), set()),
     "fp8doctor.plain": (set(), set()),
+    "fp8doctor.specs": ({"fp8doctor.model"}, set()),
+    "fp8doctor.traced": ({"fp8doctor.model"}, set()),
+    "fp8doctor.pasted": ({"fp8doctor.model"}, set()),
     "fp8doctor.registry": (VOCABULARY, set()),
     "fp8doctor.measuring": (VOCABULARY | {"fp8doctor.measuring"}, set()),
     "fp8doctor.probing.child": (set(), set()),
@@ -36,6 +39,11 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {"fp8doctor.reporting", "fp8doctor.judging.report", "fp8doctor.model"},
         {"rich", "click"},
     ),
+    "fp8doctor.reading": (
+        VOCABULARY | {"fp8doctor.reading"},
+        {"msgspec"},
+    ),
+    "fp8doctor.differing": (VOCABULARY | {"fp8doctor.judging.report", "fp8doctor.differing"}, set()),
     "fp8doctor.store": (VOCABULARY | {"fp8doctor.registry", "fp8doctor.judging.report"}, {"msgspec"}),
     # Writes what is shipped in schema/; no command needs it.
     "fp8doctor.schema_source": (

@@ -24,7 +24,8 @@ from fp8doctor.model import (
     Unknown,
     observed,
 )
-from fp8doctor.registry import RegistrationError, Registry, candidates, exhibit, load, probe, rule
+from fp8doctor.registry import OWN_FACTS, Registry, candidates, exhibit, load, probe, rule
+from fp8doctor.specs import RegistrationError
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def test_a_probe_that_returns_or_yields_facts_is_known_by_their_key() -> None:
         registry = collected(module(gather=probe_of(returned)))
         assert registry.probes["fan"].facts_type is Fan
         assert registry.probes["fan"].title == "Looking at the fan"
-        assert registry.facts_types == {"messages": Messages, "fan": Fan}
+        assert registry.facts_types == {**OWN_FACTS, "fan": Fan}
 
 
 @pytest.mark.parametrize("returned", [None, int, Nameless, Facts, list[int], "Fan | int"])

@@ -18,7 +18,7 @@ from fp8doctor import store
 from fp8doctor.judging.report import SCHEMA_VERSION, ProbeRecord, Report, Tool, VerdictRecord
 from fp8doctor.model import Facts, Message, Messages, ProbeRun, Request
 from fp8doctor.plain import from_plain, to_plain
-from fp8doctor.registry import Registry, probe
+from fp8doctor.registry import OWN_FACTS, Registry, probe
 from fp8doctor.store import NotAFactsFileError
 
 
@@ -154,7 +154,7 @@ def test_facts_without_a_record_of_their_probe_were_observed_and_the_rest_was_no
 
 def test_the_order_of_what_was_read_is_the_registrys() -> None:
     backwards = document(facts={"zz": {}, "fan": {}, "aa": {}}, probes={})
-    assert list(decoded(backwards).runs) == ["messages", "fan"]
+    assert list(decoded(backwards).runs) == [*OWN_FACTS, "fan"]
     assert decoded(backwards).not_understood == ["facts.zz", "facts.aa"]
 
 
@@ -258,7 +258,7 @@ def test_the_same_holds_for_each_record(key: str, facts: Any, record: Any) -> No
         saved = decoded(document(facts={key: facts}, probes={key: record}))
     except NotAFactsFileError:
         return
-    assert set(saved.runs) == {"fan", "messages"}
+    assert set(saved.runs) == {"fan", *OWN_FACTS}
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999", b"0x10", b"1" * 5000])

@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from fp8doctor.registry import Rule
+    from fp8doctor.specs import Rule
 
 
 @click.command("explain")

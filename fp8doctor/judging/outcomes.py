@@ -23,7 +23,8 @@ from fp8doctor.model import (
     Severity,
     Unknown,
 )
-from fp8doctor.registry import Maker, Need, Registry, Rule
+from fp8doctor.registry import Registry
+from fp8doctor.specs import Maker, Need, Rule
 
 Runs = Mapping[str, ProbeRun[Facts]]
 
@@ -46,7 +47,8 @@ class MissingFactsError(Exception):
 
 def judge_rules(registry: Registry, runs: Runs) -> list[Outcome]:
     """Run every rule on the facts in `runs`; a rule that raises is "crashed" and costs itself alone."""
-    return [_with_messages(registry, _judge(rule, runs), runs) for rule in registry.rules.values()]
+    unprobed = {key for key in registry.facts_types if key not in registry.probes}
+    return [_with_messages(registry, _judge(rule, runs, unprobed), runs) for rule in registry.rules.values()]
 
 
 def arguments(needs: Mapping[str, Need], runs: Runs) -> dict[str, Any]:
@@ -93,7 +95,13 @@ def _why_missing(key: str, run: ProbeRun[Facts]) -> str:
     return f"the probe of {key} ended by {run.outcome}" + (f" ({run.detail})" if run.detail else "")
 
 
-def _judge(rule: Rule, runs: Runs) -> Outcome:
+def _judge(rule: Rule, runs: Runs, unprobed: set[str]) -> Outcome:
+    # What only a text or a trace can say is no question where none was read.
+    unread = [
+        need.key for need in rule.needs.values() if need.kind == "required" and need.key in unprobed - _seen(runs)
+    ]
+    if unread:
+        return Outcome(rule, "not-applicable", f"no {unread[0]} was read")
     try:
         result = rule.function(**arguments(rule.needs, runs))
         return _outcome(rule, result)
@@ -101,6 +109,10 @@ def _judge(rule: Rule, runs: Runs) -> Outcome:
         return Outcome(rule, "unknown", str(missing))
     except Exception as error:  # a rule's own fault must not take the report down
         return Outcome(rule, "crashed", f"{type(error).__name__}: {error}")
+
+
+def _seen(runs: Runs) -> set[str]:
+    return {key for key, run in runs.items() if run.facts is not None}
 
 
 def _outcome(rule: Rule, result: RuleResult) -> Outcome:

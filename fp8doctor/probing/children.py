@@ -13,7 +13,7 @@ from typing import Any
 from fp8doctor.model import Facts, ProbeRun, Request
 from fp8doctor.plain import to_plain
 from fp8doctor.probing.process import OUTPUT_TAIL_BYTES, Child
-from fp8doctor.registry import Probe
+from fp8doctor.specs import Probe
 
 MAX_RESTARTS = 20
 

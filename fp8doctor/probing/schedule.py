@@ -14,7 +14,8 @@ from typing import Any, Literal
 from fp8doctor.model import Facts, ProbeRun, Request
 from fp8doctor.probing.children import Decode, importable_here, run_probe, start_child, tool_interpreter
 from fp8doctor.probing.process import Child
-from fp8doctor.registry import Probe, Registry
+from fp8doctor.registry import Registry
+from fp8doctor.specs import Probe
 
 # A timing probe gets this much over the time it was told, to end by itself.
 OVERTIME_S = 10.0

@@ -245,8 +245,11 @@ def left_out(view: View) -> list[tuple[str, tuple[str, ...]]]:
         if run["outcome"] == "skipped" and not detail.startswith("it needs "):
             reasons.setdefault(detail, []).append(one_line(key))
     if unrecorded := _unrecorded(view):
-        reasons["not part of this recording"] = sorted(unrecorded)
+        reasons[_UNRECORDED.get(view["source"], "not part of this recording")] = sorted(unrecorded)
     return [(reason, tuple(keys)) for reason, keys in reasons.items()]
+
+
+_UNRECORDED = {"text": "not said by this text", "trace": "not in a trace"}
 
 
 def _unrecorded(view: View) -> set[str]:

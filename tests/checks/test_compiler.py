@@ -21,7 +21,7 @@ from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.model import Caption, Facts, Finding, NotApplicable, ProbeRun, Request, RuleResult, Severity, Unknown
 from fp8doctor.probing.children import importable_here, run_probe
 from fp8doctor.probing.schedule import child_environment
-from fp8doctor.registry import Probe
+from fp8doctor.specs import Probe
 from fp8doctor.store import decode_facts
 from tests.broken_packages import BrokenSite
 

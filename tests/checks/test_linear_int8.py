@@ -11,7 +11,7 @@ from fp8doctor.judging.advice import advise, effective
 from fp8doctor.judging.outcomes import Outcome
 from fp8doctor.judging.verdict import decide
 from fp8doctor.model import Candidate, NotApplicable, Settles, Severity
-from fp8doctor.registry import Rule
+from fp8doctor.specs import Rule
 from tests.linear_facts import LINEAR, candidates, case, finding, only, verdict
 
 COMPILED = "torchao-int8-dynamic+compile"

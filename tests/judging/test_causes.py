@@ -13,7 +13,7 @@ from fp8doctor.judging.causes import order_findings
 from fp8doctor.judging.outcomes import Outcome
 from fp8doctor.judging.report import FindingRecord
 from fp8doctor.model import Finding, Gain, Scope, Severity
-from fp8doctor.registry import Rule
+from fp8doctor.specs import Rule
 
 
 def outcome(

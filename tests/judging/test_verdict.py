@@ -14,7 +14,7 @@ from fp8doctor.judging.outcomes import Outcome
 from fp8doctor.judging.report import FindingRecord, OutcomeName, Speedup, Use, VerdictRecord, When
 from fp8doctor.judging.verdict import decide
 from fp8doctor.model import Candidate, Estimate, Finding, Settles, Severity
-from fp8doctor.registry import Rule
+from fp8doctor.specs import Rule
 
 
 def settling(question: Settles | None, name: OutcomeName, *, mixed: bool = False) -> Outcome:

@@ -12,7 +12,7 @@ from fp8doctor.judging.outcomes import Outcome
 from fp8doctor.judging.report import VerdictRecord
 from fp8doctor.judging.verdict import decide
 from fp8doctor.model import Candidate, Estimate, Settles, Severity
-from fp8doctor.registry import Rule
+from fp8doctor.specs import Rule
 
 
 def step(config: str, ms: float, name: str = "prefill", **more: Any) -> Candidate:

@@ -1,0 +1,30 @@
+"""`fp8doctor trace`: diagnose from a profiler's trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fp8doctor.cli import options
+
+
+@click.command("trace")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@options.output
+def command(files: tuple[str, ...], **chosen: Any) -> int:
+    """Say where a step's time went, by a profiler's trace in FILE.
+
+    FILE is what `torch.profiler` exports (JSON, gzipped or not), or an SQLite export of Nsight Systems
+    (nsys export --type sqlite). Several FILEs are the ranks of one run.
+    """
+    from fp8doctor import api
+    from fp8doctor.cli.output import Outputs
+    from fp8doctor.reading.trace import NotATraceError
+
+    outputs = Outputs.of(chosen)
+    try:
+        return outputs.deliver(api.trace(*map(Path, files)))
+    except NotATraceError as error:
+        raise click.ClickException(str(error)) from None

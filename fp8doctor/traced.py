@@ -1,0 +1,147 @@
+"""What does a profiler trace add up to? The engine's own record of one, which rules judge.
+
+Only the standard library is imported here: this module also runs inside the examined environment. All times are
+microseconds, summed over the recorded steps unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fp8doctor.model import Caption, Facts
+
+# What a GPU activity is. The subjects' `KERNELS` declare the first line's kinds by operator and name; the reader knows
+# the others by the operator above them, by the format's own category, or by names that belong to no subject.
+KINDS = (
+    *("fp8-gemm", "fp4-gemm", "bf16-gemm", "fp16-gemm", "tf32-gemm", "fp32-gemm", "int8-gemm", "other-gemm"),
+    *("quantize", "dequantize", "amax", "scale-layout", "attention"),
+    *("normalisation", "elementwise", "optimizer", "communication"),
+    *("copy-from-host", "copy-to-host", "copy-on-device", "fill", "other"),
+)
+
+
+@dataclass(frozen=True)
+class KernelTotal:
+    """All launches of one kernel below one operator."""
+
+    kind: str | None = None
+    # The kernel's name, shortened to 200 characters.
+    name: str | None = None
+    # The nearest operator above it whose name says what it does ("aten::_scaled_mm"); None: the trace does not say.
+    operator: str | None = None
+    # "operator" or "name": what told the kind.
+    known_by: str | None = None
+    count: int | None = None
+    us: float | None = None
+    # Of attention: "flash" | "cudnn" | "efficient" | "math" | "flash-attn-2" | "flash-attn-3" | "flash-attn-4" | "te"
+    backend: str | None = None
+    # "fp8" | "16-bit" | "32-bit", where operator, types or name say so.
+    precision: str | None = None
+
+
+@dataclass(frozen=True)
+class ProductTotal:
+    """All matrix products of one operator, one size and one type; only of traces that record shapes."""
+
+    operator: str | None = None
+    kind: str | None = None
+    m: int | None = None
+    k: int | None = None
+    n: int | None = None
+    # The operands' types as the trace has them ("c10::BFloat16", "c10::Float8_e4m3fn").
+    types: tuple[str, ...] | None = None
+    # The innermost modules that called it ("Linear_12"), at most eight; only of traces with stacks or modules.
+    modules: tuple[str, ...] | None = None
+    count: int | None = None
+    us: float | None = None
+
+
+@dataclass(frozen=True)
+class OperatorTotal:
+    """One operator of the host: how often it ran, its own host time, and the GPU time of what it launched itself."""
+
+    name: str | None = None
+    count: int | None = None
+    host_self_us: float | None = None
+    device_us: float | None = None
+
+
+@dataclass(frozen=True)
+class WaitTotal:
+    """A call in which the host waits for the device or copies ("cudaStreamSynchronize", "cudaMemcpyAsync")."""
+
+    call: str | None = None
+    # The operator or Python function above it ("aten::item"), if the trace says so.
+    operator: str | None = None
+    count: int | None = None
+    us: float | None = None
+    # The part of that time in which the GPU had nothing to do.
+    idle_us: float | None = None
+
+
+@dataclass(frozen=True)
+class RankTotal:
+    """One rank's file where several were read."""
+
+    rank: int | None = None
+    span_us: float | None = None
+    busy_us: float | None = None
+    communication_us: float | None = None
+    # Communication during which nothing else ran on that GPU.
+    exposed_communication_us: float | None = None
+
+
+@dataclass(frozen=True)
+class Trace(Facts, key="trace"):
+    """A step's time on the GPU, by what it was spent on, and what the host did while the GPU was idle."""
+
+    # "pytorch-profiler" | "nsight-systems"
+    format: str | None = None
+    torch_version: str | None = None
+    # "cuda" | "rocm" | "cpu": whose kernels were recorded; "cpu" means that no GPU activity is in it.
+    accelerator: str | None = None
+    device_names: tuple[str, ...] | None = None
+    compute_capabilities: tuple[str, ...] | None = None
+    has_shapes: bool | None = None
+    has_stacks: bool | None = None
+    # The file ends in the middle; what was read until there counts.
+    cut: bool | None = None
+    events: int | None = None
+    # Steps that the profiler marked ("ProfilerStep#3"), and the median of their length.
+    steps: int | None = None
+    step_us: float | None = None
+    # From the first GPU activity to the end of the last, of one device; the union of its activities; the rest.
+    span_us: float | None = None
+    busy_us: float | None = None
+    idle_us: float | None = None
+    # What the host did while the GPU was idle: launching (in an operator or a launch call), waiting in a synchronising
+    # call, anything else (sleeping, loading data, Python outside any operator).
+    idle_launching_us: float | None = None
+    idle_waiting_us: float | None = None
+    idle_elsewhere_us: float | None = None
+    # kind -> microseconds, and kind -> launches. Overlapping streams are each counted in full here.
+    us_by_kind: dict[str, float] | None = None
+    count_by_kind: dict[str, int] | None = None
+    # The largest by time, at most 200 of each list below; `kernels_left_out_us` is the rest.
+    kernels: tuple[KernelTotal, ...] | None = None
+    kernels_left_out_us: float | None = None
+    products: tuple[ProductTotal, ...] | None = None
+    operators: tuple[OperatorTotal, ...] | None = None
+    waits: tuple[WaitTotal, ...] | None = None
+    launches: int | None = None
+    graph_launches: int | None = None
+    # Regions of torch.compile that were entered, and Triton kernels that Inductor generated.
+    compiled_regions: int | None = None
+    inductor_kernels: int | None = None
+    # Compilations that fell into the recorded time (Dynamo or Inductor frames), and how long they took.
+    compilations: int | None = None
+    compilation_us: float | None = None
+    streams: int | None = None
+    communication_us: float | None = None
+    exposed_communication_us: float | None = None
+    ranks: tuple[RankTotal, ...] | None = None
+
+    def caption(self) -> Caption | None:
+        """What was recorded, in the header line."""
+        said = [f"{self.steps} steps"] if self.steps else []
+        return Caption(15, " of ".join([*said, f"a {self.format} trace"])) if self.format else None
