@@ -206,7 +206,7 @@ class Run:
         while todo:
             slug = todo.pop(0)
             if self.left_s() < LEAST_RUNG_S:
-                self._leave([slug, *todo], f"the time budget was spent; {self._needs(len(todo) + 1)}")
+                self._leave([slug, *todo], "the time budget was spent", self._needs(len(todo) + 1))
                 return
             if (why_not := not_here(config_of(slug), self.te)) is not None:
                 self._keep(ImageRung(config=slug, outcome="not-measured", error=why_not))
@@ -227,16 +227,20 @@ class Run:
         left = tuple(config for config in untried if config != rung.config)
         self.record = replace(self.record, rungs=(*others, rung), untried=left or None)
 
-    def _leave(self, slugs: list[str], why: str) -> None:
+    def _leave(self, slugs: list[str], why: str, need: str = "") -> None:
+        """Tell what is left out and why; what all of it needs stands once, behind the last."""
         # What failed in an earlier run stays with its own reason.
-        left = tuple(f"{slug}: {why}" for slug in slugs if slug not in (self.record.untried or ()))
+        left = [f"{slug}: {why}" for slug in slugs if slug not in (self.record.untried or ())]
+        if left:
+            left[-1] += need
         self.record = replace(self.record, not_measured=(*(self.record.not_measured or ()), *left) or None)
 
     def _needs(self, rungs: int) -> str:
         """What the rungs that are left need, by those that are done."""
         took = [r.ended_s - r.started_s for r in self.record.rungs or () if r.ended_s and r.started_s]
         each_s = sum(took) / len(took) if took else LEAST_RUNG_S
-        return f"{rungs} more need about {rungs * each_s:.0f} s (--budget)"
+        said = "this one needs" if rungs == 1 else f"these {rungs} need"
+        return f"; {said} about {rungs * each_s:.0f} s (--budget)"
 
     def _save_image(self, slug: str, image: Any) -> str | None:
         """Write an image into the folder that was asked for; a full disk costs the file alone."""

@@ -148,4 +148,8 @@ def test_what_is_missing_is_said_before_anything_is_loaded(tmp_path: Path) -> No
 def test_what_is_left_says_how_long_it_takes(tmp_path: Path) -> None:
     run = Run(Request(mode="bench", pipeline=str(tmp_path)), None)
     run.record = replace(EARLIER, rungs=(DONE,))
-    assert run._needs(3) == "3 more need about 90 s (--budget)"
+    run._leave(["torch-fp16", "te-fp8-current"], "the time budget was spent", run._needs(2))
+    assert run.record.not_measured == (
+        "torch-fp16: the time budget was spent",
+        "te-fp8-current: the time budget was spent; these 2 need about 60 s (--budget)",
+    )
