@@ -54,17 +54,21 @@ def test_device_time_is_the_kernels_duration_as_the_profiler_has_it(timer: Timer
     """At a size that keeps a large GPU below its power limit: there, two ways of timing draw different power."""
     call = product(timer, 4096)
     timer.warm(call, 2.0)
-    ours = median(timer.device_samples(call, 15, timer.pace(call)))
 
     def rested() -> None:  # as our samples are: a GPU without a pause draws more power and slows down
         time.sleep(0.002)
         timer.flush()
 
-    ran = profile_calls(timer.torch, timer.device, [call] * 15, rested)
-    assert ran is not None
-    assert all(len(kernels) >= 1 for kernels in ran)
-    theirs = median(sum(us for _, us in kernels) for kernels in ran)
-    assert ours == pytest.approx(theirs, rel=0.03)
+    ours, theirs = [], []
+    # In turns, and without the first: after the warming an H200's clock took a round to settle (9 % apart there, 1 to
+    # 2 % in the next three).
+    for _ in range(4):
+        ours.append(median(timer.device_samples(call, 15, timer.pace(call))))
+        ran = profile_calls(timer.torch, timer.device, [call] * 15, rested)
+        assert ran is not None
+        assert all(len(kernels) >= 1 for kernels in ran)
+        theirs.append(median(sum(us for _, us in kernels) for kernels in ran))
+    assert median(ours[1:]) == pytest.approx(median(theirs[1:]), rel=0.03)
 
 
 @on_gpu
