@@ -17,7 +17,7 @@ from fp8doctor.checks.attention_times.lookup import (
 from fp8doctor.checks.attention_times.rules import not_timed, ratio
 from fp8doctor.checks.attention_times.shapes import Task
 from fp8doctor.checks.gpu import capability
-from fp8doctor.model import Action, Evidence, Finding, Gain, NotApplicable, Severity, Unknown, Verdict
+from fp8doctor.model import Action, ErrorText, Evidence, Finding, Gain, NotApplicable, Severity, Unknown, Verdict
 from fp8doctor.registry import rule
 
 _NO_FP8_BEFORE = (8, 9)
@@ -196,3 +196,16 @@ def no_gain(times: AttentionTimes) -> Verdict:
 def _pair(record: Timings, task: Task) -> tuple[Task, AttentionCase, AttentionCase] | None:
     default, best = record.at(task).get(DEFAULT), record.best(task, fp8=True)
     return (task, default, best) if default and best else None
+
+
+# transformer_engine/common/recipe/__init__.py and attention/dot_product_attention/utils.py (with NVTE_DEBUG=1), 2.20.2.
+# That one backend is left out settles nothing; these leave none that trains in FP8.
+ERROR_TEXTS = (
+    ErrorText(
+        r"FP8 attention is not supported for Float8BlockScaling\."
+        r"|Disabling FusedAttention as FP8 is not supported for compute capability = sm120"
+        r"|Disabling FusedAttention for (FP8 current scaling|MXFP8) on arch < sm100",
+        "ATT003",
+        "Leave fp8_dpa off and keep attention in BF16; on Hopper DelayedScaling has FP8 attention.",
+    ),
+)

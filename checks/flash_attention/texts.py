@@ -16,10 +16,18 @@ ERROR_TEXTS = (
     ErrorText(
         r"FlashAttention only supports Ampere GPUs or newer",
         "FA007",
-        "Use torch.nn.functional.scaled_dot_product_attention on this GPU.",
+        "Use torch.nn.functional.scaled_dot_product_attention on this GPU; on one that is newer than Ampere an old"
+        " FlashAttention says this as well, and an update helps.",  # Dao-AILab/flash-attention#1540
+    ),
+    # csrc/flash_attn/flash_api.cpp; transformers' tests quote it for models that are in FP32.
+    ErrorText(
+        r"FlashAttention only supports? fp16 and bf16 data type",
+        "FA007",
+        "Give it queries, keys and values in bfloat16 (torch.autocast, or the model in bfloat16): FP8 is for the linear"
+        " layers.",
     ),
     ErrorText(
-        r"FlashAttention forward only supports head dimension at most \d+",
+        r"FlashAttention (forward|backward) only supports head dimension at most \d+",
         "FA007",
         "Use torch.nn.functional.scaled_dot_product_attention for this head dimension.",
     ),
@@ -27,6 +35,20 @@ ERROR_TEXTS = (
         r"is not supported on SM100/SM110\. head_dim and head_dim_v must be between 8 and 128",
         "FA007",
         "Use torch.nn.functional.scaled_dot_product_attention for this head dimension.",
+    ),
+    # What hopper/ was built for is in neither a GPU of another generation nor a build without it
+    # (facebookresearch/xformers#1329, Dao-AILab/flash-attention#1481 and #2593).
+    ErrorText(
+        r"CUDA error \(\S*hopper[/\\]flash_(fwd|bwd)_launch_template\.h:\d+\): no kernel image is available"
+        r"|FlashAttention(Hopper)? only supports Hopper GPUs or newer|flash_attn\.hopper only supports Hopper GPUs",
+        "FA002",
+        "FlashAttention 3 does not run on this GPU: take FlashAttention 2, or torch's scaled_dot_product_attention.",
+    ),
+    ErrorText(
+        r"CUDA error \(\S*flash[-_]attn?\S*[/\\]csrc[/\\]\S*:\d+\): no kernel image is available",
+        "FA004",
+        "Build FlashAttention for this GPU, or use torch's scaled_dot_product_attention.",
+        rebuild(2),
     ),
     ErrorText(
         r"This flash attention build does not support (?!FP8)",

@@ -78,6 +78,26 @@ def call() -> NotApplicable:
     return _READ_ONLY
 
 
+@rule("TOR020", "fp8-op-not-implemented", Severity.ERROR, scope="usage")
+def operator() -> NotApplicable:
+    """An FP8 tensor met an operator that does not take it.
+
+    What it means: float8 is a way to store numbers. Torch multiplies such matrices by one function, with scales; it
+    neither adds, multiplies nor convolves them, and mixes them with no other type. A plain nn.Linear whose weight was
+    cast to float8, a LoRA added to an FP8 weight, or a norm on an FP8 activation end like this.
+
+    Why it costs time: the call raises. Casting each weight back before its use runs, and is slower than 16 bits
+    throughout.
+
+    What to do: quantise with a library that replaces the layer (torchao, Transformer Engine), not with `.to(float8)`;
+    leave out what is no linear layer; fuse a LoRA before quantising.
+
+    Sources: chengzeyi/stable-fast#128, invoke-ai/InvokeAI#9414, NVIDIA/TensorRT#4081; c10/core/ScalarType.cpp (no
+    promotion of Float8 types).
+    """
+    return _READ_ONLY
+
+
 _TN = "Pass the weight as `weight.t()` of a contiguous (N, K) tensor; do not call .contiguous() on the transposed view."
 _PAD = "Pad K and N to multiples of 16, or leave this layer in BF16."
 _NATIVE = "Take a scaling that this GPU has: tensorwise everywhere, 128-blocks on Hopper, MXFP8 and NVFP4 on Blackwell."
@@ -96,6 +116,16 @@ ERROR_TEXTS = (
         r"|with CUDA capability sm_\d+ is not compatible with the current PyTorch installation",
         "TOR005",
         "Install a build of torch whose architectures cover this GPU: CUDA 12.8 or newer for Blackwell.",
+    ),
+    # diffusers and others name the types while they are imported (Comfy-Org/ComfyUI#4434).
+    ErrorText(r"module 'torch' has no attribute 'float8_e\dm\d\w*'", "TOR006", "Update torch.", _UPDATE),
+    # Seen as "addmm_cuda", "mul_cuda", "ufunc_add_CUDA", "index_cuda", "silu_cuda" and more; the last is a weight in
+    # FP8 under a layer that does not know it.
+    ErrorText(
+        r"not implemented for '?Float8_e\dm\d|Promotion for Float8 Types is not supported, attempted to promote"
+        r"|to have the same dtype, but got: (?!c10::Float8)\S+ != c10::Float8_e\dm\d",
+        "TOR020",
+        "Quantise with a library that replaces the layer, and keep what is no linear layer in BF16.",
     ),
     ErrorText(
         r"torch\._scaled_mm is only supported on devices with compute capability >= 9\.0",

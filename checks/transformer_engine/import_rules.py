@@ -225,6 +225,22 @@ def built_in_isolation() -> NotApplicable:
     return NotApplicable("nothing is built in an examination; a build log shows it")
 
 
+@rule("TE024", "ext-built-without-arch", Severity.ERROR, scope="box")
+def built_without_this_gpu() -> NotApplicable:
+    """Transformer Engine was built without kernels for this GPU.
+
+    What it means: its library holds kernels for the architectures that it was built for, and none that this GPU runs.
+
+    Why it costs time: the first of its kernels that is needed raises, while torch itself works.
+
+    What to do: take NVIDIA's wheels, which cover current GPUs, or build again with NVTE_CUDA_ARCHS naming this one,
+    after removing every part of the installed copy.
+
+    Sources: transformer_engine/common/util/logging.h (how the message is made), docs/envvars.rst (NVTE_CUDA_ARCHS).
+    """
+    return NotApplicable("only an error message shows it; one call of each recipe is made where the GPU is examined")
+
+
 @rule("TE015", "cublas-version", Severity.ERROR, scope="box")
 def cublas_version(run: ProbeRun[TransformerEngine]) -> Finding | NotApplicable | None:
     """The cuBLAS that is loaded lacks what Transformer Engine needs.

@@ -134,6 +134,12 @@ ERROR_TEXTS = (
         "TE022",
         "Pad the tokens to a multiple of 16 (8 without a backward) and K and N to 16, or leave this layer in BF16.",
     ),
+    ErrorText(
+        r"transformer_engine/\S+:\d+ in function \w+: CUDA Error: no kernel image is available",
+        "TE024",
+        "Reinstall Transformer Engine from NVIDIA's wheels, or build it with NVTE_CUDA_ARCHS naming this GPU.",
+        REINSTALL,
+    ),
     ErrorText(_TE_LIBRARY + r"undefined symbol:\s*cublas", "TE015", "Update cuBLAS, and load one copy of it alone."),
 )
 

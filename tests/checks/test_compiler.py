@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from fp8doctor.checks.compiler import CACHE_VARIABLES, CompileCache, CompiledCast, CompiledFunction, Compiler, rules
+from fp8doctor.checks.compiler import (
+    CACHE_VARIABLES,
+    CompileCache,
+    CompiledCast,
+    CompiledFunction,
+    Compiler,
+    rules,
+    texts,
+)
 from fp8doctor.checks.compiler.function import compile_cast, gather_compiled
 from fp8doctor.checks.compiler.probe import compile_caches, gather
 from fp8doctor.checks.compiler.switches import SWITCHES, acting
@@ -214,7 +222,8 @@ def test_e4m3_refused_while_e5m2_works_is_told_once() -> None:
 
 
 def test_every_error_text_names_a_rule_of_this_subject() -> None:
-    ids = {spec.__fp8doctor__.id for spec in vars(rules).values() if hasattr(spec, "__fp8doctor__")}
+    known = {**vars(rules), **vars(texts)}.values()
+    ids = {spec.__fp8doctor__.id for spec in known if hasattr(spec, "__fp8doctor__")}
     assert {text.rule for text in ERROR_TEXTS} <= ids
     assert len({switch.variable for switch in SWITCHES}) == len(SWITCHES)
     assert acting({}, "off") == []

@@ -1,0 +1,269 @@
+"""Literal messages as they stand in sources and reports: each settles its rule, and prose settles none.
+
+Beside each message stands where its wording was read.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from fp8doctor.api import _known_lines, knowledge
+
+# (message, rules that it settles, where it was read)
+MESSAGES: list[tuple[str, set[str], str]] = [
+    # The GPU, the driver, torch's build.
+    (
+        "ValueError: type fp8e4nv not supported in this architecture. The supported fp8 dtypes are ('fp8e4b15',"
+        " 'fp8e5')",
+        {"GPU001"},
+        "triton/language/core.py, backends/nvidia/compiler.py",
+    ),
+    (
+        "RuntimeError: torch._scaled_mm is only supported on CUDA devices with compute capability >= 9.0 or 8.9, or"
+        " ROCm MI300+",
+        {"GPU001"},
+        "aten/src/ATen/native/cuda/ScaledBlas.cpp",
+    ),
+    (
+        "ValueError: The quantization method fp8 is not supported for the current GPU. Minimum capability: 89. Current"
+        " capability: 86.",
+        {"GPU001"},
+        "vllm/config/vllm.py; vllm-project/vllm#4327",
+    ),
+    (
+        "ValueError: The quantization method awq is not supported for the current GPU. Minimum capability: 75. Current"
+        " capability: 70.",
+        set(),
+        "vllm/config/vllm.py: no word on FP8",
+    ),
+    (
+        "ValueError: The quantization method fp8 is not supported for the current GPU. Minimum capability: 90. Current"
+        " capability: 89.",
+        set(),
+        "an early vLLM on Ada, which has FP8",
+    ),
+    (
+        "RuntimeError: The NVIDIA driver on your system is too old (found version 11040). Please update",
+        {"DRV001"},
+        "c10/cuda/CUDAFunctions.cpp",
+    ),
+    ("CUDA driver version is insufficient for CUDA runtime version", {"DRV001"}, "CUDA runtime, error 35"),
+    (
+        "Unexpected error from cudaGetDeviceCount(). Error 804: forward compatibility was attempted on non supported"
+        " HW",
+        {"DRV001"},
+        "Haidra-Org/horde-worker-reGen#349",
+    ),
+    (
+        "Error 803: system has unsupported display driver / cuda driver combination",
+        {"DRV002"},
+        "CUDA runtime, error 803",
+    ),
+    (
+        "NVIDIA GeForce RTX 5090 with CUDA capability sm_120 is not compatible with the current PyTorch installation.",
+        {"TOR005"},
+        "torch/cuda/__init__.py",
+    ),
+    (
+        "RuntimeError: CUDA error: no kernel image is available for execution on the device",
+        set(),
+        "any extension says it",
+    ),
+    (
+        "RuntimeError: CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul`",
+        set(),
+        "any product says it",
+    ),
+    # torch's FP8 product and FP8 tensors.
+    (
+        "RuntimeError: Expected trailing dimension of mat1 to be divisible by 16 but got mat1 shape: (512x1368).",
+        {"TOR017"},
+        "ScaledBlas.cpp; sgl-project/sglang#19751",
+    ),
+    ("RuntimeError: Rowwise scaling is not currently supported on your device", {"TOR011"}, "RowwiseScaledMM.cu"),
+    ("NotImplementedError: \"addmm_cuda\" not implemented for 'Float8_e4m3fn'", {"TOR020"}, "invoke-ai/InvokeAI#9414"),
+    ("NotImplementedError: \"mul_cuda\" not implemented for 'Float8_e4m3fn'", {"TOR020"}, "AT_DISPATCH in ATen"),
+    ("RuntimeError: \"ufunc_add_CUDA\" not implemented for 'Float8_e5m2'", {"TOR020"}, "AT_DISPATCH in ATen"),
+    (
+        "RuntimeError: Promotion for Float8 Types is not supported, attempted to promote BFloat16 and Float8_e4m3fn",
+        {"TOR020"},
+        "c10/core/ScalarType.cpp",
+    ),
+    (
+        "RuntimeError: expected mat1 and mat2 to have the same dtype, but got: c10::BFloat16 != c10::Float8_e4m3fn",
+        {"TOR020"},
+        "aten/src/ATen/native/cuda/Blas.cpp",
+    ),
+    (
+        "RuntimeError: expected mat1 and mat2 to have the same dtype, but got: c10::Float8_e5m2 != c10::Float8_e4m3fn",
+        set(),
+        "AITER's own check of two FP8 types",
+    ),
+    ("RuntimeError: \"addmm_cuda\" not implemented for 'Half'", set(), "another type"),
+    ("AttributeError: module 'torch' has no attribute 'float8_e4m3fn'", {"TOR006"}, "Comfy-Org/ComfyUI#4434"),
+    # Compiling.
+    ("AssertionError: libcuda.so cannot found!", {"CMP007"}, "triton/backends/nvidia/driver.py"),
+    (
+        "ptxas fatal   : Value 'sm_121a' is not defined for option 'gpu-name'",
+        {"CMP007"},
+        "triton-lang/triton#8539",
+    ),
+    ("ptxas fatal   : Value 'sm_52' is not defined for option 'gpu-name'", set(), "dropped by CUDA 13; no FP8 there"),
+    (
+        "W0903 18:41:46 torch/_dynamo/convert_frame.py:1358] [0/8] torch._dynamo hit config.recompile_limit (8)",
+        {"CMP012"},
+        "torch",
+    ),
+    (
+        "[WARNING] torch._dynamo hit config.cache_size_limit (8)",
+        {"CMP012"},
+        "torch/_dynamo/convert_frame.py before 2.7",
+    ),
+    (
+        "The detected CUDA version (12.1) mismatches the version that was used to compile",
+        {"CMP013"},
+        "torch/utils/cpp_extension.py",
+    ),
+    (
+        "/site-packages/flashinfer/data/include/flashinfer/utils.cuh:21:10: fatal error: cuda_fp8.h: No such file or"
+        " directory",
+        {"CMP013"},
+        "sgl-project/sglang#3830 and #5389",
+    ),
+    ("nvcc fatal   : Unsupported gpu architecture 'compute_90a'", {"CMP013"}, "nvcc"),
+    ("nvcc fatal   : Unsupported gpu architecture 'compute_70'", set(), "dropped by CUDA 13; no FP8 there"),
+    # FlashAttention.
+    ("RuntimeError: FlashAttention only supports Ampere GPUs or newer.", {"FA007"}, "csrc/flash_attn/flash_api.cpp"),
+    ("RuntimeError: FlashAttention only support fp16 and bf16 data type", {"FA007"}, "csrc/flash_attn/flash_api.cpp"),
+    (
+        "RuntimeError: FlashAttention backward only supports head dimension at most 256",
+        {"FA007"},
+        "csrc/flash_attn/flash_api.cpp",
+    ),
+    ("RuntimeError: FlashAttention only supports Hopper GPUs or newer.", {"FA002"}, "Dao-AILab/flash-attention#1481"),
+    (
+        "CUDA error (/workspace/xfrm2/third_party/flash-attention/hopper/flash_fwd_launch_template.h:188): no kernel"
+        " image is available for execution on the device",
+        {"FA002"},
+        "facebookresearch/xformers#1329",
+    ),
+    (
+        "CUDA error (/src/flash-attention/csrc/flash_attn/src/flash_fwd_launch_template.h:88): no kernel image is"
+        " available for execution on the device",
+        {"FA004"},
+        "the same macro in csrc/flash_attn/src",
+    ),
+    (
+        "ImportError: /site-packages/flash_attn_2_cuda.cpython-311-x86_64-linux-gnu.so: undefined symbol:"
+        " _ZN3c104cuda29c10_cuda_check_implementationEiPKcS2_ib",
+        {"FA001"},
+        "Dao-AILab/flash-attention#1832",
+    ),
+    # Transformer Engine.
+    (
+        "AssertionError: Device compute capability 8.9 or higher required for FP8 execution.",
+        {"TE007"},
+        "quantization.py",
+    ),
+    (
+        "AssertionError: MXFP8 (for all gemm layouts) is not supported on 12.0+ architectures yet.",
+        {"TE007"},
+        "transformer_engine/pytorch/quantization.py",
+    ),
+    (
+        "AssertionError: Device compute capability 10.0 or higher required for NVFP4 execution.",
+        {"TE007"},
+        "transformer_engine/pytorch/quantization.py",
+    ),
+    (
+        "AssertionError: FP8 execution requires the product of all dimensions except the last to be divisible by 8 and"
+        " the last dimension to be divisible by 16, but got tensor with dims=[7, 1024]",
+        {"TE022"},
+        "transformer_engine/pytorch/utils.py",
+    ),
+    (
+        "RuntimeError: /TransformerEngine/transformer_engine/common/cast/cast.cu:120 in function quantize: CUDA Error:"
+        " no kernel image is available for execution on the device",
+        {"TE024"},
+        "transformer_engine/common/util/logging.h",
+    ),
+    ("AssertionError: FP8 attention is not supported for Float8BlockScaling.", {"ATT003"}, "common/recipe/__init__.py"),
+    (
+        "[DEBUG    | DotProductAttention]: Disabling FusedAttention for FP8 current scaling on arch < sm100",
+        {"ATT003"},
+        "transformer_engine/pytorch/attention/dot_product_attention/utils.py",
+    ),
+    (
+        "[DEBUG    | DotProductAttention]: Disabling FlashAttention 2 for FP8 attention",
+        set(),
+        "the same file: other backends are left",
+    ),
+    # torchao.
+    (
+        "Skipping import of cpp extensions due to incompatible torch version. Please upgrade to torch >= 2.11.0 (found"
+        " 2.9.1+cu128).",
+        {"AO001"},
+        "torchao/__init__.py",
+    ),
+    (
+        "AssertionError: Float8 dynamic activation quantization is only supported on CUDA>=8.9 and MI300+",
+        {"AO007"},
+        "torchao/quantization/quant_api.py",
+    ),
+]
+
+# What people write, and what healthy programs print.
+HARMLESS = [
+    "FlashAttention is enabled",
+    "I am using fp8 with FlashAttention 3 on a H100 and it is slower than bf16.",
+    "using fp8",
+    "Using fp8 data type to store kv cache. It reduces the GPU memory footprint and boosts the performance.",
+    "Selected CutlassFP8ScaledMMLinearKernel for Fp8LinearMethod",
+    "The driver is new, nvcc is 12.8, and there was no kernel image error.",
+    "Does my GPU support FP8? It says compute capability 8.9.",
+    "torch._scaled_mm is fast here; with float8_e4m3fn weights I get 1.5x.",
+    "Is addmm implemented for Float8_e4m3fn?",
+    "CUDA version: 12.8, detected by nvcc",
+    "libcuda.so.1 => /usr/lib/x86_64-linux-gnu/libcuda.so.1",
+    "#include <cuda_fp8.h>",
+    "CMake: building for architectures sm_89 and sm_90a",
+    "I raised torch._dynamo.config.recompile_limit to 64.",
+    "FlashAttention only for Hopper? No, FlashAttention 2 works on Ampere and newer.",
+    "Available backends = {FlashAttention=True (2.7.4), FusedAttention=True, UnfusedDotProductAttention=True}",
+    "Selected backend = FusedAttention",
+    "transformer_engine 2.20.2, torchao 0.18.0, flash_attn 2.8.3",
+    "INFO 09-06 20:23:42 [cuda.py:334] Using FLASH_ATTN attention backend out of potential backends: ['FLASH_ATTN'].",
+    "Application startup complete.",
+]
+
+
+def settled(line: str) -> set[str]:
+    return {message.rule for message in _known_lines(knowledge(), [line], "the text")}
+
+
+@pytest.mark.parametrize(("line", "rules", "source"), MESSAGES)
+def test_a_message_settles_its_rule_and_no_other(line: str, rules: set[str], source: str) -> None:
+    assert source
+    assert settled(line) == rules
+
+
+@pytest.mark.parametrize("line", HARMLESS)
+def test_prose_and_healthy_logs_settle_nothing(line: str) -> None:
+    assert settled(line) == set()
+
+
+def test_every_message_names_a_rule_that_is_there() -> None:
+    assert {rule for _, rules, _ in MESSAGES for rule in rules} <= set(knowledge().rules)
+
+
+@pytest.mark.parametrize(
+    "piece", ["a", " ", "Unsupported gpu ", "flash_attn/csrc/", "transformer_engine/", "float8_e4m3"]
+)
+def test_a_line_of_nothing_costs_no_more_than_its_length(piece: str) -> None:
+    line = (piece * 4000)[:3990]
+    start = time.process_time()
+    for _ in range(20):
+        settled(line)
+    assert time.process_time() - start < 2
