@@ -10,19 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from fp8doctor.checks.compiler import (
-    CACHE_VARIABLES,
-    CompileCache,
-    CompiledCast,
-    CompiledFunction,
-    Compiler,
-    rules,
-    texts,
-)
+from fp8doctor.checks.compiler import CACHE_VARIABLES, CompileCache, CompiledCast, CompiledFunction, Compiler, rules
 from fp8doctor.checks.compiler.function import compile_cast, gather_compiled
 from fp8doctor.checks.compiler.probe import compile_caches, gather
 from fp8doctor.checks.compiler.switches import SWITCHES, acting
-from fp8doctor.checks.compiler.texts import ERROR_TEXTS
+from fp8doctor.checks.compiler.texts import ERROR_TEXTS, other_toolkit, recompile_limit
 from fp8doctor.checks.gpu import Gpu, Gpus
 from fp8doctor.checks.libraries import Libraries
 from fp8doctor.checks.torch_build import TorchBuild
@@ -222,7 +214,7 @@ def test_e4m3_refused_while_e5m2_works_is_told_once() -> None:
 
 
 def test_every_error_text_names_a_rule_of_this_subject() -> None:
-    known = {**vars(rules), **vars(texts)}.values()
+    known = [*vars(rules).values(), other_toolkit, recompile_limit]
     ids = {spec.__fp8doctor__.id for spec in known if hasattr(spec, "__fp8doctor__")}
     assert {text.rule for text in ERROR_TEXTS} <= ids
     assert len({switch.variable for switch in SWITCHES}) == len(SWITCHES)
