@@ -21,10 +21,11 @@ from fp8doctor.model import (
     NotApplicable,
     Request,
     Severity,
+    Trait,
     Unknown,
     observed,
 )
-from fp8doctor.registry import probe, rule
+from fp8doctor.registry import probe, rule, traits
 
 # The least driver branch that runs any CUDA of a major release (NVIDIA, CUDA Compatibility, "Minor Version
 # Compatibility").
@@ -77,6 +78,19 @@ def gather(request: Request) -> Driver:
         libcuda_overrides=libcuda_overrides(os.environ.get("LD_LIBRARY_PATH", "")),
         wsl=is_wsl(),
     )
+
+
+@traits
+def of_driver(driver: Driver) -> list[Trait]:
+    """The driver, and a libcuda that stands before its own."""
+    version = "not installed" if driver.installed is False else driver.version
+    over = None if driver.libcuda_overrides is None else ", ".join(driver.libcuda_overrides) or "none"
+    why = "the driver launches kernels, sets clocks and compiles what has no machine code for this GPU"
+    return [
+        Trait("software", "driver", version, None, "driver.version", why=why),
+        Trait("software", "newest CUDA of the driver", driver.cuda_version, None, "driver.cuda_version"),
+        Trait("setting", "libcuda in LD_LIBRARY_PATH", over, None, "driver.libcuda_overrides"),
+    ]
 
 
 def kernel_module_version(root: Path = Path("/")) -> str | None:

@@ -234,11 +234,17 @@ def trace(*paths: Path) -> Report:
     return _read_report(registry, {Trace.key: add_up(paths, registry.kernels)}, "trace")
 
 
-def diff(before: Report, after: Report) -> Difference:
-    """What changed between two reports, and which change explains a slow-down."""
+def diff(before: Report, after: Report, *, names: tuple[str, str] = ("A", "B")) -> Difference:
+    """What changed between two reports, and which change explains a slow-down. Pure, and reads no file.
+
+    Args:
+        before: report A.
+        after: report B.
+        names: what they are called beside A and B, as their files' names.
+    """
     from fp8doctor.differing import difference
 
-    return difference(before, after)
+    return difference(before, after, knowledge(), names)
 
 
 def _read_report(registry: Registry, facts: dict[str, Facts], source: Source) -> Report:
@@ -344,6 +350,27 @@ def report_to_markdown(report: Report, *, redact: bool = True) -> str:
     from fp8doctor.reporting.markdown import render
 
     return render(view(report, redact=redact))
+
+
+def difference_to_json(difference: Difference, *, redact: bool = True) -> str:
+    """The difference as indented JSON text."""
+    return store.encode(difference_view(difference, redact=redact))
+
+
+def difference_to_markdown(difference: Difference, *, redact: bool = True) -> str:
+    """The difference as Markdown for an issue."""
+    from fp8doctor.reporting.difference import to_markdown
+
+    return to_markdown(difference_view(difference, redact=redact))
+
+
+def difference_view(difference: Difference, *, redact: bool = True) -> dict[str, Any]:
+    """The difference as JSON values, with its schema; redacted unless asked otherwise."""
+    from fp8doctor.differing.record import DIFFERENCE_SCHEMA, DIFFERENCE_VERSION
+
+    head = {"schema": DIFFERENCE_SCHEMA, "schema_version": DIFFERENCE_VERSION}
+    document = {**head, **to_plain(difference)}
+    return _redacted(document) if redact else document
 
 
 def facts_to_json(report: Report, *, redact: bool = True) -> str:

@@ -34,6 +34,7 @@ Clock = Literal["device", "call"]
 Mode = Literal["quick", "default", "thorough", "bench"]
 ProbeOutcome = Literal["ok", "exception", "timeout", "signal", "exit", "garbage", "skipped", "not-observed"]
 ExhibitKind = Literal["bars", "table", "heatmap", "lines", "roofline"]
+TraitKind = Literal["hardware", "software", "setting", "condition", "method"]
 
 
 class Facts:
@@ -296,6 +297,41 @@ class Candidate:
     doing: str | None = None
     # The workload whose step this is; where steps were compared, nothing else is advised.
     workload: str | None = None
+
+
+@dataclass(frozen=True)
+class Trait:
+    """One lasting thing by which two reports are compared; what no subject calls a trait is never a change.
+
+    `name` says in words what it is, and is the same in every report ("power limit of GPU 0"); a `value` of None was not
+    observed. A condition held while times were taken, a method is how they were taken: times that a changed method
+    concerns are not compared. Numbers that differ by no more than `tolerance`, a share, are alike.
+
+    `why` says how a change of it changes times (None: not known to), `affects` which: of these words one is the task,
+    the format, the clock, a package or a part of the slug of what was timed, or "step", a whole step; () is all. Of a
+    number `more_is` says what a larger one makes of them.
+    """
+
+    kind: TraitKind
+    name: str
+    value: str | float | int | bool | None
+    unit: str | None = None
+    # The path of the fact it was read from, as evidence names it.
+    fact: str | None = None
+    tolerance: float = 0.0
+    why: str | None = None
+    affects: tuple[str, ...] = ()
+    more_is: Literal["faster", "slower"] | None = None
+    # With another value it is another box, and its times are no regression.
+    is_identity: bool = False
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Traits out of a list; `absent` is the value of what it does not name, None if it may not name everything."""
+
+    traits: tuple[Trait, ...]
+    absent: str | None = None
 
 
 @dataclass(frozen=True)

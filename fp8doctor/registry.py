@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 from fp8doctor.model import (
     ErrorText,
@@ -33,7 +33,7 @@ from fp8doctor.model import (
 )
 from fp8doctor.pasted import Pasted, Reading
 from fp8doctor.plain import fields_without_default, plain_problem, split_optional
-from fp8doctor.specs import Maker, Need, NeedKind, Probe, Reader, RegistrationError, Rule, RunsIn
+from fp8doctor.specs import Maker, Makes, Need, NeedKind, Probe, Reader, RegistrationError, Rule, RunsIn
 from fp8doctor.traced import Trace
 
 if TYPE_CHECKING:
@@ -202,7 +202,20 @@ def exhibit(function: F) -> F:
     return _mark_maker(function, "exhibit")
 
 
-def _mark_maker(function: F, makes: Literal["candidates", "exhibit"]) -> F:
+def traits(function: F) -> F:
+    """Mark a pure function that says by what two reports are compared, `(...) -> list[Trait | Listing]`."""
+    return _mark_maker(function, "traits")
+
+
+def timings(function: F) -> F:
+    """Mark a pure function that turns more of what was timed into candidates, `(...) -> list[Candidate]`.
+
+    They are compared with another report's and never advised: what competes is a candidate already.
+    """
+    return _mark_maker(function, "timings")
+
+
+def _mark_maker(function: F, makes: Makes) -> F:
     _refuse_generator(function)
     hints = typing.get_type_hints(function)
     setattr(function, _MARK, Maker(function, _needs(function, hints, allow_request=False), makes))

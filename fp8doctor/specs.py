@@ -15,6 +15,7 @@ from fp8doctor.model import Facts, RuleResult, Scope, Settles, Severity
 RunsIn = Literal["tool", "target"]
 # How a parameter wants its facts: the value (or the rule cannot tell), the value or None, how the probe ended.
 NeedKind = Literal["required", "optional", "run"]
+Makes = Literal["candidates", "exhibit", "traits", "timings"]
 
 
 class RegistrationError(TypeError):
@@ -84,11 +85,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class Maker:
-    """A pure function from facts to candidates or to an exhibit."""
+    """A pure function from facts to candidates, to an exhibit, or to what two reports are compared by."""
 
     function: Callable[..., Any]
     needs: dict[str, Need]
-    makes: Literal["candidates", "exhibit"]
+    makes: Makes
 
 
 @dataclass(frozen=True)

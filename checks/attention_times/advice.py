@@ -36,7 +36,7 @@ def timed(times: AttentionTimes) -> list[Candidate]:
     """
     record = timed_of(times)
     return [
-        _candidate(case)
+        candidate(case)
         for task in record.tasks.values()
         if _is_open(record, task)
         for route, case in record.reliable(task).items()
@@ -50,7 +50,8 @@ def _is_open(record: Timings, task: Task) -> bool:
     return any(is_fp8(route) for route in record.reliable(task)) or (best is not None and best.route != DEFAULT)
 
 
-def _candidate(case: AttentionCase) -> Candidate:
+def candidate(case: AttentionCase) -> Candidate:
+    """A timed case as a candidate."""
     route = case.route or ""
     return Candidate(
         task=TASK,

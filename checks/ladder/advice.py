@@ -14,14 +14,15 @@ from fp8doctor.registry import candidates
 def measured(ladder: Ladder) -> list[Candidate]:
     """Every rung that ran, was right and computed every step; 16-bit ones are what FP8 is compared with."""
     return [
-        _candidate(ladder, rung)
+        candidate(ladder, rung)
         for step in ladder.tokens or {}
         for rung in ok(ladder, step)
         if not carried_over(rung) and not any(part in (rung.config or "") for part in NOT_ADVISED)
     ]
 
 
-def _candidate(ladder: Ladder, rung: Rung) -> Candidate:
+def candidate(ladder: Ladder, rung: Rung) -> Candidate:
+    """A rung as a candidate."""
     slug = rung.config or ""
     return Candidate(
         task=f"{ladder.workload} {rung.step}",

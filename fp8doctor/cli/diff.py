@@ -2,12 +2,100 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
+
+from fp8doctor.cli import options
+
+if TYPE_CHECKING:
+    from fp8doctor.differing import Difference
+    from fp8doctor.judging.report import Report
 
 
 @click.command("diff")
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
-def command(before: str, after: str) -> int:
-    """Say what changed from report A to report B, and which change explains a slow-down."""
-    raise NotImplementedError
+@partial(options.output, fail_on="never")
+def command(before: str, after: str, **chosen: Any) -> int:
+    """Say what changed from report A to report B, and which change may explain a slow-down.
+
+    A and B are facts files, reports, folders that bench -o wrote, pasted texts or recorded boxes (demo --list); "-"
+    reads one of them from standard input. With --fail-on the exit status is 1 if something is slower in B beyond the
+    noise, or if such a finding is new there.
+    """
+    from fp8doctor import api
+    from fp8doctor.cli.output import Outputs
+
+    outputs = Outputs.of(chosen)
+    if before == after == options.STDOUT:
+        raise click.UsageError('A and B cannot both be "-".')
+    names = (_name(before), _name(after))
+    found = api.diff(_read(before), _read(after), names=names if names[0] != names[1] else (before, after))
+    return _deliver(found, outputs, chosen["fail_on"])
+
+
+def _deliver(found: Difference, outputs: Any, fail_on: str) -> int:
+    """Write the difference everywhere, and return the exit status."""
+    from fp8doctor import api
+    from fp8doctor.cli.output import console, reader_may_leave, write
+    from fp8doctor.model import Severity
+    from fp8doctor.reporting.difference import render
+
+    if outputs.json_to is not None:
+        write(outputs.json_to, found.to_json(redact=outputs.redact))
+    if outputs.markdown_to is not None:
+        write(outputs.markdown_to, found.to_markdown(redact=outputs.redact))
+    if options.STDOUT not in (outputs.json_to, outputs.markdown_to):
+        with reader_may_leave():
+            render(api.difference_view(found, redact=outputs.redact), console(), verbose=outputs.verbose)
+    return int(fail_on != "never" and found.fails(Severity(fail_on)))
+
+
+def _name(source: str) -> str:
+    """What a report is called: its file's name, or its folder's."""
+    return "standard input" if source == options.STDOUT else Path(source).name or source
+
+
+def _read(source: str) -> Report:
+    """The report that a path, a folder, a recorded box's name or "-" leads to.
+
+    Raises:
+        click.ClickException: if there is none, or nothing in it is known.
+    """
+    from fp8doctor import api, store
+    from fp8doctor.cli.bench import REPORT
+    from fp8doctor.cli.demo import recorded
+
+    place = Path(source)
+    try:
+        if source == options.STDOUT:
+            return _judge(sys.stdin.buffer.read(store.MAX_FILE_BYTES + 1))
+        if (place / REPORT).is_file():
+            place /= REPORT
+        elif place.is_dir():
+            raise click.ClickException(f"{source} has no {REPORT}; a folder that bench -o wrote has one")
+        if not place.exists() and source in (boxes := recorded()):
+            return api.diagnose(boxes[source], source="demo")
+        with place.open("rb") as file:
+            return _judge(file.read(store.MAX_FILE_BYTES + 1))
+    except OSError as error:
+        raise click.ClickException(f"{source}: {error.strerror or error}") from None
+    except (api.NothingRecognisedError, store.NotAFactsFileError) as error:
+        raise click.ClickException(f"{source}: {error}") from None
+    except ValueError as error:  # a NUL in the name
+        raise click.ClickException(f"{source!r}: {error}") from None
+
+
+def _judge(data: bytes) -> Report:
+    """Facts or a report as JSON, else a text."""
+    from fp8doctor import api, store
+
+    if len(data) > store.MAX_FILE_BYTES:
+        raise store.NotAFactsFileError(f"larger than {store.MAX_FILE_BYTES >> 20} MiB")
+    if data.lstrip()[:1] == b"{":
+        return api.diagnose(data)
+    return api.read(data)

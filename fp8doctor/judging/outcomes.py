@@ -15,18 +15,26 @@ from fp8doctor.model import (
     Exhibit,
     Facts,
     Finding,
+    Listing,
     Messages,
     NotApplicable,
     NotObservedError,
     ProbeRun,
     RuleResult,
     Severity,
+    Trait,
     Unknown,
 )
 from fp8doctor.registry import Registry
-from fp8doctor.specs import Maker, Need, Rule
+from fp8doctor.specs import Maker, Makes, Need, Rule
 
 Runs = Mapping[str, ProbeRun[Facts]]
+_MADE: dict[Makes, tuple[type[Any], ...]] = {
+    "candidates": (Candidate,),
+    "exhibit": (Exhibit,),
+    "traits": (Trait, Listing),
+    "timings": (Candidate,),
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ def arguments(needs: Mapping[str, Need], runs: Runs) -> dict[str, Any]:
 
 
 def make(maker: Maker, runs: Runs) -> list[Any]:
-    """Call a candidates or exhibit function; nothing if facts it needs are missing or were not observed.
+    """Call a maker; nothing if facts it needs are missing or were not observed.
 
     Raises:
         TypeError: if it made something else than it is marked for.
@@ -79,8 +87,8 @@ def make(maker: Maker, runs: Runs) -> list[Any]:
         made = maker.function(**arguments(maker.needs, runs))
     except (MissingFactsError, NotObservedError):
         return []
-    things = list(made or []) if maker.makes == "candidates" else [] if made is None else [made]
-    wanted = Candidate if maker.makes == "candidates" else Exhibit
+    things = list(made or []) if maker.makes != "exhibit" else [] if made is None else [made]
+    wanted = _MADE[maker.makes]
     for thing in things:
         if not isinstance(thing, wanted):
             raise TypeError(f"it made a {type(thing).__name__}")

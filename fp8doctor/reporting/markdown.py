@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fp8doctor.reporting import exhibits, summary
@@ -42,12 +42,12 @@ def render(view: View) -> str:
     Args:
         view: the report's document with its captions (`fp8doctor.api.view`).
     """
-    readable = _within(_readable(view), LONGEST_READABLE)
+    readable = within(_readable(view), LONGEST_READABLE)
     document = {name: value for name, value in view.items() if name != "captions"}
-    return readable + _json_block(document, LONGEST - len(readable))
+    return readable + json_block(_smaller(compact(document)), LONGEST - len(readable))
 
 
-def _within(parts: Iterator[str], limit: int) -> str:
+def within(parts: Iterator[str], limit: int) -> str:
     """The parts that fit, and a line that says so if not all do."""
     kept: list[str] = []
     length = 0
@@ -168,9 +168,9 @@ def _longest_run(text: str) -> int:
 # --- the JSON ---------------------------------------------------------------------------------------------------------
 
 
-def _json_block(document: dict[str, Any], room: int) -> str:
-    """The compact JSON in a folded block; what it must lose to fit is named above it."""
-    for smaller in _smaller(compact(document)):
+def json_block(documents: Iterable[dict[str, Any]], room: int) -> str:
+    """The first of these documents that fits, as JSON in a folded block; what it has `left_out` is named above it."""
+    for smaller in documents:
         lost = f"\nLeft out for length: {inline(', '.join(smaller['left_out']))}.\n" if "left_out" in smaller else ""
         text = json.dumps(smaller, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         # "<\/" is "</" to JSON, and no end of the folded block to anybody.

@@ -1,0 +1,117 @@
+"""Two reports in, their difference out. Pure: no clock, no environment, no file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fp8doctor.differing import boxes
+from fp8doctor.differing.explaining import explain, what_to_try
+from fp8doctor.differing.findings import compare_advice, compare_findings
+from fp8doctor.differing.gathering import gather
+from fp8doctor.differing.record import Change, Difference, FindingChange, Gpus, Shift, Side, Times
+from fp8doctor.differing.shifts import shifts_of
+from fp8doctor.differing.times import compare_times
+from fp8doctor.judging.report import Report
+from fp8doctor.registry import Registry
+
+
+def difference(before: Report, after: Report, registry: Registry, names: tuple[str, str] = ("A", "B")) -> Difference:
+    """Compare two reports.
+
+    Args:
+        before: the report called A.
+        after: the report called B.
+        registry: the subjects, which know what of their facts lasts and what was timed.
+        names: what the reports are called beside A and B, as their files' names.
+    """
+    old, new = gather(before, registry), gather(after, registry)
+    found = boxes.compare(old, new)
+    lasting = [one for one in found.changed if one.change.kind not in ("condition", "method")]
+    pairs = compare_times(old, new, [one for one in found.changed if one.change.kind == "method"])
+    cases = tuple(one.case for one in pairs.compared)
+    shifts = shifts_of(cases)
+    findings = compare_findings(before, after)
+    # Conditions are no cause by themselves where something else is known to bring them about; they are told apart.
+    explanations = explain(
+        [one for one in found.changed if one.change.kind != "condition" or one.trait.why],
+        shifts, pairs.compared, findings, found.gpus,
+    )  # fmt: skip
+    changes = tuple(one.change for one in lasting)
+    return Difference(
+        before=_side(before, names[0]),
+        after=_side(after, names[1]),
+        gpus=found.gpus,
+        headline=_headline(found.gpus, changes, shifts, findings, len(cases), (_first(before), _first(after))),
+        changes=changes,
+        conditions=tuple(one.change for one in found.changed if one.change.kind == "condition"),
+        not_known=found.not_known,
+        alike=found.alike,
+        times=Times(
+            compared=len(cases),
+            alike=sum(case.changed is None for case in cases),
+            shifts=shifts,
+            cases=cases,
+            one_sided=pairs.one_sided,
+            not_compared=pairs.not_compared,
+        ),
+        finding_changes=findings,
+        advice=compare_advice(before, after),
+        explanations=explanations,
+        try_first=what_to_try(explanations, found.gpus),
+    )
+
+
+def _side(report: Report, name: str) -> Side:
+    verdict = report.verdict
+    return Side(
+        name=name,
+        captions=report.captions,
+        created=report.created,
+        source=report.source,
+        tool_version=report.tool.version,
+        status=verdict.status,
+        headline=verdict.headline,
+        fp8_hardware=verdict.fp8_hardware,
+        fp8_software=verdict.fp8_software,
+        fp8_runs=verdict.fp8_runs,
+    )
+
+
+def _first(report: Report) -> str | None:
+    return report.use[0].label if report.use else None
+
+
+def _headline(
+    gpus: Gpus,
+    changes: Sequence[Change],
+    shifts: Sequence[Shift],
+    findings: Sequence[FindingChange],
+    compared: int,
+    first: tuple[str | None, str | None],
+) -> str:
+    """The answer in some sentences; `first` is what each report advises first."""
+    came = [one for one in findings if one.what == "new"]
+    went = [one for one in findings if one.what == "gone"]
+    if not (changes or shifts or came or went):
+        timed = f", {compared} times compared among it" if compared else "; nothing was timed in both"
+        return f"No difference: all that both reports tell is alike{timed}."
+    speed = _speed(gpus, shifts, compared)
+    advised = f" B advises {first[1]} where A advised {first[0]}." if first[0] != first[1] and all(first) else ""
+    parts = [f"{len(changes)} {'thing' if len(changes) == 1 else 'things'} changed" if changes else ""]
+    parts += [f"{len(came)} new finding{'s' * (len(came) != 1)}" if came else ""]
+    parts += [f"{len(went)} finding{'s' * (len(went) != 1)} gone" if went else ""]
+    told = ", ".join(filter(None, parts))
+    return f"{speed} {told[:1].upper()}{told[1:]}.{advised}" if told else f"{speed}{advised}"
+
+
+def _speed(gpus: Gpus, shifts: Sequence[Shift], compared: int) -> str:
+    if not compared:
+        return "Nothing was timed in both, so neither is known to be slower."
+    slower = sum(one.changed for one in shifts if one.direction == "slower" and not one.lone)
+    faster = sum(one.changed for one in shifts if one.direction == "faster" and not one.lone)
+    if gpus == "different":
+        return f"Two boxes with other GPUs: of {compared} times B's is shorter in {faster}, longer in {slower}."
+    if not slower and not faster:
+        return f"No times differ beyond the noise ({compared} compared)."
+    parts = [f"{slower} slower" if slower else "", f"{faster} faster" if faster else ""]
+    return f"Of {compared} times compared, {' and '.join(filter(None, parts))} in B, beyond the noise."

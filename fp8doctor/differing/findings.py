@@ -1,0 +1,88 @@
+"""Which findings came, went or stayed, and is the advice another?"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fp8doctor.differing.record import Advised, FindingChange
+from fp8doctor.judging.report import FindingRecord, Report, Speedup, Use
+from fp8doctor.model import Clock
+
+# How a rule ended that looked, and found nothing.
+LOOKED = ("pass", "not-applicable", "finding")
+_ORDER = ("new", "gone", "stayed", "not-told")
+Name = tuple[str, str | None]
+
+
+def compare_findings(before: Report, after: Report) -> tuple[FindingChange, ...]:
+    """The findings by their rule and what they are about: new ones first, the graver before the others.
+
+    One that the other report's rule could not tell of, or did not look for, is neither new nor gone.
+    """
+    old, new = _by_name(before), _by_name(after)
+    found: list[FindingChange] = []
+    for name in dict.fromkeys([*new, *old]):
+        if name in new and name in old:
+            found.append(_stayed(old[name], new[name]))
+        elif name in new:
+            found.append(_moved(new[name], "new", before, "before"))
+        else:
+            found.append(_moved(old[name], "gone", after, "after"))
+    return tuple(sorted(found, key=lambda one: (_ORDER.index(one.what), one.severity.rank)))
+
+
+def _by_name(report: Report) -> dict[Name, FindingRecord]:
+    """Each finding once; of several that are about one thing the gravest."""
+    found: dict[Name, FindingRecord] = {}
+    for finding in sorted(report.findings, key=lambda finding: finding.severity.rank):
+        found.setdefault((finding.id, finding.about), finding)
+    return {(f.id, f.about): found[f.id, f.about] for f in report.findings}
+
+
+def _stayed(old: FindingRecord, new: FindingRecord) -> FindingChange:
+    was = old.severity if old.severity != new.severity else None
+    return _record(new, "stayed", severity_before=was)
+
+
+def _moved(
+    finding: FindingRecord, what: Literal["new", "gone"], other: Report, which: Literal["before", "after"]
+) -> FindingChange:
+    outcome = next((one for one in other.outcomes if one.id == finding.id), None)
+    if outcome is not None and outcome.outcome in LOOKED:
+        return _record(finding, what, reason=outcome.reason)
+    reason = outcome.reason if outcome is not None else "this rule was not asked"
+    return _record(finding, "not-told", not_in=which, reason=reason)
+
+
+def _record(
+    finding: FindingRecord,
+    what: Literal["new", "gone", "stayed", "not-told"],
+    **more: object,
+) -> FindingChange:
+    return FindingChange(
+        id=finding.id, name=finding.name, what=what, severity=finding.severity, scope=finding.scope,
+        title=finding.title, about=finding.about, explains=finding.explains,
+        facts=tuple(dict.fromkeys(evidence.fact for evidence in finding.evidence if evidence.fact)), **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def compare_advice(before: Report, after: Report) -> tuple[Advised, ...]:
+    """What each report advises, one entry a configuration, with the range of what it gives; what both advise first."""
+    old, new = _spans(before.use), _spans(after.use)
+    found = [Advised(label, old.get(label), new.get(label), label in old, label in new) for label in {**old, **new}]
+    return tuple(sorted(found, key=lambda one: (not (one.in_before and one.in_after), not one.in_before)))
+
+
+def _spans(uses: tuple[Use, ...]) -> dict[str, Speedup | None]:
+    """What each advised configuration gives, from the least to the most."""
+    found: dict[str, list[Speedup]] = {}
+    for use in uses:
+        found.setdefault(use.label, []).extend([use.speedup] if use.speedup else [])
+    return {label: _span(speedups) for label, speedups in found.items()}
+
+
+def _span(speedups: list[Speedup]) -> Speedup | None:
+    if not speedups:
+        return None
+    clock: Clock = "device" if all(one.clock == "device" for one in speedups) else "call"
+    return Speedup(min(one.low for one in speedups), max(one.high for one in speedups), clock)
