@@ -43,7 +43,10 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         VOCABULARY | {"fp8doctor.reading"},
         {"msgspec"},
     ),
-    "fp8doctor.differing": (VOCABULARY | {"fp8doctor.judging.report", "fp8doctor.differing"}, set()),
+    "fp8doctor.differing": (
+        VOCABULARY | {"fp8doctor.registry", "fp8doctor.measuring", "fp8doctor.judging", "fp8doctor.differing"},
+        set(),
+    ),
     "fp8doctor.store": (VOCABULARY | {"fp8doctor.registry", "fp8doctor.judging.report"}, {"msgspec"}),
     # Writes what is shipped in schema/; no command needs it.
     "fp8doctor.schema_source": (
