@@ -1,0 +1,134 @@
+"""A support bot: reads an issue with fp8doctor and writes a short comment, or nothing.
+
+Copy this file to `.github/fp8doctor/comment.py` and `fp8doctor.yml`, beside it here, to `.github/workflows/`. When an
+issue is opened, the workflow calls this script, which reads the issue from GITHUB_EVENT_PATH and writes Markdown; a
+step of the workflow's own posts it. Where nothing in the issue is recognised, nothing is written and nobody is
+bothered.
+
+What the script promises:
+
+- It needs no network, starts no process and sees no token.
+- It reads the text alone, calls nothing that the text says, and is bounded in time and length.
+- Of the issue it repeats only what fp8doctor took as evidence, with names and secrets replaced and every word that
+  Markdown, HTML or GitHub could act on (mentions, links, images, commands) shown as code.
+
+By hand:
+
+    GITHUB_EVENT_PATH=event.json python comment.py
+    GITHUB_EVENT_PATH=event.json python comment.py --output comment.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fp8doctor
+from fp8doctor.api import NothingRecognisedError
+from fp8doctor.reporting.markdown import code_block, inline
+from fp8doctor.store import NotAFactsFileError
+
+# Marks the bot's comments, so that a later run or a person's script can find them.
+MARK = "<!-- fp8doctor -->"
+# GitHub takes 65,536 characters of a body; an event holds little else.
+LARGEST_EVENT_BYTES = 4 << 20
+LONGEST_ISSUE = 200_000
+LONGEST_COMMENT = 8_000
+MOST_FINDINGS = 3
+MOST_GAPS = 3
+# What settles most of what a text leaves open.
+ONE_COMMAND = "fp8doctor --markdown"
+
+
+def text_of(event: dict[str, Any]) -> str | None:
+    """The title and text that a person wrote; None for pull requests and for what another bot wrote."""
+    issue = event.get("issue") or {}
+    written = event.get("comment") or issue
+    if "pull_request" in issue or (written.get("user") or {}).get("type") == "Bot":
+        return None
+    parts = [issue.get("title"), written.get("body")]
+    return "\n\n".join(part for part in parts if isinstance(part, str))[:LONGEST_ISSUE]
+
+
+def comment(text: str) -> str | None:
+    """The comment for this text, None if nothing in it is recognised."""
+    try:
+        report = fp8doctor.read(text)
+    except (NothingRecognisedError, NotAFactsFileError):
+        return None
+    # As JSON, because that is what is redacted.
+    document = json.loads(report.to_json())
+    kept: list[str] = []
+    for part in _parts(document):
+        if sum(map(len, kept)) + len(part) < LONGEST_COMMENT:
+            kept.append(part)
+    return "\n\n".join(kept) + "\n"
+
+
+def _parts(document: dict[str, Any]) -> Iterator[str]:
+    yield MARK
+    yield "Thanks for the report. This is what a program can see in the text that was pasted:"
+    yield f"**Verdict: {inline(document['verdict']['status'])}.** {inline(document['verdict']['headline'])}"
+    findings = document["findings"]
+    if not findings:
+        yield "I found nothing in the text that explains slow or broken FP8."
+    yield from (_finding(finding) for finding in findings[:MOST_FINDINGS])
+    if more := findings[MOST_FINDINGS:]:
+        yield (
+            f"And {len(more)} more: "
+            + ", ".join(f"{inline(one['id'])} {inline(one['name'])}" for one in more[:10])
+            + "."
+        )
+    gaps = ((document["facts"].get("reading") or {}).get("untold")) or []
+    if gaps:
+        told = "\n".join(f"- {inline(gap['what'])}: {inline(gap['why'])}" for gap in gaps[:MOST_GAPS])
+        yield f"What the text cannot tell:\n\n{told}"
+    if gaps or document["verdict"]["fp8_runs"] is None:
+        yield "One command settles it. Run it on the machine and paste what it prints:"
+        yield code_block(ONE_COMMAND, "sh")
+    if findings:
+        yield f"`fp8doctor explain {findings[0]['id']}` says more on the first point. I am a program and can be wrong."
+
+
+def _finding(finding: dict[str, Any]) -> str:
+    """A finding with its first evidence and the next step."""
+    lines = [
+        f"- {finding['severity']} **{inline(finding['id'])}** {inline(finding['name'])}: {inline(finding['title'])}"
+    ]
+    lines += [f"  - {inline(evidence['text'])}" for evidence in finding["evidence"][:1]]
+    for action in finding["actions"][:1]:
+        lines.append(f"  - next: {inline(action['text'])}")
+        if action["command"]:
+            lines.append(code_block(action["command"], "sh", indent=4))
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the comment for the event in GITHUB_EVENT_PATH; 0 also where there is none to write, 2 without an event."""
+    parser = argparse.ArgumentParser(description="Write the comment for the issue in GITHUB_EVENT_PATH.")
+    parser.add_argument("--output", type=Path, help="the file to write; without it, stdout")
+    options = parser.parse_args(arguments)
+    try:
+        with Path(os.environ["GITHUB_EVENT_PATH"]).open("rb") as file:
+            event = json.loads(file.read(LARGEST_EVENT_BYTES))
+    except (KeyError, OSError, ValueError) as error:
+        sys.stderr.write(f"no event can be read: {type(error).__name__}\n")
+        return 2
+    text = text_of(event) if isinstance(event, dict) else None
+    written = comment(text) if text else None
+    if written is None:
+        sys.stderr.write("nothing in this issue is recognised: no comment\n")
+    elif options.output:
+        options.output.write_text(written, encoding="utf-8")
+    else:
+        sys.stdout.write(written)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The support bot of examples/bot, on event files and without a network: what it says, and what it never says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BOT = Path(__file__).resolve().parent.parent / "examples" / "bot"
+LOGS = Path(__file__).resolve().parent / "serving_logs"
+TOKEN = "ghs_0123456789abcdefghijklmnopqrstuvwxyzAB"
+
+
+def event(body: str | None, title: str = "FP8 is slow", **more: Any) -> dict[str, Any]:
+    person = {"login": "somebody", "type": "User"}
+    return {"action": "opened", "issue": {"number": 7, "title": title, "body": body, "user": person, **more}}
+
+
+def run(tmp_path: Path, document: object, *arguments: str) -> subprocess.CompletedProcess[str]:
+    file = tmp_path / "event.json"
+    file.write_text(document if isinstance(document, str) else json.dumps(document))
+    environment = {**os.environ, "GITHUB_EVENT_PATH": str(file), "GH_TOKEN": TOKEN, "GITHUB_TOKEN": TOKEN}
+    command = [sys.executable, str(BOT / "comment.py"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def said(tmp_path: Path, document: object) -> str:
+    ended = run(tmp_path, document)
+    assert ended.returncode == 0, ended.stderr
+    assert TOKEN not in ended.stdout + ended.stderr
+    return ended.stdout
+
+
+VLLM = f"My server is slow.\n\n```\n{(LOGS / 'vllm.txt').read_text()}```\n"
+
+
+def test_a_log_is_answered_with_verdict_findings_and_next_steps(tmp_path: Path) -> None:
+    text = said(tmp_path, event(VLLM))
+    assert text.startswith("<!-- fp8doctor -->")
+    assert "**Verdict: unknown.**" in text
+    assert "warning **SRV002** fallback-despite-hw" in text
+    assert text.count("  - next: ") == 3
+    assert re.search(r"And \d more: ", text)
+    assert "fp8doctor --markdown" in text
+    assert len(text) < 8_000
+
+
+def test_an_error_is_answered_with_its_fix(tmp_path: Path) -> None:
+    text = said(tmp_path, event("RuntimeError: \"mul_cuda\" not implemented for 'Float8_e4m3fn'"))
+    assert "error **TOR020** fp8-op-not-implemented" in text
+    assert "next: Quantise with a library that replaces the layer" in text
+
+
+@pytest.mark.parametrize("body", [None, "", "Please add a dark mode.", "I use fp8 and FlashAttention and it is slow."])
+def test_what_is_not_recognised_is_not_answered(tmp_path: Path, body: str | None) -> None:
+    output = tmp_path / "comment.md"
+    ended = run(tmp_path, event(body), "--output", str(output))
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert not output.exists()
+
+
+def test_neither_pull_requests_nor_bots_are_answered(tmp_path: Path) -> None:
+    assert said(tmp_path, event(VLLM, pull_request={"url": "x"})) == ""
+    assert said(tmp_path, event(VLLM, user={"login": "other", "type": "Bot"})) == ""
+
+
+def test_a_comment_may_be_read_in_place_of_the_issue(tmp_path: Path) -> None:
+    document = {**event("no log yet"), "comment": {"body": VLLM, "user": {"type": "User"}}}
+    assert "SRV002" in said(tmp_path, document)
+
+
+def test_the_output_goes_to_a_file(tmp_path: Path) -> None:
+    output = tmp_path / "comment.md"
+    ended = run(tmp_path, event(VLLM), "--output", str(output))
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert "SRV002" in output.read_text()
+
+
+@pytest.mark.parametrize("document", ["", "[1, 2", "null", "[]", "{}", '{"issue": null}', '{"issue": {"body": 3}}'])
+def test_an_event_that_is_none_is_no_comment(tmp_path: Path, document: str) -> None:
+    ended = run(tmp_path, document)
+    assert ended.stdout == ""
+    assert ended.returncode in (0, 2)
+    assert "Traceback" not in ended.stderr
+
+
+HOSTILE = (
+    "@everyone <img src=x onerror=alert(1)> ![](https://evil.example/x.png) [click](https://evil.example) "
+    "</details> #1 fixes #2 $(rm -rf /) `code` -->"
+)
+
+
+def test_nothing_of_the_issue_acts_in_the_comment(tmp_path: Path) -> None:
+    text = said(
+        tmp_path, event(f"{HOSTILE} RuntimeError: FlashAttention only supports Ampere GPUs or newer. {HOSTILE}")
+    )
+    assert "FA007" in text
+    outside = re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "", text.replace("<!-- fp8doctor -->", ""), flags=re.DOTALL)
+    for part in ("@", "<", ">", "http", "](", "$(", "#"):
+        assert part not in outside, part
+
+
+def test_secrets_of_the_issue_are_not_repeated(tmp_path: Path) -> None:
+    line = (
+        "HF_TOKEN=hf_AbCdEfGhIjKlMnOpQrStUvWxYz012345 /home/alice/x: FlashAttention only supports Ampere GPUs or newer"
+    )
+    text = said(tmp_path, event(line))
+    assert "FA007" in text
+    assert "hf_AbCd" not in text
+    assert "alice" not in text
+
+
+def test_a_long_issue_is_answered_in_short(tmp_path: Path) -> None:
+    body = "\n".join([VLLM, "x" * 100_000, *["FlashAttention only supports Ampere GPUs or newer"] * 1000])
+    text = said(tmp_path, event(body))
+    assert 0 < len(text) < 8_500
+
+
+def test_the_workflow_puts_nothing_of_an_issue_into_a_command() -> None:
+    text = (BOT / "fp8doctor.yml").read_text()
+    used = set(re.findall(r"\$\{\{\s*(.*?)\s*\}\}", text))
+    assert used == {"github.event.issue.number", "github.token", "vars.FP8DOCTOR"}
+    assert "--body-file comment.md" in text
+    assert all("${{" not in line for line in text.splitlines() if line.strip().startswith("run:"))
+    steps = text.split("- name: ")
+    assert [step for step in steps if "GH_TOKEN" in step] == [step for step in steps if "gh issue comment" in step]
