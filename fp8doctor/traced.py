@@ -15,7 +15,7 @@ from fp8doctor.model import Caption, Facts
 KINDS = (
     *("fp8-gemm", "fp4-gemm", "bf16-gemm", "fp16-gemm", "tf32-gemm", "fp32-gemm", "int8-gemm", "other-gemm"),
     *("quantize", "dequantize", "amax", "scale-layout", "attention"),
-    *("normalisation", "elementwise", "optimizer", "communication"),
+    *("normalisation", "convolution", "elementwise", "optimizer", "communication"),
     *("copy-from-host", "copy-to-host", "copy-on-device", "fill", "other"),
 )
 
@@ -48,10 +48,23 @@ class ProductTotal:
     m: int | None = None
     k: int | None = None
     n: int | None = None
+    # How many products of that size one call computes (`aten::bmm`, grouped ones); None: one.
+    batch: int | None = None
     # The operands' types as the trace has them ("c10::BFloat16", "c10::Float8_e4m3fn").
     types: tuple[str, ...] | None = None
     # The innermost modules that called it ("Linear_12"), at most eight; only of traces with stacks or modules.
     modules: tuple[str, ...] | None = None
+    count: int | None = None
+    us: float | None = None
+
+
+@dataclass(frozen=True)
+class CastTotal:
+    """All copies from one number type to another, of which one has 8 bits; only of traces that record shapes."""
+
+    # As the trace has them ("c10::Float8_e4m3fn", "c10::BFloat16"), by the operands of aten::copy_.
+    source: str | None = None
+    target: str | None = None
     count: int | None = None
     us: float | None = None
 
@@ -107,6 +120,12 @@ class Trace(Facts, key="trace"):
     # The file ends in the middle; what was read until there counts.
     cut: bool | None = None
     events: int | None = None
+    # Events that were broken (not JSON, a duration of -1) and do not count.
+    skipped_events: int | None = None
+    # What an export lacks for the full account, each in words ("no table of runtime calls"); None: nothing.
+    missing: tuple[str, ...] | None = None
+    # Devices with activities in this file; the one counts on which most time was spent, the first in `device_names`.
+    devices: int | None = None
     # Steps that the profiler marked ("ProfilerStep#3"), and the median of their length.
     steps: int | None = None
     step_us: float | None = None
@@ -119,6 +138,8 @@ class Trace(Facts, key="trace"):
     idle_launching_us: float | None = None
     idle_waiting_us: float | None = None
     idle_elsewhere_us: float | None = None
+    # Of the last, while PyTorch's data loader was asked for a batch.
+    idle_loading_us: float | None = None
     # kind -> microseconds, and kind -> launches. Overlapping streams are each counted in full here.
     us_by_kind: dict[str, float] | None = None
     count_by_kind: dict[str, int] | None = None
@@ -126,6 +147,7 @@ class Trace(Facts, key="trace"):
     kernels: tuple[KernelTotal, ...] | None = None
     kernels_left_out_us: float | None = None
     products: tuple[ProductTotal, ...] | None = None
+    casts: tuple[CastTotal, ...] | None = None
     operators: tuple[OperatorTotal, ...] | None = None
     waits: tuple[WaitTotal, ...] | None = None
     launches: int | None = None

@@ -1,0 +1,121 @@
+"""What did one GPU do, and when was it idle?"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from fp8doctor.reading.trace.host import Host
+from fp8doctor.reading.trace.intervals import Stretches, overlap_us, union, without
+from fp8doctor.reading.trace.names import OTHER
+from fp8doctor.reading.trace.recording import KERNEL, Recording
+
+# (category, name, context).
+Key = tuple[int, int, int]
+MAX_KEYS = 1_000_000
+# A GPU activity further than a day from the others has a wrong time.
+_DAY_US = 86_400e6
+
+
+@dataclass
+class Device:
+    """The activities of one device, added up. Microseconds."""
+
+    number: int
+    totals: dict[Key, list[float]] = field(default_factory=dict)
+    streams: int = 0
+    activities: int = 0
+    busy: Stretches = field(default_factory=Stretches)
+    # While anything ran that is no communication.
+    working: Stretches = field(default_factory=Stretches)
+    communication: Stretches = field(default_factory=Stretches)
+
+
+def busiest(recording: Recording) -> int:
+    """The device on which most time was spent; of two alike the first."""
+    spent: dict[int, float] = {}
+    for device, dur in zip(recording.activities.device, recording.activities.dur, strict=True):
+        spent[device] = spent.get(device, 0.0) + dur
+    return max(spent, key=lambda device: (spent[device], -device))
+
+
+def follow(recording: Recording, host: Host, number: int, communicates: Callable[[Key], bool]) -> Device:
+    """Go through the activities of one device."""
+    kept = recording.activities
+    device = Device(number)
+    totals = device.totals
+    operator_above, call_above, graphs = host.by_operator.get, host.by_call.get, host.graph_calls
+    moving: dict[Key, bool] = {}
+    mine = [at for at, found in enumerate(kept.device) if found == number]
+    low, high = _sane(array("d", [kept.start[at] for at in mine]))
+    streams = set()
+    names, dur, start = kept.name, kept.dur, kept.start
+    moves = bytearray(len(kept))
+    if low > -float("inf"):
+        mine = [at for at in mine if low <= start[at] <= high]
+    for at in mine:
+        correlation = kept.correlation[at]
+        if correlation and correlation in graphs:
+            context = 0
+        else:
+            external = kept.external[at]
+            context = (operator_above(external) if external else 0) or (call_above(correlation) if correlation else 0)
+        key = (kept.category[at], names[at], context)
+        total = totals.get(key)
+        if total is None:
+            if len(totals) >= MAX_KEYS:
+                key = (kept.category[at], OTHER, 0)
+            total = totals.setdefault(key, [0, 0.0])
+            moving[key] = kept.category[at] == KERNEL and communicates(key)
+        total[0] += 1
+        total[1] += dur[at]
+        moves[at] = moving[key]
+        streams.add(kept.stream[at])
+    device.streams, device.activities = len(streams), len(mine)
+    mine.sort(key=start.__getitem__)
+    for at in mine:
+        begin, end = start[at], start[at] + dur[at]
+        device.busy.add(begin, end)
+        (device.communication if moves[at] else device.working).add(begin, end)
+    return device
+
+
+def _sane(starts: Sequence[float]) -> tuple[float, float]:
+    """The limits between which a start is believed; infinite unless they spread over more than a day."""
+    if not starts or max(starts) - min(starts) < _DAY_US:
+        return -float("inf"), float("inf")
+    middle = sorted(starts)[len(starts) // 2]
+    return middle - _DAY_US / 2, middle + _DAY_US / 2
+
+
+@dataclass(frozen=True)
+class Idle:
+    """What the host did while the device had nothing to do. Microseconds."""
+
+    gaps: Stretches
+    launching_us: float
+    waiting_us: float
+    elsewhere_us: float
+    # Of the last, in a data loader.
+    loading_us: float
+
+
+def idle(device: Device, host: Host) -> Idle | None:
+    """Where the idle time went; None if the trace has no host events.
+
+    Those threads count that launched something. While one of them works, what another waits for is that one's work.
+    """
+    gaps = device.busy.gaps()
+    threads = [thread for thread in host.threads.values() if thread.launches]
+    threads = threads or sorted(host.threads.values(), key=lambda thread: len(thread.busy.starts))[-1:]
+    if not threads:
+        return None
+    loading = union(thread.loading for thread in threads)
+    launching = union(without(without(thread.busy, thread.waits), thread.loading) for thread in threads)
+    waiting = union(without(thread.waits, thread.loading) for thread in threads)
+    in_launching = overlap_us(gaps, launching)
+    in_either = overlap_us(gaps, union((launching, waiting)))
+    elsewhere = max(0.0, gaps.total_us - in_either)
+    in_loading = overlap_us(without(gaps, launching), loading)
+    return Idle(gaps, in_launching, max(0.0, in_either - in_launching), elsewhere, min(elsewhere, in_loading))
