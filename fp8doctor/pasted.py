@@ -15,6 +15,8 @@ class Pasted:
     """A text that somebody pasted, cleaned and bounded: no terminal codes, quoting or prefixes of log collectors."""
 
     lines: tuple[str, ...] = ()
+    # It was longer than what is read.
+    cut: bool = False
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,14 @@ WHY_NONE: dict[str, tuple[str, Action]] = {
             "Install NVIDIA's driver in Windows (none inside WSL), update WSL and restart it.", "wsl --update", False
         ),
     ),
+    # Of a text: what was asked was torch and nvidia-smi, neither the bus nor the device files.
+    "not-reachable": (
+        "neither torch nor nvidia-smi found one where the report was written",
+        Action(
+            "See whether the driver answers there; a container needs --gpus all, a cluster's login node has no GPU.",
+            "nvidia-smi",
+        ),
+    ),
     "amd-not-shown": (
         "there is an AMD GPU, which only a ROCm build of torch shows",
         Action("Install torch for ROCm, and look at HIP_VISIBLE_DEVICES and ROCR_VISIBLE_DEVICES."),
@@ -122,9 +130,9 @@ def no_fp8_hardware(gpus: Gpus) -> RuleResult:
 def _fp8(gpu: Gpu) -> Verdict:
     has = has_fp8(gpu)
     if has is None:
-        return Unknown(
-            f"whether {label(gpu)} has FP8 is not known (compute capability {capability_of(gpu) or 'unknown'})"
-        )
+        known = capability_of(gpu)
+        asking = "; torch.cuda.get_device_capability() tells it" if known is None else ""
+        return Unknown(f"whether {label(gpu)} has FP8 is not known (compute capability {known or 'unknown'}{asking})")
     if has:
         return None
     known = capability_of(gpu)
@@ -299,7 +307,8 @@ def hidden_by_variable(gpus: Gpus, torch_build: TorchBuild | None) -> Finding | 
     if not nvidia:
         return NotApplicable("no NVIDIA GPU is there to be hidden")
     value = observed(gpus.visibility, "the variables that hide GPUs").get("CUDA_VISIBLE_DEVICES")
-    if value is None or visible_count(value, nvidia) or (torch_build is not None and torch_build.devices):
+    reached = torch_build is not None and (torch_build.devices or torch_build.cuda_available)
+    if value is None or visible_count(value, nvidia) or reached:
         return None
     return Finding(
         title=f'CUDA_VISIBLE_DEVICES="{value}" hides every GPU from CUDA',

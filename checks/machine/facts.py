@@ -39,5 +39,5 @@ class Machine(Facts, key="machine"):
     # The CPU says that a hypervisor is below it.
     virtual_machine: bool | None = None
     mps_daemon: bool | None = None
-    # The variables of `environment.KEPT` that are set, with their values.
+    # The variables of `fp8doctor.variables.KEPT` that are set, with their values.
     environment: dict[str, str] | None = None

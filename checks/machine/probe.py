@@ -7,10 +7,10 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from fp8doctor.checks.machine.environment import kept
 from fp8doctor.checks.machine.facts import Machine
 from fp8doctor.model import Request
 from fp8doctor.registry import probe
+from fp8doctor.variables import kept
 
 MIB = 1 << 20
 CGROUPS = Path("/sys/fs/cgroup")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from fp8doctor.checks.gpu.facts import Gpus, capability
 from fp8doctor.checks.torch_build.facts import ScaledGemm, TorchBuild
 from fp8doctor.checks.torch_build.hardware import multiplies_fp8, seen_gpus
+from fp8doctor.checks.torch_build.stated import no_product as no_product_on
 from fp8doctor.model import (
     Action,
     Evidence,
@@ -51,12 +52,20 @@ def no_product(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResult:
     if not products:
         if "no kernel image" in (torch_build.trivial_kernel_error or ""):
             return _no_product(("torch has no code for this GPU",), "torch_build.trivial_kernel_error")
-        return Unknown(_why_untried(torch_build))
+        reasons = _by_versions(torch_build, gpus)
+        return _no_product(reasons, "torch_build.version") if reasons else Unknown(_why_untried(torch_build))
     if any(g.outcome in ("ok", "wrong") for g in products):
         return None
     if all(g.outcome in ("refused", "absent") for g in products):
         return _no_product(_told(products), FACT)
     return Unknown(f"the product was called and failed for another reason: {_first_error(products)}")
+
+
+def _by_versions(build: TorchBuild, gpus: Gpus | None) -> tuple[str, ...]:
+    """Why no GPU here that multiplies FP8 gets a product from this build, as far as versions settle it for all."""
+    reasons = [no_product_on(build, gpu) for gpu in seen_gpus(build, gpus) or () if gpu.has_fp8]
+    known = tuple(dict.fromkeys(why for why in reasons if why))
+    return known if reasons and all(reasons) else ()
 
 
 def _no_product(reasons: tuple[str, ...], fact: str) -> Finding:

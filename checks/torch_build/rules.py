@@ -8,6 +8,7 @@ from fp8doctor.checks.gpu.facts import Gpus, capability
 from fp8doctor.checks.torch_build.facts import TorchBuild
 from fp8doctor.checks.torch_build.hardware import SeenGpu, release, seen_gpus
 from fp8doctor.checks.torch_build.probe import IMPORTING
+from fp8doctor.checks.torch_build.stated import too_old, wheel_lacks_code
 from fp8doctor.model import (
     Action,
     Evidence,
@@ -238,6 +239,8 @@ def _judge_code(build: TorchBuild, gpu: SeenGpu) -> Verdict:
     if tried and _no_code(build):
         error = build.trivial_kernel_error
         evidence.append(Evidence(f"an addition on the GPU: {error}", error, fact="torch_build.trivial_kernel_error"))
+    elif build.arch_list is None and (why := wheel_lacks_code(build, device)):
+        return _no_code_finding(build, gpu, device, (Evidence(why, build.cuda, fact="torch_build.cuda"),))
     else:
         archs = observed(build.arch_list, "the architectures that torch was built for")
         covers = code_covers(archs, device)
@@ -245,10 +248,16 @@ def _judge_code(build: TorchBuild, gpu: SeenGpu) -> Verdict:
             return None if covers else Unknown(f"whether code for another GPU runs on {device[0]}.{device[1]}")
     built = " ".join(build.arch_list or ()) or "unknown"
     evidence.append(Evidence(f"torch {build.version} has code for {built}", built, fact="torch_build.arch_list"))
+    return _no_code_finding(build, gpu, device, tuple(evidence))
+
+
+def _no_code_finding(
+    build: TorchBuild, gpu: SeenGpu, device: tuple[int, int], evidence: tuple[Evidence, ...]
+) -> Finding:
     index = "cu128" if device[0] >= 10 else "cu126"
     return Finding(
         title=f"This torch has no code for the {gpu.name} (sm_{device[0]}{device[1]})",
-        evidence=tuple(evidence),
+        evidence=evidence,
         actions=(
             Action(
                 "Install a build whose list covers this GPU.",
@@ -315,8 +324,8 @@ def too_old_for_products(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResu
         evidence.append(Evidence("it has no type float8_e4m3fn", fact="torch_build.float8_dtypes"))
     elif tensorwise and all(g.outcome == "absent" for g in tensorwise):
         evidence.append(Evidence(f"no scaled product: {tensorwise[0].error}", fact="torch_build.scaled_gemms"))
-    elif version and version < (2, 4) and any(gpu.capability == "8.9" for gpu in with_fp8):
-        evidence.append(Evidence("before 2.4 it refuses FP8 products on Ada (8.9)"))
+    elif why := next(filter(None, (too_old(torch_build, gpu) for gpu in with_fp8)), None):
+        evidence.append(Evidence(why))
     else:
         return None if version else Unknown("torch's version could not be read")
     return Finding(

@@ -31,7 +31,10 @@ def decide(
     software = _answer(outcomes, "software")
     runs = _answer(outcomes, "runs")
     status = _status(hardware, software, runs, paying, fp8_and_twins)
-    return VerdictRecord(status, _headline(status, findings, use, paying, hardware, runs), hardware, software, runs)
+    # That there is no FP8 in the hardware is the answer, whatever else is wrong with the box.
+    lacking = {o.rule.id for o in outcomes if o.rule.settles == "hardware"} if status == "unavailable" else set()
+    leading = tuple(sorted(findings, key=lambda finding: finding.id not in lacking))
+    return VerdictRecord(status, _headline(status, leading, use, paying, hardware, runs), hardware, software, runs)
 
 
 def _answer(outcomes: list[Outcome], question: Settles) -> bool | None:

@@ -13,12 +13,13 @@ import pytest
 from fp8doctor.checks.gpu import Gpu, Gpus
 from fp8doctor.checks.libraries import Libraries
 from fp8doctor.checks.machine import Machine
-from fp8doctor.checks.machine.environment import HARMS, KEPT, kept
+from fp8doctor.checks.machine.environment import HARMS
 from fp8doctor.checks.machine.probe import cpu_quota_cores, gather, memory_limit_mib, throttled_share
 from fp8doctor.checks.machine.rules import cpu_quota_low, env_var_wrong, shared_memory_small
 from fp8doctor.model import Finding, NotApplicable, Request, RuleResult, Severity, Unknown
 from fp8doctor.probing.children import importable_here, run_probe
 from fp8doctor.store import decode_facts
+from fp8doctor.variables import KEPT, kept
 
 H200 = Gpus(gpus=(Gpu(index=0, compute_capability="9.0"),))
 TWO = Gpus(gpus=(Gpu(index=0), Gpu(index=1)))
