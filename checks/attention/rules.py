@@ -271,4 +271,11 @@ KERNELS = (
     Kernel(r"pytorch_flash::flash_(fwd|bwd)", "attention", "aten::_scaled_dot_product_flash_attention"),
     Kernel(r"(?i)cudnn_generated_fort_native_sdpa", "attention", "aten::_scaled_dot_product_cudnn_attention"),
     Kernel(r"fmha_cutlass[FB]_(bf16|f16|f32)_", "attention", "aten::_scaled_dot_product_efficient_attention"),
+    Kernel(r"pytorch_flash::flash_bwd", "attention", "aten::_scaled_dot_product_flash_attention_backward"),
+    Kernel(
+        r"(?i)cudnn_generated_fort_native_sdpa.*bprop",
+        "attention",
+        "aten::_scaled_dot_product_cudnn_attention_backward",
+    ),
+    Kernel(r"fmha_cutlassB_", "attention", "aten::_scaled_dot_product_efficient_attention_backward"),
 )

@@ -29,6 +29,11 @@ KERNELS = (
     Kernel(_GEMM + r"(f8f8bf16_rowwise|triton_.*scaled_mm|scaled_mm_device_tma)", "fp8-gemm", "aten::_scaled_mm"),
     Kernel(_GEMM + r"(cutlass|gemm|kernel_for_sm).*(e4m3|e5m2|_f8_)", "fp8-gemm", "aten::_scaled_mm"),
     Kernel(_GEMM + r"fp8(_fp4)?_gemm", "fp8-gemm"),
+    # The same kernels below operators that came later; all four are registered in torch 2.13.
+    *(
+        Kernel(_GEMM + r"nvjet_(sm\d+_)?qq[a-z]+_", "fp8-gemm", operator)
+        for operator in ("aten::_scaled_mm_v2", "aten::_scaled_grouped_mm", "aten::_scaled_grouped_mm_v2")
+    ),
     Kernel(
         _GEMM + r"(triton_tem_.*_int_mm|xmma_gemm_i8|i\d+gemm_s8|tensorop_i\d+x|gemm_int8)",
         "int8-gemm",

@@ -1,0 +1,110 @@
+"""What is worth looking at in a trace: where a step's time went, the largest kernels and products."""
+
+from __future__ import annotations
+
+from fp8doctor.checks.step.sums import part, per_step, span_of, unreadable
+from fp8doctor.model import Exhibit
+from fp8doctor.registry import exhibit
+from fp8doctor.traced import Trace
+
+LARGEST = 10
+# Kinds below this part of the recorded time are drawn as one.
+LEAST_DRAWN = 0.01
+
+_WORDS = {
+    "fp8-gemm": "FP8 products",
+    "fp4-gemm": "FP4 products",
+    "bf16-gemm": "BF16 products",
+    "fp16-gemm": "FP16 products",
+    "tf32-gemm": "TF32 products",
+    "fp32-gemm": "FP32 products",
+    "int8-gemm": "INT8 products",
+    "other-gemm": "other products",
+    "quantize": "casts to FP8",
+    "dequantize": "casts from FP8",
+    "amax": "maxima for scales",
+    "scale-layout": "layout of scales",
+    "copy-from-host": "copies from the host",
+    "copy-to-host": "copies to the host",
+    "copy-on-device": "copies on the device",
+    "fill": "filling memory",
+}
+
+
+def words(kind: str) -> str:
+    """A kind as a person calls it."""
+    return _WORDS.get(kind, kind)
+
+
+@exhibit
+def where_time_went(trace: Trace) -> Exhibit | None:
+    """A step's time by kind, the largest first, and what the GPU was idle for."""
+    if unreadable(trace) is not None:
+        return None
+    span = span_of(trace)
+    kinds = sorted((trace.us_by_kind or {}).items(), key=lambda item: -item[1])
+    drawn = [(words(kind), us) for kind, us in kinds if us >= LEAST_DRAWN * span]
+    if (rest := sum(us for _, us in kinds) - sum(us for _, us in drawn)) > 0:
+        drawn.append(("all other kinds", rest))
+    idle = [
+        ("idle, host launches", trace.idle_launching_us),
+        ("idle, host waits", trace.idle_waiting_us),
+        ("idle, host elsewhere", trace.idle_elsewhere_us),
+    ]
+    if all(us is None for _, us in idle):
+        idle = [("idle", trace.idle_us)]
+    drawn += [(label, us) for label, us in idle if us]
+    return Exhibit(
+        id="step-time",
+        kind="bars",
+        title="where a step's time went, us a step on the GPU",
+        unit="us",
+        rows=tuple(
+            {"label": f"{label}, {part(us, span)}", "value": round(per_step(trace, us), 1), "start": 0, "ratio": None}
+            for label, us in drawn
+        ),
+    )
+
+
+@exhibit
+def largest_kernels(trace: Trace) -> Exhibit | None:
+    """The kernels that take most of the time."""
+    if unreadable(trace) is not None or not trace.kernels:
+        return None
+    largest = sorted(trace.kernels, key=lambda kernel: -(kernel.us or 0.0))[:LARGEST]
+    rows = tuple(
+        {
+            "cells": {
+                "kind": words(kernel.kind or ""),
+                "below": kernel.operator or "",
+                "kernel": (kernel.name or "")[:60],
+                "a step": f"{per_step(trace, kernel.count or 0):,.0f}",
+                "us a step": f"{per_step(trace, kernel.us or 0.0):,.1f}",
+                "of the time": part(kernel.us or 0.0, span_of(trace)),
+            }
+        }
+        for kernel in largest
+    )
+    return Exhibit("step-kernels", "table", "the largest kernels", "", rows)
+
+
+@exhibit
+def largest_products(trace: Trace) -> Exhibit | None:
+    """The matrix products that take most of the time, with the rate that they reach."""
+    if unreadable(trace) is not None:
+        return None
+    sized = [p for p in trace.products or () if p.m and p.k and p.n and p.us and p.count]
+    rows = tuple(
+        {
+            "cells": {
+                "MxKxN": f"{p.m}x{p.k}x{p.n}",
+                "format": words(p.kind or "").removesuffix(" products"),
+                "by": ", ".join((p.modules or ())[:2]),
+                "a step": f"{per_step(trace, p.count or 0):,.0f}",
+                "us each": f"{(p.us or 0.0) / (p.count or 1):,.1f}",
+                "TFLOP/s": f"{2e-6 * (p.m or 0) * (p.k or 0) * (p.n or 0) * (p.count or 0) / (p.us or 1.0):,.0f}",
+            }
+        }
+        for p in sorted(sized, key=lambda p: -(p.us or 0.0))[:LARGEST]
+    )
+    return Exhibit("step-products", "table", "the largest products", "", rows) if rows else None

@@ -1,0 +1,271 @@
+"""Was the GPU kept waiting: by a sleeping host, by one that looks, compiles or launches?"""
+
+from __future__ import annotations
+
+from fp8doctor.checks.step.sums import (
+    LEAST,
+    MUCH,
+    gain_without,
+    part,
+    per_step,
+    severity_of,
+    span_of,
+    took,
+    unreadable,
+)
+from fp8doctor.model import Action, Evidence, Finding, Severity, Verdict, observed
+from fp8doctor.registry import rule
+from fp8doctor.traced import Trace, WaitTotal
+
+# A profiler slows the host down, one that keeps stacks by more: a small share of idle time is its own.
+IDLE_LEAST, IDLE_MUCH, IDLE_MUCH_WITH_STACKS = 0.10, 0.25, 0.40
+# Between two steps a program logs and counts; a GPU that waits less than this for it is not starved.
+STALL_MUCH = 0.20
+# Reading one value back a step (a loss that is printed) is customary.
+CUSTOMARY_LOOKS = 1
+# Operators that bring a value of the GPU to the host.
+LOOKING = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal"}
+# A compiled block is one region of dozens of kernels; many regions of few kernels are a model in pieces.
+PIECES_A_STEP, LAUNCHES_A_PIECE = 50, 8
+
+
+def _idle_names(trace: Trace) -> Evidence:
+    parts = (
+        (trace.idle_launching_us, "the host launches"),
+        (trace.idle_waiting_us, "it waits in a call"),
+        (trace.idle_elsewhere_us, "it does something else"),
+    )
+    span = span_of(trace)
+    said = ", ".join(f"{part(us, span)} while {words}" for us, words in parts if us is not None)
+    return Evidence(f"the GPU is idle for {said}", trace.idle_us, "us", "trace.idle_us")
+
+
+@rule("STP001", "host-stall", Severity.WARNING, scope="usage")
+def host_stalls(trace: Trace) -> Verdict:
+    """The GPU waits while the host does something else than feeding it.
+
+    What it means: there are stretches without any GPU work in which the host neither launches work nor waits for a
+    result. It sleeps, loads data, decodes images, writes a checkpoint or runs Python of its own.
+
+    Why it costs time: the GPU is idle. A faster number format makes the rest shorter and this not at all.
+
+    What to do: prepare the next batch while the GPU works (DataLoader with workers and pin_memory), move logging and
+    saving to another thread or to every n-th step. Recorded with stacks, the trace shows the Python function.
+
+    Sources: the trace itself: idle time of the device, set against what the host's threads did then. A twentieth is
+    not told, a fifth is a warning; profilers spend some time between steps themselves.
+    """
+    if (missing := unreadable(trace)) is not None:
+        return missing
+    lost, span = observed(trace.idle_elsewhere_us, "what the host did while the GPU was idle"), span_of(trace)
+    severity = severity_of(lost, span, LEAST, STALL_MUCH)
+    if severity is None:
+        return None
+    evidence = [took("idle, the host elsewhere", lost, trace, "idle_elsewhere_us"), _idle_names(trace)]
+    if trace.idle_loading_us:
+        evidence.append(took("idle, the host in a data loader", trace.idle_loading_us, trace, "idle_loading_us"))
+    return Finding(
+        title=f"The GPU is idle for {part(lost, span)} of the time while the host neither launches nor waits",
+        evidence=tuple(evidence),
+        actions=(
+            Action(
+                "Prepare the next step's data while the GPU works",
+                "DataLoader(..., num_workers=8, pin_memory=True, persistent_workers=True)",
+            ),
+        ),
+        gain=gain_without(lost, span),
+        severity=severity,
+    )
+
+
+@rule("STP002", "host-sync-in-step", Severity.WARNING, scope="usage", explains=("cpu-launch-bound",))
+def host_looks(trace: Trace) -> Verdict:
+    """The host reads values back from the GPU in the middle of a step.
+
+    What it means: `.item()`, `nonzero`, `if tensor:` or printing a tensor brings a value to the host. The host must
+    wait until the GPU has done all that was asked for, and only then asks for more.
+
+    Why it costs time: the GPU's queue runs empty at each of them, and kernels are then launched one by one into an
+    idle GPU. A faster format shortens the work and lengthens the wait for the host.
+
+    What to do: keep the value on the GPU (torch.where, a mask), read it once after the step, or every n-th step.
+    torch.cuda.set_sync_debug_mode("warn") names each place.
+
+    Sources: the trace itself: waiting calls below aten::item, aten::_local_scalar_dense or aten::nonzero. One a step is
+    customary (a loss that is printed). PyTorch's tuning guide asks to avoid unnecessary CPU-GPU synchronisation.
+    """
+    if (missing := unreadable(trace)) is not None:
+        return missing
+    looks = [w for w in observed(trace.waits, "waiting calls") if w.operator in LOOKING]
+    count = _looks(looks)
+    if per_step(trace, count) <= CUSTOMARY_LOOKS:
+        return None
+    lost, span = (trace.idle_launching_us or 0.0) + (trace.idle_waiting_us or 0.0), span_of(trace)
+    severity = severity_of(lost, span)
+    if severity is None:
+        return None
+    waited = sum(w.us or 0.0 for w in looks)
+    return Finding(
+        title=f"The host reads values back {per_step(trace, count):,.0f} times a step, and the GPU idles "
+        f"{part(lost, span)} of the time",
+        evidence=(
+            Evidence(
+                f"{' and '.join(sorted({w.operator or '' for w in looks}))}: the host waits {count:,} times, "
+                f"{waited / 1e3:,.2f} ms in all",
+                count,
+                None,
+                "trace.waits",
+            ),
+            _idle_names(trace),
+        ),
+        actions=(
+            Action("Find each place, and keep the value on the GPU", 'torch.cuda.set_sync_debug_mode("warn")'),
+            Action("Read values back once after the step"),
+        ),
+        gain=gain_without(lost, span),
+        severity=severity,
+    )
+
+
+def _looks(waits: list[WaitTotal]) -> int:
+    """One look is a copy and a wait for it: the waits alone count, where there are some."""
+    synchronising = [w for w in waits if "ynchronize" in (w.call or "")]
+    return sum(w.count or 0 for w in synchronising or waits)
+
+
+@rule("STP003", "graph-break-recompile", Severity.WARNING, scope="usage", explains=("cpu-launch-bound", "host-stall"))
+def compiles(trace: Trace) -> Verdict:
+    """torch.compile compiled within the recorded time, or a compiled model is in many pieces.
+
+    What it means: a compilation belongs to the first call. In the recorded steps it means that warming up was too
+    short, or that something changes at each step (a size, a Python value, an adapter) and the code is made anew. Many
+    compiled regions of a few kernels each mean that the graph breaks again and again.
+
+    Why it costs time: compiling takes the host seconds in which the GPU has nothing to do. Each region costs its guards
+    and its launch, and nothing is fused across a break.
+
+    What to do: warm up for three steps and more; look for the reason (TORCH_LOGS="recompiles,graph_breaks"); mark sizes
+    that change (torch._dynamo.mark_dynamic); leave Transformer Engine's layers and attention packages outside.
+
+    Sources: the trace itself (Dynamo's and Inductor's frames). A step of 50 regions with fewer than 8 launches each is
+    called one in pieces; a repeated block that is compiled by itself has dozens. NVIDIA/TransformerEngine#2759.
+    """
+    if (missing := unreadable(trace)) is not None:
+        return missing
+    compilations, span = observed(trace.compilations, "whether something was compiled"), span_of(trace)
+    idle = trace.idle_us or 0.0
+    lost = min(trace.compilation_us or 0.0, idle)
+    look = Action("Ask torch for the reasons", 'TORCH_LOGS="recompiles,graph_breaks" python ...')
+    severity = severity_of(lost, span) if compilations else None
+    if severity is not None:
+        return Finding(
+            title=f"torch.compile compiled {compilations:,} times within the recorded steps",
+            evidence=(
+                took("compiling, with the GPU idle", lost, trace, "compilation_us"),
+                Evidence(f"compilations recorded: {compilations:,}", compilations, None, "trace.compilations"),
+            ),
+            actions=(Action("Warm up for three steps before recording or timing"), look),
+            gain=gain_without(lost, span),
+            severity=severity,
+        )
+    pieces = per_step(trace, trace.compiled_regions or 0)
+    launching = trace.idle_launching_us or 0.0
+    if pieces < PIECES_A_STEP or not trace.launches or launching < IDLE_MUCH * span:
+        return None
+    if trace.launches >= LAUNCHES_A_PIECE * (trace.compiled_regions or 0):
+        return None
+    return Finding(
+        title=f"A step enters {pieces:,.0f} compiled regions of a few kernels each, and the GPU waits for the host",
+        evidence=(
+            Evidence(f"{trace.launches:,} launches in {trace.compiled_regions:,} regions", trace.compiled_regions),
+            _idle_names(trace),
+        ),
+        actions=(look,),
+        gain=gain_without(launching, span),
+    )
+
+
+@rule("STP004", "cpu-launch-bound", Severity.WARNING, scope="usage")
+def launch_bound(trace: Trace) -> Verdict:
+    """The GPU waits for the host to launch the next kernel.
+
+    What it means: while the GPU is idle, the host is inside an operator or a launch call. It asks for work more slowly
+    than the GPU does it.
+
+    Why it costs time: the step takes as long as the host needs. FP8 makes kernels shorter and adds some (scales,
+    casts), so the step gets longer, not shorter.
+
+    What to do: record the step as a CUDA graph (`torch.compile(model, mode="reduce-overhead")`, torch.cuda.CUDAGraph,
+    te.make_graphed_callables), or give each step more work (a larger batch). Compiling alone also launches less.
+
+    Sources: the trace itself. A profiler slows the host down, one that keeps stacks by more, so that only a quarter of
+    the time (with stacks: 40 %) is a warning; compare with the step's time without a profiler.
+    NVIDIA/TransformerEngine#445, NVIDIA/TransformerEngine#836.
+    """
+    if (missing := unreadable(trace)) is not None:
+        return missing
+    lost, span = observed(trace.idle_launching_us, "what the host did while the GPU was idle"), span_of(trace)
+    severity = severity_of(lost, span, IDLE_LEAST, IDLE_MUCH_WITH_STACKS if trace.has_stacks else IDLE_MUCH)
+    if severity is None:
+        return None
+    evidence = [_idle_names(trace)]
+    if trace.launches:
+        a_launch = (trace.busy_us or 0.0) / trace.launches
+        text = f"{per_step(trace, trace.launches):,.0f} launches a step, {a_launch:,.1f} us of GPU time each"
+        evidence.append(Evidence(text, trace.launches, None, "trace.launches"))
+    evidence += [
+        Evidence(f"{op.name}: {op.count:,} times, {(op.host_self_us or 0) / 1e3:,.2f} ms of host time", op.host_self_us)
+        for op in sorted(trace.operators or (), key=lambda op: -(op.host_self_us or 0.0))[:2]
+        if op.count
+    ]
+    return Finding(
+        title=f"The GPU waits for the host to launch work {part(lost, span)} of the time",
+        evidence=tuple(evidence),
+        actions=(
+            Action("Replay the step as a CUDA graph", 'model = torch.compile(model, mode="reduce-overhead")'),
+            Action("Give each step more work: a larger batch, packed sequences"),
+        ),
+        gain=gain_without(lost, span),
+        severity=severity,
+    )
+
+
+@rule("STP005", "vram-offload-dominates", Severity.WARNING, scope="usage", explains=("host-stall", "cpu-launch-bound"))
+def copied_from_host(trace: Trace) -> Verdict:
+    """The GPU spends its time receiving data from the host.
+
+    What it means: copies from the host's memory take a large part of the step: weights that do not stay on the GPU
+    (offloading), or inputs that are moved late and from memory that is not pinned.
+
+    Why it costs time: the host's link is tens of times slower than the GPU's own memory. While a layer's weights
+    travel, its product cannot begin, in whichever format.
+
+    What to do: keep the weights on the GPU. If they do not fit, FP8 weights halve them; offload fewer blocks, or
+    overlap the copies (a stream of their own, pinned memory). Copy inputs with non_blocking=True from pinned memory.
+
+    Sources: the trace itself (memory copies of the device). What runs beside other GPU work is taken off: the sum of
+    all kinds above the device's busy time. invoke-ai/InvokeAI#9478.
+    """
+    if (missing := unreadable(trace)) is not None:
+        return missing
+    kinds = observed(trace.us_by_kind, "what the GPU's time was spent on")
+    copies, span = kinds.get("copy-from-host", 0.0), span_of(trace)
+    beside = max(0.0, sum(kinds.values()) - (trace.busy_us or 0.0))
+    lost = max(0.0, copies - beside)
+    severity = severity_of(lost, span, LEAST, MUCH)
+    if severity is None:
+        return None
+    count = (trace.count_by_kind or {}).get("copy-from-host", 0)
+    evidence = [took(f"copies from the host ({count:,})", copies, trace)]
+    if beside:
+        evidence.append(took("at most beside other GPU work", min(beside, copies), trace))
+    return Finding(
+        title=f"Copies from the host take {part(lost, span)} of the time",
+        evidence=tuple(evidence),
+        actions=(
+            Action("Keep the weights on the GPU; FP8 or INT8 weights take half the memory of BF16"),
+            Action("Copy from pinned memory beside the computation (a stream of its own, non_blocking=True)"),
+        ),
+        gain=gain_without(lost, span),
+        severity=severity,
+    )
