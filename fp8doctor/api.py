@@ -6,10 +6,9 @@ import contextlib
 import dataclasses
 import os
 import platform
-import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -201,6 +200,7 @@ def read(text: str | bytes) -> Report:
         fp8doctor.store.NotAFactsFileError: if it is our own report, too short or broken to be judged.
     """
     from fp8doctor.reading import environment, own
+    from fp8doctor.reading.messages import known_lines
     from fp8doctor.reading.text import clean
 
     registry = knowledge()
@@ -213,7 +213,7 @@ def read(text: str | bytes) -> Report:
     for key, reader in registry.readers.items():
         if (said := reader.function(pasted)) is not None:
             facts[key] = said
-    messages = Messages(tuple(_known_lines(registry, pasted.lines, "the text")))
+    messages = Messages(tuple(known_lines(registry.error_texts, pasted.lines, "the text")))
     if not facts and not messages.messages:
         raise NothingRecognisedError("nothing in this text is known: no environment report, log line or error")
     return _read_report(registry, {**facts, Reading.key: seen, Messages.key: messages}, "text")
@@ -299,18 +299,13 @@ def _report(
 
 def _messages(registry: Registry, runs: dict[str, ProbeRun[Facts]]) -> Messages:
     """The lines that children printed, or ended by, which some subject knows as settling a rule."""
+    from fp8doctor.reading.messages import known_lines
+
     found: dict[Message, None] = {}
     for key, run in runs.items():
         lines = f"{run.detail or ''}\n{run.stderr_tail or ''}".splitlines()
-        found.update(dict.fromkeys(_known_lines(registry, lines, key)))
+        found.update(dict.fromkeys(known_lines(registry.error_texts, lines, key)))
     return Messages(tuple(found))
-
-
-def _known_lines(registry: Registry, lines: Iterable[str], source: str) -> Iterator[Message]:
-    for line in lines:
-        for text in registry.error_texts:
-            if len(line) < 4000 and re.search(text.pattern, line):
-                yield Message(text.rule, line.strip()[:400], source)
 
 
 @contextlib.contextmanager
@@ -382,9 +377,10 @@ def facts_to_json(report: Report, *, redact: bool = True) -> str:
 def view(report: Report, *, redact: bool = True, facts: bool = True) -> dict[str, Any]:
     """What renderers see: the report's document with the header line's pieces, redacted unless asked otherwise.
 
-    `facts=False` leaves the facts out: nine tenths of the text that a terminal never shows.
+    `facts=False` leaves the facts out, nine tenths of the text that a terminal never shows, but for what a text was.
     """
-    shown = report if facts else dataclasses.replace(report, facts={})
+    kept = {key: record for key, record in report.facts.items() if key == Reading.key}
+    shown = report if facts else dataclasses.replace(report, facts=kept)
     document = {**store.report_document(shown), "captions": list(report.captions)}
     return _redacted(document) if redact else document
 

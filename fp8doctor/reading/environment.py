@@ -33,7 +33,7 @@ TOOLS: tuple[tuple[Blocks, Reader], ...] = (
     (nvidia_smi.blocks, nvidia_smi.read),
 )
 # What stands anywhere, and fills what no report said.
-LOOSE: tuple[Callable[[Sequence[str]], Found | None], ...] = (header.read, nvidia_smi.listed, warnings.read)
+LOOSE: tuple[Callable[[Sequence[str]], Found | None], ...] = (header.read, warnings.read)
 # More reports than this in one text are not looked at: a text of a million of them was made to break readers.
 MOST_REPORTS = 16
 
@@ -81,7 +81,7 @@ def _reports(lines: Sequence[str]) -> Iterator[Found]:
         reached = max(reached, end)
         yield reader(lines[start:end], start)
     between += lines[reached:]
-    for said in (*(loose(lines) for loose in LOOSE), written.read(between)):
+    for said in (*(loose(lines) for loose in LOOSE), nvidia_smi.listed(between), written.read(between)):
         if said is not None:
             said.loose = True
             yield said

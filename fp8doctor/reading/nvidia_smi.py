@@ -20,7 +20,10 @@ _ROW = re.compile(
 _USAGE = re.compile(r"(\d{1,5})W {0,4}/ {0,4}(\d{1,5})W {0,4}\|")
 _MEMORY = re.compile(r"\| {0,12}\d{1,8}MiB {0,4}/ {0,4}(\d{1,8})MiB {0,4}\|")
 _MIG = re.compile(r"\| {0,40}(Enabled|Disabled)\*? {0,4}\|? {0,4}$")
-_LISTED = re.compile(r" {0,8}GPU (\d{1,3}): (.{1,120}?) \(UUID: ?[^)]{0,80}\)")
+# nvidia-smi -L; people take the UUID out.
+_LISTED = re.compile(
+    r" {0,8}GPU (\d{1,3}): ((?:NVIDIA|GeForce|Tesla|Quadro|TITAN|GRID) .{1,120}?)(?: \(UUID: ?[^)]{0,80}\))?$"
+)
 # A GPU takes three lines.
 _LINES_OF_A_GPU = 3
 
@@ -75,7 +78,7 @@ def listed(lines: Sequence[str]) -> Found | None:
     found: Found | None = None
     records: dict[int, Record] = {}
     for place, line in enumerate(lines):
-        match = _LISTED.match(line) if "UUID" in line else None
+        match = _LISTED.match(line) if "GPU " in line else None
         if match is None:
             continue
         if int(match[1]) in records:

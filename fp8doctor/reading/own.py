@@ -23,8 +23,8 @@ def find(text: str | bytes) -> bytes | None:
     A file is given back as it is. Of pasted Markdown the block is found again under quoting and the prefixes of logs;
     where the block is cut off and the header line of the report is there, it counts as none: that line is read instead.
     """
+    text = text[: LARGEST + 1]
     data = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    data = data[: LARGEST + 1]
     if b"fp8doctor." not in data:
         return None
     if place := _OURS_BYTES.search(data):

@@ -80,6 +80,7 @@ def _readable(view: View) -> Iterator[str]:
         drawing = "\n".join(line.plain for line in exhibits.draw(bars, BAR_COLUMNS))
         yield f"\n**Why**: {inline(exhibits.caption(bars))}\n\n{code_block(drawing, 'text')}"
     yield from _findings(view)
+    yield from _untold(view)
     yield from _not_known(view)
 
 
@@ -111,6 +112,18 @@ def _finding(one: summary.Shown) -> str:
     if one.symptoms:
         lines.append(f"  - also explains: {inline(', '.join(s['id'] + ' ' + s['name'] for s in one.symptoms))}")
     return "\n".join(lines)
+
+
+def _untold(view: View) -> Iterator[str]:
+    gaps = summary.untold(view)
+    if gaps or summary.was_cut(view):
+        yield "\n**This text cannot tell**\n"
+    if summary.was_cut(view):
+        yield "- what comes after its end: it is cut off"
+    for gap, command in gaps:
+        yield f"- {inline(gap)}"
+        if command:
+            yield code_block(command, "sh", indent=2)
 
 
 def _not_known(view: View) -> Iterator[str]:

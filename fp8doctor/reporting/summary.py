@@ -249,6 +249,18 @@ def left_out(view: View) -> list[tuple[str, tuple[str, ...]]]:
     return [(reason, tuple(keys)) for reason, keys in reasons.items()]
 
 
+def untold(view: View) -> list[tuple[str, str]]:
+    """What a text cannot tell, and the command that would settle it: ("the driver's version: why", "nvidia-smi")."""
+    reading = view["facts"].get("reading") if view["source"] == "text" else None
+    gaps = (reading or {}).get("untold") or []
+    return [(one_line(f"{gap['what']}: {gap['why']}"), str(gap.get("command") or "")) for gap in gaps]
+
+
+def was_cut(view: View) -> bool:
+    """Whether a text was longer than what is read, or breaks off inside a report."""
+    return view["source"] == "text" and bool((view["facts"].get("reading") or {}).get("cut"))
+
+
 _UNRECORDED = {"text": "not said by this text", "trace": "not in a trace"}
 
 

@@ -60,6 +60,7 @@ class _Page:
             yield from self._labelled("WHY", why)
             yield Text()
         yield from self._findings()
+        yield from self._untold()
         yield from self._not_known()
         if self.verbose:
             yield from self._details()
@@ -205,6 +206,17 @@ class _Page:
                 yield from self._code(action["command"], indent=9)
         if gain := summary.gain(finding):
             yield from self._wrapped(self._text(f"gives {gain}"), 6)
+
+    def _untold(self) -> Iterator[Text]:
+        gaps = summary.untold(self.view)
+        if gaps or summary.was_cut(self.view):
+            yield Text("This text cannot tell", style="bold")
+        if summary.was_cut(self.view):
+            yield from self._wrapped(Text("what comes after its end: it is cut off"), 4, Text("  ?"))
+        for gap, command in gaps:
+            yield from self._wrapped(self._text(gap), 4, Text("  ?"))
+            if command:
+                yield from self._code(command, indent=6)
 
     def _not_known(self) -> Iterator[Text]:
         if failed := summary.failed_probes(self.view):

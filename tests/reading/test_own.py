@@ -1,0 +1,77 @@
+"""Our own reports are judged again as they were, from JSON and from Markdown, quoted or not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fp8doctor import api
+from fp8doctor.judging.report import Report
+from fp8doctor.reading import own
+from fp8doctor.store import NotAFactsFileError
+
+BOXES = sorted((Path(__file__).parent.parent / "boxes").glob("*.json"))
+H200 = next(box for box in BOXES if box.name == "h200.json")
+
+
+def gist(report: Report) -> tuple[object, ...]:
+    found = [(f.id, f.severity, f.title, f.about) for f in report.findings]
+    return report.verdict, found, [(u.config, u.label) for u in report.use]
+
+
+def whole(markdown: str) -> bool:
+    return "Left out for length" not in markdown and "too long for this place" not in markdown
+
+
+@pytest.mark.parametrize("box", BOXES, ids=lambda box: box.stem)
+def test_markdown_that_was_pasted_gives_the_verdict_it_shows_or_says_why_not(box: Path) -> None:
+    report = api.diagnose(box)
+    markdown = api.report_to_markdown(report)
+    try:
+        again = api.read(f"I get this:\n\n{markdown}\nWhat can I do?\n")
+    except NotAFactsFileError as error:
+        assert "this paste was shortened and lacks facts." in str(error)
+        assert not whole(markdown)
+        return
+    assert gist(again) == gist(report)
+
+
+@pytest.mark.parametrize("box", BOXES, ids=lambda box: box.stem)
+def test_json_that_was_pasted_gives_the_same(box: Path) -> None:
+    report = api.diagnose(box)
+    assert gist(api.read(api.report_to_json(report))) == gist(report)
+    assert gist(api.read("see:\n```json\n" + api.facts_to_json(report) + "```\n")) == gist(report)
+
+
+def test_a_quoted_block_is_found_under_its_quoting() -> None:
+    markdown = api.report_to_markdown(api.diagnose(BOXES[-1]))
+    quoted = "".join(f"> {line}\n" for line in markdown.splitlines())
+    assert gist(api.read(quoted)) == gist(api.diagnose(BOXES[-1]))
+    assert gist(api.read(markdown.replace("\n", "\r\n").encode())) == gist(api.diagnose(BOXES[-1]))
+
+
+def test_of_a_block_that_is_cut_the_header_line_is_read_and_the_text_says_so() -> None:
+    markdown = api.report_to_markdown(api.diagnose(H200))
+    cut = markdown[: markdown.index('"findings":[')]
+    report = api.read(cut)
+    assert report.verdict.fp8_hardware is True
+    facts = report.facts
+    assert facts["gpus"]["gpus"][0]["compute_capability"] == "9.0"
+    assert facts["driver"]["version"]
+    assert facts["torch_build"]["version"]
+    assert facts["reading"]["cut"] is True
+    assert "its JSON is cut off" in facts["reading"]["untold"][0]["why"]
+
+
+def test_json_that_is_cut_says_so() -> None:
+    text = api.report_to_json(api.diagnose(H200))
+    with pytest.raises(NotAFactsFileError, match="cut short"):
+        api.read(text[: len(text) // 2])
+
+
+def test_other_json_and_a_mention_of_the_schema_are_not_ours() -> None:
+    assert own.find(json.dumps({"schema": "something.else", "facts": {}})) is None
+    assert own.find("fp8doctor.report is the schema's name") is None
+    assert own.find("") is None
