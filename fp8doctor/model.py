@@ -56,6 +56,10 @@ class Facts:
         """The words of these facts in the report's header line, if they have any."""
         return None
 
+    def headline(self) -> str | None:
+        """What these facts answer by themselves, in a sentence: of a recording, where the time went."""
+        return None
+
 
 @dataclass(frozen=True)
 class Caption:
@@ -297,6 +301,8 @@ class Candidate:
     doing: str | None = None
     # The workload whose step this is; where steps were compared, nothing else is advised.
     workload: str | None = None
+    # The GPU kernel that did the work, as a profiled call named it.
+    kernel: str | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,26 @@ KINDS = (
     *("copy-from-host", "copy-to-host", "copy-on-device", "fill", "other"),
 )
 
+# What a person calls those whose name is not it.
+KIND_WORDS = {
+    "fp8-gemm": "FP8 products",
+    "fp4-gemm": "FP4 products",
+    "bf16-gemm": "BF16 products",
+    "fp16-gemm": "FP16 products",
+    "tf32-gemm": "TF32 products",
+    "fp32-gemm": "FP32 products",
+    "int8-gemm": "INT8 products",
+    "other-gemm": "other products",
+    "quantize": "casts to FP8",
+    "dequantize": "casts from FP8",
+    "amax": "maxima for scales",
+    "scale-layout": "layout of scales",
+    "copy-from-host": "copies from the host",
+    "copy-to-host": "copies to the host",
+    "copy-on-device": "copies on the device",
+    "fill": "filling memory",
+}
+
 
 @dataclass(frozen=True)
 class KernelTotal:
@@ -167,3 +187,17 @@ class Trace(Facts, key="trace"):
         """What was recorded, in the header line."""
         said = [f"{self.steps} steps"] if self.steps else []
         return Caption(15, " of ".join([*said, f"a {self.format} trace"])) if self.format else None
+
+    def headline(self) -> str | None:
+        """Where the recorded time went: the largest parts, and the idle one."""
+        if self.accelerator == "cpu":
+            return "The trace holds no GPU activity, so it does not say where the GPU's time went"
+        if not self.span_us or not self.us_by_kind:
+            return None
+        parts = sorted(self.us_by_kind.items(), key=lambda item: -item[1])[:3]
+        said = [f"{us / self.span_us:.0%} {KIND_WORDS.get(kind, kind)}".replace("%", " %") for kind, us in parts]
+        if self.idle_us is not None:
+            said.append(f"{self.idle_us / self.span_us:.0%} idle".replace("%", " %"))
+        steps = f"{self.steps} steps of " if self.steps and self.steps > 1 else ""
+        whole = self.span_us / (self.steps or 1) / 1e3
+        return f"Where the GPU's time went ({steps}{whole:,.1f} ms): {', '.join(said)}"

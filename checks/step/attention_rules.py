@@ -50,7 +50,7 @@ def slow_attention(trace: Trace) -> Verdict:
     What to do: call scaled_dot_product_attention in BF16 or FP16, without a dense mask if it can be avoided
     (is_causal=True), with head dimensions up to 256; see why a backend refuses: torch.nn.attention.sdpa_kernel.
 
-    Sources: the trace itself; the shares saved are this project's measurements on an H200 (math 10 to 24, efficient 105
+    Sources: the trace itself; the shares saved are this project's measurements on an H200 (math 7 to 24, efficient 105
     to 165, the default 339 to 645 TFLOP/s). flashinfer-ai/flashinfer#521. For the efficient kernel it is a note: a mask
     or a head dimension may ask for it.
     """

@@ -5,35 +5,16 @@ from __future__ import annotations
 from fp8doctor.checks.step.sums import part, per_step, span_of, unreadable
 from fp8doctor.model import Exhibit
 from fp8doctor.registry import exhibit
-from fp8doctor.traced import Trace
+from fp8doctor.traced import KIND_WORDS, Trace
 
 LARGEST = 10
 # Kinds below this part of the recorded time are drawn as one.
 LEAST_DRAWN = 0.01
 
-_WORDS = {
-    "fp8-gemm": "FP8 products",
-    "fp4-gemm": "FP4 products",
-    "bf16-gemm": "BF16 products",
-    "fp16-gemm": "FP16 products",
-    "tf32-gemm": "TF32 products",
-    "fp32-gemm": "FP32 products",
-    "int8-gemm": "INT8 products",
-    "other-gemm": "other products",
-    "quantize": "casts to FP8",
-    "dequantize": "casts from FP8",
-    "amax": "maxima for scales",
-    "scale-layout": "layout of scales",
-    "copy-from-host": "copies from the host",
-    "copy-to-host": "copies to the host",
-    "copy-on-device": "copies on the device",
-    "fill": "filling memory",
-}
-
 
 def words(kind: str) -> str:
     """A kind as a person calls it."""
-    return _WORDS.get(kind, kind)
+    return KIND_WORDS.get(kind, kind)
 
 
 @exhibit

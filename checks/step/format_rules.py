@@ -25,7 +25,7 @@ from fp8doctor.checks.step.sums import (
     unreadable,
     us_of,
 )
-from fp8doctor.model import Action, Evidence, Finding, NotApplicable, Severity, Unknown, Verdict
+from fp8doctor.model import Action, Evidence, Finding, NotApplicable, RuleResult, Severity, Unknown, Verdict
 from fp8doctor.registry import rule
 from fp8doctor.traced import KernelTotal, Trace
 
@@ -86,7 +86,7 @@ def _has_scales(trace: Trace) -> bool:
 
 
 @rule("STP012", "fp8-silently-not-applied", Severity.ERROR, scope="usage", settles="runs")
-def not_applied(trace: Trace) -> Verdict:
+def not_applied(trace: Trace) -> RuleResult:
     """FP8 was asked for, and no product ran in FP8.
 
     What it means: layers or operators of an FP8 library are in the trace, or tensors were cast to FP8, and every
@@ -130,7 +130,7 @@ def not_applied(trace: Trace) -> Verdict:
         evidence.append(Evidence(said, fact="trace.operators"))
     else:
         return NotApplicable("nothing in the trace asks for FP8")
-    return Finding(
+    finding = Finding(
         title="FP8 was asked for, and no product ran in FP8"
         if severity is not Severity.INFO
         else "An FP8 library's layers ran, and no product of theirs in FP8",
@@ -145,6 +145,8 @@ def not_applied(trace: Trace) -> Verdict:
         ),
         severity=severity,
     )
+    # A mere note does not answer whether FP8 runs.
+    return [finding, Unknown("FP8 may not have been asked for")] if severity is Severity.INFO else finding
 
 
 @rule("STP013", "storage-only-fp8", Severity.WARNING, scope="usage", explains=("quantize-overhead",))

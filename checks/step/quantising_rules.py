@@ -40,7 +40,7 @@ EVERY_TIME, EVERY_TIME_FORWARD = 0.9, 1.8
 WEIGHTS_PART = 1 / 3
 
 
-@rule("STP008", "not-compiled", Severity.WARNING, scope="usage", explains=("quantize-overhead",))
+@rule("STP008", "not-compiled", Severity.WARNING, scope="usage", explains=("quantize-overhead", "cpu-launch-bound"))
 def not_compiled(trace: Trace) -> Verdict:
     """FP8 products ran, and their operands were scaled and cast by one kernel after another.
 

@@ -50,13 +50,26 @@ def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]]) -> Judgement:
     findings = order_findings(outcomes)
     use = advise(candidates)
     return Judgement(
-        verdict=decide(outcomes, findings, use, candidates),
+        verdict=decide(outcomes, findings, use, candidates, _said(runs, broken)),
         use=use,
         findings=findings,
         outcomes=tuple(OutcomeRecord(o.rule.id, o.name, o.reason) for o in outcomes) + tuple(broken),
         exhibits=tuple(exhibits),
         captions=captions,
     )
+
+
+def _said(runs: Mapping[str, ProbeRun[Facts]], broken: list[OutcomeRecord]) -> str | None:
+    """What facts answer by themselves, the first that do."""
+    for key, run in runs.items():
+        try:
+            said = run.facts.headline() if run.facts is not None else None
+        except Exception as error:
+            broken.append(_crashed(f"headline:{key}", error))
+            continue
+        if said is not None:
+            return said
+    return None
 
 
 def _captions(runs: Mapping[str, ProbeRun[Facts]], broken: list[OutcomeRecord]) -> tuple[str, ...]:

@@ -47,10 +47,16 @@ class Outcome:
     findings: tuple[Finding, ...] = ()
     # Some items (GPUs, say) passed and others did not.
     mixed: bool = False
+    # Its facts are none that this source has (a trace knows no torch build): it does not speak against who saw more.
+    unseen: bool = False
 
 
 class MissingFactsError(Exception):
-    """A function needs facts that are not there; the text says why."""
+    """A function needs facts that are not there; the text says why, `unseen` whether nobody looked."""
+
+    def __init__(self, why: str, unseen: bool) -> None:
+        super().__init__(why)
+        self.unseen = unseen
 
 
 def judge_rules(registry: Registry, runs: Runs) -> list[Outcome]:
@@ -71,7 +77,7 @@ def arguments(needs: Mapping[str, Need], runs: Runs) -> dict[str, Any]:
         if need.kind == "run":
             found[name] = run
         elif need.kind == "required" and run.facts is None:
-            raise MissingFactsError(_why_missing(need.key, run))
+            raise MissingFactsError(_why_missing(need.key, run), run.outcome == "not-observed")
         else:
             found[name] = run.facts
     return found
@@ -114,7 +120,7 @@ def _judge(rule: Rule, runs: Runs, unprobed: set[str]) -> Outcome:
         result = rule.function(**arguments(rule.needs, runs))
         return _outcome(rule, result)
     except MissingFactsError as missing:
-        return Outcome(rule, "unknown", str(missing))
+        return Outcome(rule, "unknown", str(missing), unseen=missing.unseen)
     except Exception as error:  # a rule's own fault must not take the report down
         return Outcome(rule, "crashed", f"{type(error).__name__}: {error}")
 

@@ -21,8 +21,12 @@ def decide(
     findings: tuple[FindingRecord, ...],
     use: tuple[Use, ...],
     candidates: Iterable[Candidate],
+    said: str | None = None,
 ) -> VerdictRecord:
-    """Decide the status from the three answers and from what was timed, and put it in a sentence."""
+    """Decide the status from the three answers and from what was timed, and put it in a sentence.
+
+    `said` is what the facts answer by themselves; with the first finding it is then the sentence.
+    """
     # INT8 or another attention may be the better advice; whether FP8 pays is asked of FP8 and its 16-bit twins alone.
     members = compared_steps(candidates)
     fp8_and_twins = [c for c in members if c.baseline or in_fp8(c)]
@@ -34,7 +38,16 @@ def decide(
     # That there is no FP8 in the hardware is the answer, whatever else is wrong with the box.
     lacking = {o.rule.id for o in outcomes if o.rule.settles == "hardware"} if status == "unavailable" else set()
     leading = tuple(sorted(findings, key=lambda finding: finding.id not in lacking))
-    return VerdictRecord(status, _headline(status, leading, use, paying, hardware, runs), hardware, software, runs)
+    headline = _headline(status, leading, use, paying, hardware, runs) if said is None else _recorded(leading, said)
+    return VerdictRecord(status, headline, hardware, software, runs)
+
+
+def _recorded(findings: tuple[FindingRecord, ...], said: str) -> str:
+    """What was found in a recording and where its time went; a mere note comes second."""
+    if not findings:
+        return _sentence(said)
+    first, note = findings[0], findings[0].severity is Severity.INFO
+    return " ".join(map(_sentence, (said, first.title) if note else (first.title, said)))
 
 
 def _answer(outcomes: list[Outcome], question: Settles) -> bool | None:
@@ -42,7 +55,8 @@ def _answer(outcomes: list[Outcome], question: Settles) -> bool | None:
 
     Where the judged items (GPUs that are unlike) disagree, the answer is None and the findings name each.
     """
-    deciding = [o for o in outcomes if o.rule.settles == question and o.name != "not-applicable"]
+    asked = [o for o in outcomes if o.rule.settles == question and o.name != "not-applicable"]
+    deciding = [o for o in asked if not o.unseen] or asked
     if any(o.name == "finding" and not o.mixed for o in deciding):
         return False
     if deciding and all(o.name == "pass" for o in deciding):
