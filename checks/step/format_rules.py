@@ -37,8 +37,9 @@ EVERY_PRODUCT = 0.8
 TRACE_OF_FP8 = 0.05
 # FP8 products take half of BF16's time at best: the dense rates of the boards with FP8 differ by two.
 SAVED_AT_BEST = 0.5
-# A dequantised weight is multiplied by its scale in FP32: 8 bytes for each of the cast's 5.
-MULTIPLIED = 1.5
+# A weight that torchao dequantises one operator at a time is cast to FP32 (5 bytes moved for each element), multiplied
+# by its scales (8) and cast to 16 bits (6); only the first is told by its types, the whole is this much more.
+MULTIPLIED, WHOLE = 1.5, (5 + 8 + 6) / 5
 
 _FUSED_DEQUANTISING = re.compile(r"(?i)marlin|machete|tinygemm|weight_int[48]pack|w8a16|wna16")
 _FP8_LAYER = re.compile(r"(?i)float8_?linear|fp8_?linear")
@@ -76,13 +77,17 @@ def dequantises(trace: Trace) -> bool:
 
 def _has_scales(trace: Trace) -> bool:
     """Whether the dequantised weights are multiplied by scales (torchao), and not only cast."""
-    casts = [c for c in trace.casts or () if _in_fp8(c.source)]
     if any("dequant" in (k.operator or k.name or "").lower() for k in trace.kernels or ()):
         return True
-    if casts:
-        return any((c.target or "").lower() in ("float", "c10::float", "float32") for c in casts)
+    if any(_in_fp8(c.source) for c in trace.casts or ()):
+        return _to_fp32(trace)
     _, us = _dequantising(trace)
     return operator_us(trace, "aten::mul") >= MULTIPLIED * us
+
+
+def _to_fp32(trace: Trace) -> bool:
+    casts = [c for c in trace.casts or () if _in_fp8(c.source)]
+    return any((c.target or "").lower() in ("float", "c10::float", "float32") for c in casts)
 
 
 @rule("STP012", "fp8-silently-not-applied", Severity.ERROR, scope="usage", settles="runs")
@@ -213,23 +218,26 @@ def _dequantised(trace: Trace, *, with_scales: bool) -> Verdict:
         return NotApplicable("nothing was cast from FP8 to a wider format")
     if not dequantises(trace) or _has_scales(trace) is not with_scales:
         return None
-    span, products = span_of(trace), us_of(trace, *SIXTEEN)
-    shown = us + (operator_us(trace, "aten::mul") if with_scales else 0.0)
+    span, products, cast_us = span_of(trace), us_of(trace, *SIXTEEN), us
+    about = "about " if with_scales and _to_fp32(trace) else ""
+    if about:
+        us = min(WHOLE * us, us + us_of(trace, "elementwise", "copy-on-device"))
     severity = severity_of(us + SAVED_AT_BEST * products, span)
     if severity is None:
         return None
     how = "dequantised" if with_scales else "cast"
     words = "Casting FP8 weights back" if not with_scales else "Dequantising FP8 weights"
     evidence = [
-        took(f"{count:,} casts from FP8", us, trace),
+        took(f"{count:,} casts from FP8", cast_us, trace),
         took(f"{_layer_products(trace):,} products in 16 bits", products, trace),
         Evidence("no product ran in FP8", 0, None, "trace.count_by_kind"),
     ]
-    if with_scales:
-        evidence.insert(1, took("multiplications, by scales and others", shown - us, trace, "operators"))
+    if about:
+        text = "with scales and the cast to 16 bits, 19 bytes to the first cast's 5, about"
+        evidence.insert(1, took(text, us, trace, "casts"))
     return Finding(
         title=f"FP8 weights are {how} and multiplied in 16 bits; {words[0].lower()}{words[1:]} takes "
-        f"{part(us, span)} of the time",
+        f"{about}{part(us, span)} of the time",
         evidence=tuple(evidence),
         actions=(
             Action(

@@ -17,7 +17,7 @@ QUANTISING = ("quantize", "amax", "scale-layout")
 # time of its own. From a tenth on it is a warning.
 LEAST, MUCH = 0.05, 0.10
 # What gains in these rules are over.
-RECORDED = "the recorded step"
+RECORDED = "the recorded step, at most"
 HOW_TO_RECORD = (
     "with torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], record_shapes=True, "
     "with_stack=True, schedule=torch.profiler.schedule(wait=1, warmup=3, active=3))"
