@@ -1,4 +1,4 @@
-"""The JSON Schema of the report, made from the types: what is shipped in `schema/` is written from here."""
+"""The JSON Schemas of report and difference, made from the types: what is shipped in `schema/` is written from here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from fp8doctor.differing.record import DIFFERENCE_SCHEMA, DIFFERENCE_VERSION, Difference
 from fp8doctor.judging.report import (
     SCHEMA_VERSION,
     FindingRecord,
@@ -118,6 +119,37 @@ def _dedented(value: Any) -> Any:
     return [_dedented(item) for item in value] if isinstance(value, list) else value
 
 
+def difference_schema() -> dict[str, Any]:
+    """The schema of a difference."""
+    (reference,), definitions = msgspec.json.schema_components([Difference], ref_template=_REF)
+    for name in _reachable([reference], definitions):
+        definitions[name]["required"] = list(definitions[name]["properties"])
+    whole = definitions.pop("Difference")
+    properties = {
+        "schema": {"const": DIFFERENCE_SCHEMA},
+        "schema_version": {"type": "string", "pattern": rf"^{DIFFERENCE_VERSION.split('.')[0]}\.[0-9]+$"},
+        **whole["properties"],
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Difference of two reports of fp8doctor",
+        "description": f"{whole['description']} Null means: not observed, or not said.",
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
 def schema_text(registry: Registry) -> str:
-    """The schema as the text of the shipped file."""
-    return json.dumps(_dedented(report_schema(registry)), indent=1, ensure_ascii=False) + "\n"
+    """The report's schema as the text of the shipped file."""
+    return _text(report_schema(registry))
+
+
+def difference_schema_text() -> str:
+    """The difference's schema as the text of the shipped file."""
+    return _text(difference_schema())
+
+
+def _text(schema: dict[str, Any]) -> str:
+    return json.dumps(_dedented(schema), indent=1, ensure_ascii=False) + "\n"

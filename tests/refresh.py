@@ -18,7 +18,7 @@ from rich.console import Console
 import fp8doctor
 from fp8doctor import api, schema_source
 from fp8doctor.judging.report import Report
-from fp8doctor.reporting import terminal
+from fp8doctor.reporting import difference, terminal
 from fp8doctor.specs import Rule
 
 ROOT = Path(__file__).parents[1]
@@ -28,12 +28,18 @@ PAGES = ROOT / "docs" / "rules"
 # What a golden report leaves out: it stands in the box itself, or changes with every release.
 NOT_GOLDEN = ("facts", "probes", "tool", "captions")
 GOLDEN_COLUMNS = 100
+# Recorded boxes whose difference is recorded too.
+COMPARED = (("h200", "h200-torch-only"), ("h200-torch-only", "h200-flash-attn-4"))
 
 
 def generated() -> dict[Path, str]:
     """Every generated file with the text that it should have."""
     rules = sorted(api.knowledge().rules.values(), key=lambda rule: rule.id)
-    files = {ROOT / "fp8doctor" / "schema" / "report-1.0.json": schema_source.schema_text(api.knowledge())}
+    schemas = ROOT / "fp8doctor" / "schema"
+    files = {
+        schemas / "report-1.0.json": schema_source.schema_text(api.knowledge()),
+        schemas / "difference-1.0.json": schema_source.difference_schema_text(),
+    }
     files[PAGES / "README.md"] = _index(rules)
     for rule in rules:
         files[PAGES / f"{rule.id}.md"] = _page(rule)
@@ -42,15 +48,30 @@ def generated() -> dict[Path, str]:
         document = {name: value for name, value in api.view(report).items() if name not in NOT_GOLDEN}
         files[GOLDEN / box.name] = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
         files[GOLDEN / f"{box.stem}.txt"] = golden_text(report)
+    for before, after in COMPARED:
+        files[GOLDEN / f"{before}-to-{after}.txt"] = golden_difference(before, after)
     return files
 
 
 def golden_text(report: Report) -> str:
     """The report as a terminal of 100 columns shows it, without colours and version."""
-    stream = io.StringIO()
-    console = Console(file=stream, width=GOLDEN_COLUMNS, highlight=False, emoji=False, markup=False, color_system=None)
+    console, stream = _console()
     terminal.render(api.view(report), console)
     return stream.getvalue().replace(f"fp8doctor {fp8doctor.__version__}", "fp8doctor", 1)
+
+
+def golden_difference(before: str, after: str) -> str:
+    """The difference of two recorded boxes, shown in the same way."""
+    console, stream = _console()
+    reports = [api.diagnose(BOXES / f"{name}.json", source="demo") for name in (before, after)]
+    difference.render(api.difference_view(api.diff(*reports, names=(before, after))), console)
+    return stream.getvalue().replace(f"diff {fp8doctor.__version__}", "diff", 1)
+
+
+def _console() -> tuple[Console, io.StringIO]:
+    stream = io.StringIO()
+    console = Console(file=stream, width=GOLDEN_COLUMNS, highlight=False, emoji=False, markup=False, color_system=None)
+    return console, stream
 
 
 def _index(rules: list[Rule]) -> str:

@@ -52,7 +52,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "fp8doctor.store": (VOCABULARY | {"fp8doctor.registry", "fp8doctor.judging.report"}, {"msgspec"}),
     # Writes what is shipped in schema/; no command needs it.
     "fp8doctor.schema_source": (
-        VOCABULARY | {"fp8doctor.registry", "fp8doctor.judging.report", "fp8doctor.store"},
+        VOCABULARY
+        | {"fp8doctor.registry", "fp8doctor.judging.report", "fp8doctor.differing.record", "fp8doctor.store"},
         {"msgspec"},
     ),
     # The doors: the only rooms that see all others.

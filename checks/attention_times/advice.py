@@ -69,6 +69,7 @@ def candidate(case: AttentionCase) -> Candidate:
         requires=(_PACKAGES[route.partition("-")[0]],),
         baseline=route == DEFAULT,
         doing=_doing(case),
+        kernel=case.kernel,
     )
 
 

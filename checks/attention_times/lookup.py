@@ -108,9 +108,11 @@ _last: list[tuple[AttentionTimes, Timings]] = []
 
 def timed_of(times: AttentionTimes) -> Timings:
     """The timed and right cases of a record."""
-    if not _last or _last[0][0] is not times:
-        _last[:] = [(times, Timings(times))]
-    return _last[0][1]
+    found = next(iter(_last), None)
+    if found is None or found[0] is not times:
+        found = (times, Timings(times))
+        _last[:] = [found]  # another thread may put its own there; what is returned is this one's
+    return found[1]
 
 
 def device_us(times: AttentionTimes, route: str, use: AttentionUse, *, trains: bool = False) -> Estimate | None:

@@ -61,6 +61,7 @@ def _candidate(case: GroupedCase) -> Candidate:
         requires=("torch",),
         baseline=config.startswith("torch-bf16"),
         doing=f"{case.experts} experts" if case.experts else None,
+        kernel=case.gemm_kernel,
     )
 
 

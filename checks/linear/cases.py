@@ -119,9 +119,11 @@ _last: list[tuple[Linear, Cases]] = []
 
 def cases_of(linear: Linear) -> Cases:
     """The cases of a record, by configuration and shape."""
-    if not _last or _last[0][0] is not linear:
-        _last[:] = [(linear, Cases(linear))]
-    return _last[0][1]
+    found = next(iter(_last), None)
+    if found is None or found[0] is not linear:
+        found = (linear, Cases(linear))
+        _last[:] = [found]  # another thread may put its own there; what is returned is this one's
+    return found[1]
 
 
 def time_of(value: Estimate | None) -> Estimate | None:

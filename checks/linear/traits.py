@@ -74,6 +74,7 @@ def _candidate(case: Case) -> Candidate:
         call_us=None if alone else case.call_us,
         waits_for_host=waits_for_host(case) and "+" not in config and not alone,
         requires=(config.partition("-")[0],),
+        kernel=case.gemm_kernel,
     )
 
 

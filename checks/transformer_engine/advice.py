@@ -82,6 +82,7 @@ def _candidate(case: LayerTime, task: str) -> Candidate:
         requires=("torch",) if scaling is None else ("transformer-engine",),
         baseline=scaling is None,
         doing="training" if passes == TRAINING else None,
+        kernel=case.gemm_kernel,
     )
 
 

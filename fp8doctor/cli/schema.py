@@ -1,4 +1,4 @@
-"""`fp8doctor schema`: the JSON Schema of the report."""
+"""`fp8doctor schema`: the JSON Schema of the report, or of a difference."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from fp8doctor.cli import options
 
 
 @click.command("schema")
-def command() -> int:
-    """Print the JSON Schema of the report."""
+@click.argument("of", type=click.Choice(["report", "difference"]), default="report")
+def command(of: str) -> int:
+    """Print the JSON Schema of the report, or of what `diff --json` writes."""
     from importlib.resources import files
 
     from fp8doctor.cli.output import write
 
-    write(options.STDOUT, files("fp8doctor").joinpath("schema").joinpath("report-1.0.json").read_text(encoding="utf-8"))
+    write(options.STDOUT, files("fp8doctor").joinpath("schema").joinpath(f"{of}-1.0.json").read_text(encoding="utf-8"))
     return 0

@@ -30,7 +30,7 @@ def difference(before: Report, after: Report, registry: Registry, names: tuple[s
     pairs = compare_times(old, new, [one for one in found.changed if one.change.kind == "method"])
     cases = tuple(one.case for one in pairs.compared)
     shifts = shifts_of(cases)
-    findings = compare_findings(before, after)
+    findings = compare_findings(before, after, registry)
     # Conditions are no cause by themselves where something else is known to bring them about; they are told apart.
     explanations = explain(
         [one for one in found.changed if one.change.kind != "condition" or one.trait.why],
@@ -93,8 +93,8 @@ def _headline(
     came = [one for one in findings if one.what == "new"]
     went = [one for one in findings if one.what == "gone"]
     if not (changes or shifts or came or went):
-        timed = f", {compared} times compared among it" if compared else "; nothing was timed in both"
-        return f"No difference: all that both reports tell is alike{timed}."
+        timed = f"{compared} times agree" if compared else "nothing was timed in both"
+        return f"No difference in what both reports tell: nothing that lasts changed, and {timed}."
     speed = _speed(gpus, shifts, compared)
     advised = f" B advises {first[1]} where A advised {first[0]}." if first[0] != first[1] and all(first) else ""
     parts = [f"{len(changes)} {'thing' if len(changes) == 1 else 'things'} changed" if changes else ""]

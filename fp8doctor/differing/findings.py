@@ -7,6 +7,7 @@ from typing import Literal
 from fp8doctor.differing.record import Advised, FindingChange
 from fp8doctor.judging.report import FindingRecord, Report, Speedup, Use
 from fp8doctor.model import Clock
+from fp8doctor.registry import Registry
 
 # How a rule ended that looked, and found nothing.
 LOOKED = ("pass", "not-applicable", "finding")
@@ -14,10 +15,10 @@ _ORDER = ("new", "gone", "stayed", "not-told")
 Name = tuple[str, str | None]
 
 
-def compare_findings(before: Report, after: Report) -> tuple[FindingChange, ...]:
+def compare_findings(before: Report, after: Report, registry: Registry) -> tuple[FindingChange, ...]:
     """The findings by their rule and what they are about: new ones first, the graver before the others.
 
-    One that the other report's rule could not tell of, or did not look for, is neither new nor gone.
+    One that the other report's rule could not tell of, or had no facts for, is neither new nor gone.
     """
     old, new = _by_name(before), _by_name(after)
     found: list[FindingChange] = []
@@ -25,9 +26,9 @@ def compare_findings(before: Report, after: Report) -> tuple[FindingChange, ...]
         if name in new and name in old:
             found.append(_stayed(old[name], new[name]))
         elif name in new:
-            found.append(_moved(new[name], "new", before, "before"))
+            found.append(_moved(new[name], "new", before, "before", registry))
         else:
-            found.append(_moved(old[name], "gone", after, "after"))
+            found.append(_moved(old[name], "gone", after, "after", registry))
     return tuple(sorted(found, key=lambda one: (_ORDER.index(one.what), one.severity.rank)))
 
 
@@ -45,13 +46,20 @@ def _stayed(old: FindingRecord, new: FindingRecord) -> FindingChange:
 
 
 def _moved(
-    finding: FindingRecord, what: Literal["new", "gone"], other: Report, which: Literal["before", "after"]
+    finding: FindingRecord,
+    what: Literal["new", "gone"],
+    other: Report,
+    which: Literal["before", "after"],
+    registry: Registry,
 ) -> FindingChange:
     outcome = next((one for one in other.outcomes if one.id == finding.id), None)
-    if outcome is not None and outcome.outcome in LOOKED:
+    rule = registry.rules.get(finding.id)
+    needs = [need.key for need in rule.needs.values() if need.kind == "required"] if rule else []
+    missing = [key for key in needs if other.facts.get(key) is None]
+    if outcome is not None and outcome.outcome in LOOKED and not missing:
         return _record(finding, what, reason=outcome.reason)
-    reason = outcome.reason if outcome is not None else "this rule was not asked"
-    return _record(finding, "not-told", not_in=which, reason=reason)
+    unasked = f"{missing[0]} was not observed" if missing else "this rule was not asked"
+    return _record(finding, "not-told", not_in=which, reason=(outcome.reason if outcome else None) or unasked)
 
 
 def _record(

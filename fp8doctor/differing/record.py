@@ -82,6 +82,15 @@ class TimedCase:
     changed: Direction | None
     # What is known of it but its size ("training", "causal attention of 32 heads of 128").
     doing: str | None = None
+    # The GPU kernel that did the work, where a profiled call named it.
+    kernel_before: str | None = None
+    kernel_after: str | None = None
+
+    @property
+    def has_other_kernel(self) -> bool:
+        """Whether another kernel did the work in B; False where either is not known."""
+        known = self.kernel_before is not None and self.kernel_after is not None
+        return known and self.kernel_before != self.kernel_after
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,8 @@ class Shift:
     configs: tuple[str, ...]
     lone: bool = False
     from_us: float | None = None
+    # In so many of the changed ones another kernel did the work.
+    other_kernels: int = 0
 
 
 @dataclass(frozen=True)

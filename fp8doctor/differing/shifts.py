@@ -83,6 +83,7 @@ def _shift(direction: Direction, cases: list[TimedCase], changed: list[TimedCase
         tasks=tuple(dict.fromkeys(case.task for case in changed)),
         configs=tuple(dict.fromkeys(case.config for case in changed)),
         lone=len(changed) == 1 and len(cases) >= LONE_AMONG,
+        other_kernels=sum(case.has_other_kernel for case in changed),
         from_us=_parting_us(cases, changed) if len(changed) > 1 else None,
     )
 

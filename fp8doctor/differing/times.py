@@ -80,6 +80,7 @@ def _case(old: Candidate, new: Candidate) -> TimedCase | None:
         task=new.task, config=new.config, label=new.label, format=new.format, shape=dict(new.shape), sweep=new.sweep,
         clock=clock, waits_for_host=waits, before=was, after=now, speed=speed, margin=margin,
         changed=_changed(was, now, margin), doing=new.doing,
+        kernel_before=old.kernel, kernel_after=new.kernel,
     )  # fmt: skip
 
 

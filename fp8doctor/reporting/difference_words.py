@@ -16,7 +16,7 @@ LONGEST_VALUE = 64
 MOST_TOLD = 2
 # Up to this, a longer time is told as a share ("8 % longer"), beyond it as a multiple.
 TWICE = 2.0
-NOISE_NOTE = "two runs on one box differ by 3 %, steps and times under 50 us by 8 %, waits for the host by 1.4x"
+NOISE_NOTE = "noise: up to 3 %, steps and times under 50 us 8 %, calls that wait for the host 1.4x"
 KIND_WORDS = {"hardware": "hardware", "software": "software", "setting": "setting"}
 
 
@@ -52,7 +52,8 @@ def sections(view: View, *, verbose: bool = False) -> list[Section]:
         _advice(view),
         _not_known(view, verbose),
     ]
-    return [_short(section) for section in found if section is not None and section.lines]
+    told = [section for section in found if section is not None and section.lines]
+    return told if verbose else [_short(section) for section in told]
 
 
 def _short(section: Section) -> Section:
@@ -119,8 +120,8 @@ def _explanations(view: View) -> Section | None:
     return Section("What may explain it", tuple(lines))
 
 
-def _listed(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _listed(names: list[str], most: int = 6, between: str = ", ") -> str:
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 # --- what changed -----------------------------------------------------------------------------------------------------
@@ -168,11 +169,25 @@ def _families(alone: list[View]) -> str:
         label = one_line(one["label"])
         forms.setdefault(label.partition(" + ")[0], set()).add(label)
     names = [f"{name} in {len(some)} forms" if len(some) > 1 else next(iter(some)) for name, some in forms.items()]
-    return _listed(names)
+    return _listed(names, between="; ")
 
 
 def _shift(shift: View) -> Line:
-    return Line(_shift_words(shift), shift["direction"], (_example(shift),))
+    return Line(_shift_words(shift), shift["direction"], (_example(shift), *_kernels(shift)))
+
+
+def _kernels(shift: View) -> tuple[str, ...]:
+    """That another kernel ran, where it did: what two reports show of a cause by themselves."""
+    case = shift["example"]
+    if not shift["other_kernels"]:
+        return ()
+    count = f" in {shift['other_kernels']} of {shift['changed']}" if shift["changed"] > 1 else ""
+    names = (value(case[which] or "?") for which in ("kernel_before", "kernel_after"))
+    return (f"another kernel ran{count}" + (f": {' -> '.join(names)}" if _differs(case) else ""),)
+
+
+def _differs(case: View) -> bool:
+    return bool(case["kernel_before"] and case["kernel_after"] and case["kernel_before"] != case["kernel_after"])
 
 
 def _shift_words(shift: View) -> str:
@@ -266,7 +281,7 @@ _ANSWERS = (("fp8_hardware", "the hardware has FP8"), ("fp8_software", "the soft
 def _verdict(view: View) -> Section | None:
     before, after = view["before"], view["after"]
     if before["headline"] == after["headline"]:
-        return Section("Verdict", (Line(one_line(after["headline"]), after["status"]),), "the same in both")
+        return Section("Verdict", (Line("in both, in the same words", after["status"]),))
     lines = [Line(f"{side['status']}. {one_line(side['headline'])}", letter)
              for side, letter in ((before, "A"), (after, "B"))]  # fmt: skip
     lines += [
