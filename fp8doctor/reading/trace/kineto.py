@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from msgspec import DecodeError, Raw, Struct, ValidationError, field
+from msgspec import Raw, Struct, ValidationError, field
 from msgspec.json import Decoder
 
 from fp8doctor.reading.trace import cutting, meta
@@ -30,7 +30,7 @@ from fp8doctor.reading.trace.recording import (
     Recording,
     numbered,
 )
-from fp8doctor.reading.trace.refusal import NotATraceError
+from fp8doctor.reading.trace.refusal import BROKEN_JSON, NotATraceError
 
 CHUNK_BYTES = 4 << 20
 # An event is some hundred bytes, with long stacks some thousand; what has none that ends in 64 MB is no trace.
@@ -189,10 +189,10 @@ class _Reader:
         except ValidationError:
             try:
                 raws = _RAWS.decode(text)
-            except (DecodeError, RecursionError):
+            except BROKEN_JSON:
                 return False
             self._one_by_one([bytes(raw) for raw in raws])
-        except (DecodeError, RecursionError):
+        except BROKEN_JSON:
             return False
         return True
 
@@ -317,7 +317,7 @@ def _event(raw: bytes) -> Any:
         for decoder in (_EVENT, _BARE):
             try:
                 event = decoder.decode(text)
-            except (DecodeError, RecursionError):
+            except BROKEN_JSON:
                 continue
             return (
                 event

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import DecodeError, Raw
+from msgspec import Raw
 from msgspec.json import Decoder
 from msgspec.json import decode as decode_json
 
 from fp8doctor.reading.trace.recording import Recording
+from fp8doctor.reading.trace.refusal import BROKEN_JSON
 
 _FIELDS = Decoder(dict[str, Raw])
 
@@ -19,7 +20,7 @@ def take(recording: Recording, head: bytes, tail: bytes) -> None:
     for text in (head + b"]}", b'{"traceEvents":[]' + tail, b'{"traceEvents":[]' + tail + b"}"):
         try:
             said.update(_FIELDS.decode(text))
-        except (DecodeError, RecursionError):
+        except BROKEN_JSON:
             continue
     recording.has_shapes = recording.has_shapes or _value(said, "record_shapes") in (1, True)
     recording.has_stacks = recording.has_stacks or _value(said, "with_stack") in (1, True)
@@ -44,7 +45,7 @@ def _value(said: dict[str, Raw], key: str) -> Any:
         return None
     try:
         return decode_json(said[key])
-    except (DecodeError, RecursionError):
+    except BROKEN_JSON:
         return None
 
 
@@ -57,7 +58,7 @@ def why_no_events(data: bytes, *, ended: bool) -> str:
         return "ends before its events begin: the file is cut"
     try:
         fields = _FIELDS.decode(data)
-    except (DecodeError, RecursionError):
+    except BROKEN_JSON:
         return 'is no trace: it is broken JSON without a list "traceEvents"'
     if {"nodes", "schema"} <= fields.keys():
         return "is an execution trace (a graph of operators without GPU times): export the profiler's own trace"

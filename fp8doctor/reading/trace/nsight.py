@@ -26,6 +26,8 @@ from fp8doctor.reading.trace.recording import (
 )
 from fp8doctor.reading.trace.refusal import NotATraceError
 
+# The second is what sqlite3 itself raises where a broken name would stand in the message of the first.
+_BROKEN = (sqlite3.Error, UnicodeError)
 MAX_ROWS = 50_000_000
 MAX_STEPS = 100_000
 MAX_SHAPES = 20_000
@@ -59,8 +61,8 @@ def read(path: Path) -> Recording:
             return _Export(path, database).read()
         finally:
             database.close()
-    except sqlite3.Error as error:
-        raise NotATraceError(f"{path} is an SQLite file that cannot be read: {error}") from None
+    except _BROKEN:
+        raise NotATraceError(f"{path} is an SQLite file, and broken") from None
 
 
 class _Export:
@@ -75,13 +77,13 @@ class _Export:
     def read(self) -> Recording:
         if not self.tables & {_KERNELS, _CALLS, _RANGES, "StringIds", "TARGET_INFO_GPU"}:
             raise NotATraceError(f"{self.path} is an SQLite file, and no export of Nsight Systems")
-        self._kernels()
-        self._copies("CUPTI_ACTIVITY_KIND_MEMCPY", "Memcpy")
-        self._copies("CUPTI_ACTIVITY_KIND_MEMSET", "Memset")
-        self._graphs()
-        self._calls()
-        self._ranges()
-        self._devices()
+        for part in (self._kernels, self._memory, self._graphs, self._calls, self._ranges, self._devices):
+            try:
+                part()
+            except _BROKEN:  # a file that was copied in part: what was read counts
+                self.recording.cut = True
+        if self.recording.cut and not self.recording.events:
+            raise NotATraceError(f"{self.path} is an SQLite file, and broken")
         for table, what in (
             (_KERNELS, "no table of kernels"),
             (_CALLS, "no table of runtime calls: what the host did is not known"),
@@ -142,6 +144,10 @@ class _Export:
         wanted = "start end deviceId streamId correlationId globalPid demangledName shortName"
         for row in self._rows(_KERNELS, wanted):
             self._activity(row, long.get(row[6]) or short.get(row[7]) or "(kernel without a name)", KERNEL)
+
+    def _memory(self) -> None:
+        self._copies("CUPTI_ACTIVITY_KIND_MEMCPY", "Memcpy")
+        self._copies("CUPTI_ACTIVITY_KIND_MEMSET", "Memset")
 
     def _copies(self, table: str, name: str) -> None:
         for row in self._rows(table, "start end deviceId streamId correlationId globalPid copyKind"):

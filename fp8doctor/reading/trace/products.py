@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from msgspec import DecodeError
 from msgspec.json import decode
 
 from fp8doctor.reading.trace.operators import CAST, PRODUCTS
+from fp8doctor.reading.trace.refusal import BROKEN_JSON
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def types_of(operator: str, types: bytes) -> str:
 def _list(text: bytes) -> list[Any]:
     try:
         found = decode(text) if text else []
-    except (DecodeError, RecursionError):
+    except BROKEN_JSON:
         return []
     return found if isinstance(found, list) else []
 

@@ -62,9 +62,20 @@ class Made:
     ) -> None:
         said = {"External id": external} if external else {}
         self._add(
-            "kernel", name, device, stream, ts, dur,
-            **said, queued=0, device=device, context=1, stream=stream, correlation=correlation, grid=[1, 1, 1],
-        )  # fmt: skip
+            "kernel",
+            name,
+            device,
+            stream,
+            ts,
+            dur,
+            **said,
+            queued=0,
+            device=device,
+            context=1,
+            stream=stream,
+            correlation=correlation,
+            grid=[1, 1, 1],
+        )
 
     def copy(self, name: str, ts: float, dur: float, correlation: int = 0, external: int = 0) -> None:
         said = {"External id": external} if external else {}
@@ -96,9 +107,13 @@ def linear_fp8(made: Made, at: float, m: int = 4096, k: int = 3072, n: int = 307
     made.launch("aten::amax", "void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float> >(float)", at, 12)
     made.launch("aten::clamp", ELEMENTWISE.replace("CUDAFunctor_add", "clamp"), at + 10, 14)
     made.launch(
-        "aten::copy_", "void at::native::unrolled_elementwise_kernel<at::native::float8_copy_kernel_cuda>(int)", at + 20, 15,
-        [[m, k], [m, k], []], [FP8, BF16, "Scalar"],
-    )  # fmt: skip
+        "aten::copy_",
+        "void at::native::unrolled_elementwise_kernel<at::native::float8_copy_kernel_cuda>(int)",
+        at + 20,
+        15,
+        [[m, k], [m, k], []],
+        [FP8, BF16, "Scalar"],
+    )
     made.launch("aten::_scaled_mm", NVJET_FP8, at + 40, 56, [[m, k], [k, n], [], []], [FP8, FP8, FLOAT, FLOAT])
     return at + 110
 
