@@ -22,13 +22,19 @@ KEYS = (
     *("Tensorflow version (GPU?)", "Using GPU in script?", "GPU type", "Numpy version", "System RAM", "Accelerator"),
 )
 # Of these one is enough: nobody else writes them, whatever a log collector put in front.
-SURE = ("CUDA used to build PyTorch", "GPU models and configuration", "Nvidia driver version", "Is CUDA available")
+SURE = (
+    "PyTorch version:",
+    "CUDA used to build PyTorch",
+    "GPU models and configuration",
+    "Nvidia driver version",
+    "Is CUDA available",
+)
 _KEY = "|".join(re.escape(key) for key in sorted(KEYS, key=len, reverse=True))
 # A key, with the bullet of a list before it, and what of a GPU or of a package begins a line of its own.
-_BEGINNING = re.compile(
-    rf"(?<![\w`])(?:[-*] )?(?:(?:{_KEY}|`(?:transformers|Accelerate)` version|GPU \d{{1,3}}(?:,\d{{1,3}}){{0,63}}"
-    r"(?: Compute Capability)?) ?:(?= |$)|\[(?:pip3?|conda)\] )"
-)
+_ITEMS = r"`(?:transformers|[Aa]ccelerate)` (?:version|default config|bash location)"
+_GPU = r"GPU \d{1,3}(?:,\d{1,3}){0,63}(?: Compute Capability)?"
+_OTHERS = r"\[(?:pip3?|conda)\] |MIG \S{1,24} {1,24}Device {1,8}\d{1,3}:"
+_BEGINNING = re.compile(rf"(?<![\w`])(?:[-*] )?(?:(?:{_KEY}|{_ITEMS}|{_GPU}) {{0,40}}:(?= |$)|{_OTHERS})")
 # Those that need no second one: nothing else is written before them.
 _PREAMBLE = re.compile(r"(Collecting environment information\.{3}) *(?=\S)")
 # The early vLLM report forgot a newline.
@@ -36,7 +42,7 @@ _GLUED = re.compile(r"(?<=\S)(?=ROCM Version: )")
 # Keys in a shorter line than this are looked at one by one; prose holds one key at most.
 LEAST_KEYS = 2
 # What a line of a whole report begins with, cheap to ask of every line.
-_MARKS = (": ", "[pip", "[conda]")
+_MARKS = (":", "[pip", "[conda]")
 
 
 def split_collapsed(lines: list[str]) -> list[str]:

@@ -27,6 +27,7 @@ _NOTHING = frozenset(
         *("not found", "module not found", "null", "-", "?", "<fill in>", "<fill-in>", "err!", "not set"),
     )
 )
+_NO_NAMES = ("no cuda", "could not collect", "n/a")
 # Longer values are no names and no versions.
 MAX_VALUE = 300
 _VERSION = re.compile(r"v?(\d{1,6}(?:\.\d{1,8}){1,5}[\w.+\-]{0,80})")
@@ -111,7 +112,7 @@ def say_torch(found: Found, text: str | None) -> None:
 def gpu(index: int | None, name: str, **more: Any) -> Record | None:
     """One GPU's record, None if the name is none."""
     text = _UUID.sub("", name).strip().strip("`*").strip()
-    if stated(text) is None:
+    if stated(text) is None or text.lower().startswith(_NO_NAMES):
         return None
     record: Record = {"index": index, "name": text, "vendor": vendor(text), **more}
     if (gfx := _GFX.search(text)) and not record.get("compute_capability"):

@@ -36,12 +36,15 @@ _TAGS = re.compile(
 _LINE_TAGS = ("details", "summary", "br", "p", "div", "pre", "blockquote", "hr")
 _FENCE = re.compile(r"\s{0,8}(`{3,}|~{3,})[^`\n]{0,60}$")
 _QUOTES = re.compile(r"(?: {0,3}> ?){1,16}")
+_RAY = r"\([A-Za-z_][\w.:<>\- ]{0,100} pid=\d{1,10}(?:, ip=[^)\n]{0,60})?\) ?"
+# Where newlines are gone it stands inside a line.
+_RAY_INSIDE = re.compile(rf"(?<= ){_RAY}")
 # Each stands at the beginning of a line, and means nothing beyond it.
 _PREFIXES = tuple(
     re.compile(pattern)
     for pattern in (
         # Ray: "(RayWorkerWrapper pid=4711, ip=10.0.0.1) ", also in colour codes that are gone by now.
-        r"\([A-Za-z_][\w.:<>\- ]{0,100} pid=\d{1,10}(?:, ip=[^)\n]{0,60})?\) ?",
+        rf" {{0,8}}{_RAY}",
         # kubectl logs --prefix: "[pod/name/container] ".
         r"\[pod/[^\]\n]{1,200}\] ?",
         # docker logs -t, kubectl logs --timestamps, CRI files, GitHub Actions: "2025-01-02T03:04:05.678Z ".
@@ -89,6 +92,8 @@ def _bounded(text: str | bytes) -> tuple[str, bool]:
 
 def _unquoted(line: str) -> str:
     """The line without quoting and without what log collectors put in front; each may stand round the other."""
+    if line.count(" pid=") > 1:
+        line = _RAY_INSIDE.sub("", line)
     for _ in range(3):
         before = line
         if quoted := _QUOTES.match(line):

@@ -19,7 +19,7 @@ def each(prefix: str) -> str:
 @pytest.mark.parametrize(
     "text",
     [
-        f"Hi!\n\n<details>\n<summary>The output of `python collect_env.py`</summary>\n\n```text\n{PLAIN}\n```\n\n</details>\n",
+        f"Hi!\n\n<details>\n<summary>`python collect_env.py`</summary>\n\n```text\n{PLAIN}\n```\n</details>\n",
         f"<details><summary>env</summary><pre>{PLAIN}</pre></details>",
         "The output of ``" + PLAIN + "``\n",
         each("> "),

@@ -1,0 +1,96 @@
+"""What versions alone settle of FP8 products, for texts, and the names and variables that texts bring along."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fp8doctor.checks.gpu import Gpu, Gpus
+from fp8doctor.checks.gpu.names import capability_by_name
+from fp8doctor.checks.gpu.rules import hidden_by_variable, no_gpu_visible
+from fp8doctor.checks.torch_build.facts import TorchBuild
+from fp8doctor.checks.torch_build.product_rules import no_product
+from fp8doctor.checks.torch_build.rules import no_code_for_gpu, too_old_for_products
+from fp8doctor.model import Finding, Unknown
+
+
+def gpus(*names: str) -> Gpus:
+    return Gpus(gpus=tuple(Gpu(index=index, name=name, vendor="nvidia") for index, name in enumerate(names)))
+
+
+def build(version: str, cuda: str) -> TorchBuild:
+    return TorchBuild(installed=True, version=version, cuda=cuda, accelerator="cuda")
+
+
+RTX_5090, RTX_4090, RTX_3090 = (gpus(f"NVIDIA GeForce RTX {number}") for number in (5090, 4090, 3090))
+
+
+def test_a_wheel_for_a_cuda_before_blackwell_has_no_code_for_it() -> None:
+    result = no_code_for_gpu(build("2.7.0+cu126", "12.6"), RTX_5090)
+    assert isinstance(result, list)
+    assert isinstance(result[0], Finding)
+    assert "whl/cu128" in (result[0].actions[0].command or "")
+    assert isinstance(no_product(build("2.7.0+cu126", "12.6"), RTX_5090), Finding)
+
+
+@pytest.mark.parametrize("version", ["2.7.0+cu128", "2.7.0", "2.7.0a0+git123", "2.6.0a0+df5bbc09d1.nv24.11"])
+def test_a_newer_wheel_and_a_build_of_ones_own_are_not_accused(version: str) -> None:
+    cuda = "12.8" if "cu128" in version else "12.6"
+    result = no_code_for_gpu(build(version, cuda), RTX_5090)
+    assert isinstance(result, Unknown) or (isinstance(result, list) and isinstance(result[0], Unknown))
+    assert isinstance(no_product(build(version, cuda), RTX_5090), Unknown)
+
+
+def test_torch_before_its_fp8_types_and_its_products_on_ada_is_too_old() -> None:
+    for version, cuda, box in (
+        ("2.0.1+cu118", "11.8", gpus("NVIDIA H100 PCIe")),
+        ("2.3.1+cu121", "12.1", RTX_4090),
+    ):
+        assert isinstance(too_old_for_products(build(version, cuda), box), Finding)
+        assert isinstance(no_product(build(version, cuda), box), Finding)
+    assert too_old_for_products(build("2.3.1+cu121", "12.1"), gpus("NVIDIA H100 PCIe")) is None
+
+
+def test_of_unlike_gpus_one_that_may_have_products_keeps_the_answer_open() -> None:
+    both = gpus("NVIDIA GeForce RTX 5090", "NVIDIA GeForce RTX 4090")
+    assert isinstance(no_product(build("2.7.0+cu126", "12.6"), both), Unknown)
+    mixed = gpus("NVIDIA GeForce RTX 5090", "NVIDIA GeForce RTX 3090")
+    assert isinstance(no_product(build("2.7.0+cu126", "12.6"), mixed), Finding)
+
+
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [
+        ("NVIDIA RTX 5000 Ada Generation", "8.9"),
+        ("NVIDIA GeForce RTX 5060 Ti", "12.0"),
+        ("RTX 4090", "8.9"),
+        ("NVIDIA RTX 6000 Ada Generation", "8.9"),
+        ("Quadro RTX 6000", "7.5"),
+        ("NVIDIA RTX A6000", "8.6"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "12.0"),
+        ("NVIDIA L40S-48C", "8.9"),
+        ("NVIDIA A40-48Q", "8.6"),
+        ("GRID A100-40C", "8.0"),
+        ("NVIDIA H20-3e", "9.0"),
+        ("NVIDIA GH200 480GB", "9.0"),
+        ("AMD Instinct MI300A", "gfx942"),
+        ("AMD Radeon PRO W7900NoGCNArchNameOnOldPyTorch", "gfx1100"),
+        *((name, None) for name in ("NVIDIA RTX 4000", "NVIDIA A400", "NVIDIA L20Z", "NVIDIA M403")),
+        *((name, None) for name in ("NVIDIA Graphics Device", "CUDA GPU", "K100_AI", "NVIDIA GeForce ...")),
+    ],
+)
+def test_names_are_known_whole_or_not_at_all(name: str, capability: str | None) -> None:
+    assert capability_by_name(name) == capability
+
+
+def test_a_variable_hides_nothing_where_torch_starts() -> None:
+    box = replace(RTX_4090, visibility={"CUDA_VISIBLE_DEVICES": "7"})
+    assert isinstance(hidden_by_variable(box, None), Finding)
+    assert hidden_by_variable(box, TorchBuild(cuda_available=True)) is None
+
+
+def test_a_report_written_without_a_reachable_gpu_says_where_to_look() -> None:
+    result = no_gpu_visible(Gpus(gpus=(), why_none="not-reachable", why_none_detail="No CUDA"))
+    assert isinstance(result, Finding)
+    assert result.actions[0].command == "nvidia-smi"

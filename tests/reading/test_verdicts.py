@@ -1,0 +1,86 @@
+"""The three answers that a pasted text gives, the next step, and what it cannot tell."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from fp8doctor import api
+from fp8doctor.judging.report import Report
+from fp8doctor.reporting import terminal
+from tests.reading import texts
+
+
+def answers(report: Report) -> tuple[bool | None, bool | None, bool | None]:
+    return report.verdict.fp8_hardware, report.verdict.fp8_software, report.verdict.fp8_runs
+
+
+def first_command(report: Report) -> str:
+    return str(report.findings[0].actions[0].command or report.findings[0].actions[0].text)
+
+
+def printed(report: Report) -> str:
+    out = io.StringIO()
+    terminal.render(api.view(report, facts=False), Console(file=out, width=100))
+    return out.getvalue()
+
+
+def test_a_healthy_ada_box_has_the_hardware_and_no_finding_on_the_box() -> None:
+    report = api.read(texts.collect_env())
+    assert answers(report) == (True, None, None)
+    assert [finding.id for finding in report.findings if finding.scope == "box"] == []
+
+
+def test_an_a100_has_none() -> None:
+    report = api.read(texts.collect_env(gpus=" GPU 0: NVIDIA A100-SXM4-80GB"))
+    assert answers(report)[0] is False
+    assert report.verdict.status == "unavailable"
+    assert "NVIDIA A100-SXM4-80GB has no FP8 tensor cores" in report.verdict.headline
+
+
+def test_a_5090_with_a_wheel_for_cuda_126_needs_another_wheel() -> None:
+    report = api.read(texts.collect_env(torch="2.7.0+cu126", cuda="12.6", gpus=" GPU 0: NVIDIA GeForce RTX 5090"))
+    assert answers(report)[:2] == (True, False)
+    assert report.findings[0].id == "TOR005"
+    assert "whl/cu128" in first_command(report)
+
+
+def test_a_wheel_for_the_cpu_needs_a_gpu_build() -> None:
+    report = api.read(texts.collect_env(torch="2.6.0+cpu", cuda="None", available="False", pip=("torch==2.6.0+cpu",)))
+    assert answers(report)[:2] == (True, False)
+    assert report.findings[0].id == "TOR003"
+    assert "--force-reinstall torch" in first_command(report)
+
+
+def test_an_old_driver_is_the_first_finding() -> None:
+    report = api.read(texts.collect_env(driver="510.47.03", available="False"))
+    assert answers(report)[0] is True
+    assert report.findings[0].id == "DRV001"
+    assert "branch 525 or newer" in first_command(report)
+
+
+def test_lacking_hardware_is_the_answer_whatever_else_is_wrong() -> None:
+    report = api.read(texts.collect_env(driver="510.47.03", available="False", gpus=" GPU 0: NVIDIA A10G"))
+    assert report.verdict.headline == "No FP8 compute here: NVIDIA A10G has no FP8 tensor cores."
+
+
+def test_unlike_gpus_are_answered_one_by_one() -> None:
+    report = api.read(texts.SGLANG)
+    assert answers(report)[0] is None
+    assert [(f.id, f.about) for f in report.findings if f.id == "GPU001"] == [("GPU001", "gpu:2")]
+
+
+def test_what_the_text_cannot_tell_stands_in_every_form_of_the_report() -> None:
+    report = api.read(texts.TRANSFORMERS)
+    for text in (printed(report), api.report_to_markdown(report)):
+        assert "This text cannot tell" in text
+        assert "the driver's version" in text
+        assert "python -m pip show flash-attn transformer-engine" in text
+    assert "This text cannot tell" not in printed(api.diagnose(report.to_json()))
+
+
+def test_a_cut_text_says_that_it_is_cut() -> None:
+    report = api.read("PyTorch version: 2.6.0+cu124\nCUDA used to build PyTorch: 12.4\nROCM used to b")
+    assert "it is cut off" in printed(report)
+    assert "it is cut off" in api.report_to_markdown(report)
