@@ -49,7 +49,7 @@ class KernelTotal:
     name: str | None = None
     # The nearest operator above it whose name says what it does ("aten::_scaled_mm"); None: the trace does not say.
     operator: str | None = None
-    # "operator" or "name": what told the kind.
+    # What told the kind: "operator", "name", or "sequence" (scaled and clamped directly before a cast to FP8).
     known_by: str | None = None
     count: int | None = None
     us: float | None = None

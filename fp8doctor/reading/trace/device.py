@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from fp8doctor.reading.trace.host import Host
 from fp8doctor.reading.trace.intervals import Stretches, overlap_us, union, without
 from fp8doctor.reading.trace.names import OTHER
-from fp8doctor.reading.trace.recording import KERNEL, Recording
+from fp8doctor.reading.trace.recording import Recording
 
-# (category, name, context).
-Key = tuple[int, int, int]
+# (category, name, context, kind that its neighbours tell or "").
+Key = tuple[int, int, int, str]
+# Quantising in eager code is a row of operators of which only the last is told by its types. Written as the parts that
+# may stand before it on the same stream, the nearest first: a missing one ends the row.
+# Source: `Float8Tensor.from_hp` of torchao 0.17, recorded: to float32, divided by the scale, clamped, cast.
+_ROWS = {"cast": ("quantize", ("clamp", "scale", "copy")), "amax": ("amax", ("abs",))}
 MAX_KEYS = 1_000_000
 # A GPU activity further than a day from the others has a wrong time.
 _DAY_US = 86_400e6
@@ -40,20 +44,27 @@ def busiest(recording: Recording) -> int:
     return max(spent, key=lambda device: (spent[device], -device))
 
 
-def follow(recording: Recording, host: Host, number: int, communicates: Callable[[Key], bool]) -> Device:
-    """Go through the activities of one device."""
+def follow(recording: Recording, host: Host, number: int, part: Callable[[Key], str | None]) -> Device:
+    """Go through the activities of one device.
+
+    Args:
+        recording: what was read.
+        host: what stands above each launch.
+        number: the device's.
+        part: what an activity is a part of: "communication", or a part of `_ROWS`; None for all else.
+    """
     kept = recording.activities
     device = Device(number)
     totals = device.totals
     operator_above, call_above, graphs = host.by_operator.get, host.by_call.get, host.graph_calls
-    moving: dict[Key, bool] = {}
+    parts: dict[Key, str | None] = {}
     mine = [at for at, found in enumerate(kept.device) if found == number]
     low, high = _sane(array("d", [kept.start[at] for at in mine]))
-    streams = set()
     names, dur, start = kept.name, kept.dur, kept.start
-    moves = bytearray(len(kept))
+    before: dict[int, list[tuple[Key, float]]] = {}
     if low > -float("inf"):
         mine = [at for at in mine if low <= start[at] <= high]
+    mine.sort(key=start.__getitem__)
     for at in mine:
         correlation = kept.correlation[at]
         if correlation and correlation in graphs:
@@ -61,24 +72,50 @@ def follow(recording: Recording, host: Host, number: int, communicates: Callable
         else:
             external = kept.external[at]
             context = (operator_above(external) if external else 0) or (call_above(correlation) if correlation else 0)
-        key = (kept.category[at], names[at], context)
+        key: Key = (kept.category[at], names[at], context, "")
         total = totals.get(key)
         if total is None:
             if len(totals) >= MAX_KEYS:
-                key = (kept.category[at], OTHER, 0)
+                key = (kept.category[at], OTHER, 0, "")
             total = totals.setdefault(key, [0, 0.0])
-            moving[key] = kept.category[at] == KERNEL and communicates(key)
+            parts[key] = part(key)
         total[0] += 1
         total[1] += dur[at]
-        moves[at] = moving[key]
-        streams.add(kept.stream[at])
-    device.streams, device.activities = len(streams), len(mine)
-    mine.sort(key=start.__getitem__)
-    for at in mine:
         begin, end = start[at], start[at] + dur[at]
         device.busy.add(begin, end)
-        (device.communication if moves[at] else device.working).add(begin, end)
+        found = parts[key]
+        if found == "communication":
+            device.communication.add(begin, end)
+            continue
+        device.working.add(begin, end)
+        last = before.get(kept.stream[at])
+        if last is None:
+            last = before[kept.stream[at]] = []
+        if found in _ROWS:
+            _relabel(totals, parts, last, *_ROWS[found])
+        last.append((key, dur[at]))
+        del last[:-3]
+    device.streams = len({kept.stream[at] for at in mine})
+    device.activities = len(mine)
     return device
+
+
+def _relabel(
+    totals: dict[Key, list[float]],
+    parts: dict[Key, str | None],
+    last: list[tuple[Key, float]],
+    kind: str,
+    row: tuple[str, ...],
+) -> None:
+    """Count what stands before the end of such a row as a part of it."""
+    for wanted, (key, dur) in zip(row, reversed(last), strict=False):
+        if parts[key] != wanted:
+            return
+        totals[key][0] -= 1
+        totals[key][1] -= dur
+        total = totals.setdefault((*key[:3], kind), [0, 0.0])
+        total[0] += 1
+        total[1] += dur
 
 
 def _sane(starts: Sequence[float]) -> tuple[float, float]:

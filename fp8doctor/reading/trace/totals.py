@@ -21,6 +21,8 @@ MAX_MODULES = 8
 MAX_NAME = 200
 _US_DIGITS = 3
 T = TypeVar("T")
+# Operators that stand in a row before a cast to FP8, or before a largest value is found.
+_PARTS = {"aten::clamp": "clamp", "aten::mul": "scale", "aten::div": "scale", "aten::copy": "copy", "aten::abs": "abs"}
 
 
 @dataclass
@@ -51,11 +53,11 @@ class _Adder:
         device_us: dict[int, float] = {}
         gaps = None
         if len(recording.activities):
-            device = devices.follow(recording, host, devices.busiest(recording), self._communicates)
+            device = devices.follow(recording, host, devices.busiest(recording), self._part)
             idle = devices.idle(device, host)
             gaps = idle.gaps if idle else None
             facts = self._of_device(device, idle)
-            for (_, _, context), (_, us) in device.totals.items():
+            for (_, _, context, _), (_, us) in device.totals.items():
                 if operator := host.contexts[context][0]:
                     device_us[operator] = device_us.get(operator, 0.0) + us
         regions = next((count for count in host.regions if count), 0)
@@ -101,7 +103,9 @@ class _Adder:
         casts: dict[bytes, _Sum] = {}
         inductor = 0
         for key, (count, us) in device.totals.items():
-            category, name, context = key
+            category, name, context, _ = key
+            if not count:  # all of it was told by its neighbours
+                continue
             told = self._tell(key)
             us_by_kind[told.kind] = us_by_kind.get(told.kind, 0.0) + us
             count_by_kind[told.kind] = count_by_kind.get(told.kind, 0) + int(count)
@@ -162,13 +166,21 @@ class _Adder:
     def _tell(self, key: devices.Key) -> Told:
         told = self.told.get(key)
         if told is None:
-            category, name, context = key
+            category, name, context, kind = key
             text = self.recording.names.texts[name]
-            self.told[key] = told = self.kinds.tell(category, text, self._above(context))
+            told = self.kinds.tell(category, text, self._above(context))
+            self.told[key] = told = Told(kind, told.operator, "sequence") if kind else told
         return told
 
-    def _communicates(self, key: devices.Key) -> bool:
-        return self._tell(key).kind == "communication"
+    def _part(self, key: devices.Key) -> str | None:
+        kind = self._tell(key).kind
+        if kind in ("communication", "amax"):
+            return kind
+        operator = self._above(key[2]).direct
+        if kind == "quantize":
+            cast = operator == operators.CAST or "float8_copy" in self.recording.names.texts[key[1]]
+            return "cast" if cast else None
+        return _PARTS.get(operator.rstrip("_")) if kind == "elementwise" and operator else None
 
     def _above(self, context: int) -> Above:
         if not context:

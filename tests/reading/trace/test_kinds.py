@@ -183,3 +183,19 @@ def test_without_ids_the_operator_is_found_by_the_launch(tmp_path: Path) -> None
     correlation = made.call("cudaLaunchKernel", 12, 9)
     made.kernel("unheard_of", 40, 5, correlation)
     assert read(made, tmp_path).us_by_kind == {"fp8-gemm": 5}
+
+
+def test_what_scales_and_clamps_directly_before_a_cast_to_fp8_is_quantising(tmp_path: Path) -> None:
+    """Eager torchao: to float32, divided, clamped, cast; the layer's own product and activation stay what they are."""
+    made = Made()
+    operators = ("aten::silu", "aten::mul", "aten::copy_", "aten::div", "aten::clamp")
+    for at, operator in enumerate(operators):
+        made.launch(operator, f"void at::native::vectorized_elementwise_kernel<{at}>()", 20 * at, 5)
+    made.launch("aten::copy_", "void at::native::float8_copy_kernel_cuda()", 100, 5, [[4], [4], []], [FP8, FLOAT, ""])
+    made.launch("aten::abs", "void at::native::vectorized_elementwise_kernel<8>()", 120, 3)
+    made.launch("aten::amax", "void at::native::reduce_kernel<512>()", 140, 3)
+    trace = read(made, tmp_path)
+    assert trace.us_by_kind == {"quantize": 20, "elementwise": 10, "amax": 6}
+    assert trace.count_by_kind == {"quantize": 4, "elementwise": 2, "amax": 2}
+    by_sequence = {row.operator for row in trace.kernels or () if row.known_by == "sequence"}
+    assert by_sequence == {"aten::copy_", "aten::div", "aten::clamp", "aten::abs"}
