@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from fp8doctor.checks.machine.environment import HARMS
 from fp8doctor.checks.machine.facts import Machine
 from fp8doctor.model import Listing, Trait
@@ -40,10 +42,15 @@ def of_machine(machine: Machine) -> list[Trait | Listing]:
         Trait("setting", "container", machine.container, None, "machine.container"),
         Trait("setting", "WSL", machine.wsl, None, "machine.wsl", why=_HOST, affects=("call",)),
         Trait("setting", "MPS daemon", machine.mps_daemon, None, "machine.mps_daemon"),
-        Trait("software", "operating system", machine.os, None, "machine.os"),
+        Trait("software", "operating system", _without_architecture(machine.os), None, "machine.os"),
         Trait("software", "kernel", machine.kernel, None, "machine.kernel"),
         *_variables(machine.environment),
     ]  # fmt: skip
+
+
+def _without_architecture(os: str | None) -> str | None:
+    """ "Ubuntu 24.04.3 LTS" also of "Ubuntu 24.04.3 LTS (x86_64)", as texts have it."""
+    return None if os is None else re.sub(r" \(\w+\)$", "", os)
 
 
 def _variables(environment: dict[str, str] | None) -> list[Listing]:

@@ -47,7 +47,7 @@ def compare(before: Gathered, after: Gathered) -> Comparison:
             alike += 1
         else:
             changed.append(Changed(_change(name, trait, _value(old), _value(new)), trait))
-    changed.sort(key=lambda one: KINDS.index(one.change.kind))
+    changed.sort(key=lambda one: (KINDS.index(one.change.kind), one.change.why is None and not one.trait.is_identity))
     return Comparison(tuple(changed), tuple(unknown), alike, _gpus(before, after, changed))
 
 

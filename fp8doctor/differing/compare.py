@@ -12,6 +12,7 @@ from fp8doctor.differing.record import Change, Difference, FindingChange, Gpus, 
 from fp8doctor.differing.shifts import shifts_of
 from fp8doctor.differing.times import compare_times
 from fp8doctor.judging.report import Report
+from fp8doctor.model import Severity
 from fp8doctor.registry import Registry
 
 
@@ -41,7 +42,7 @@ def difference(before: Report, after: Report, registry: Registry, names: tuple[s
         before=_side(before, names[0]),
         after=_side(after, names[1]),
         gpus=found.gpus,
-        headline=_headline(found.gpus, changes, shifts, findings, len(cases), (_first(before), _first(after))),
+        headline=_headline(found.gpus, changes, shifts, findings, len(cases), _advised(before, after)),
         changes=changes,
         conditions=tuple(one.change for one in found.changed if one.change.kind == "condition"),
         not_known=found.not_known,
@@ -77,8 +78,12 @@ def _side(report: Report, name: str) -> Side:
     )
 
 
-def _first(report: Report) -> str | None:
-    return report.use[0].label if report.use else None
+def _advised(before: Report, after: Report) -> tuple[str, str] | None:
+    """What each report advises first, where that is of the same work and not the same; None otherwise."""
+    if not before.use or not after.use or before.use[0].when.workload != after.use[0].when.workload:
+        return None
+    first = (before.use[0].label, after.use[0].label)
+    return first if first[0] != first[1] else None
 
 
 def _headline(
@@ -87,20 +92,22 @@ def _headline(
     shifts: Sequence[Shift],
     findings: Sequence[FindingChange],
     compared: int,
-    first: tuple[str | None, str | None],
+    first: tuple[str, str] | None,
 ) -> str:
-    """The answer in some sentences; `first` is what each report advises first."""
+    """The answer in some sentences; `first` is what each report advises first, where that differs."""
     came = [one for one in findings if one.what == "new"]
     went = [one for one in findings if one.what == "gone"]
     if not (changes or shifts or came or went):
         timed = f"{compared} times agree" if compared else "nothing was timed in both"
         return f"No difference in what both reports tell: nothing that lasts changed, and {timed}."
     speed = _speed(gpus, shifts, compared)
-    advised = f" B advises {first[1]} where A advised {first[0]}." if first[0] != first[1] and all(first) else ""
+    advised = f" B advises {first[1]} where A advised {first[0]}." if first else ""
     parts = [f"{len(changes)} {'thing' if len(changes) == 1 else 'things'} changed" if changes else ""]
     parts += [f"{len(came)} new finding{'s' * (len(came) != 1)}" if came else ""]
     parts += [f"{len(went)} finding{'s' * (len(went) != 1)} gone" if went else ""]
     told = ", ".join(filter(None, parts))
+    if grave := [one for one in came if one.severity is Severity.ERROR]:
+        advised = f" New in B: {grave[0].title}.{advised}"
     return f"{speed} {told[:1].upper()}{told[1:]}.{advised}" if told else f"{speed}{advised}"
 
 

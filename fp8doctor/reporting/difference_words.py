@@ -10,6 +10,8 @@ from fp8doctor.reporting.text import factor, number, one_line
 View = dict[str, Any]
 # More lines than this of one list are counted; the JSON has them all.
 MOST_LINES = 30
+# So many changes that came or went alike share a line.
+MANY_ALIKE = 4
 # A value longer than this (a path, a list of architectures) is cut.
 LONGEST_VALUE = 64
 # Of what an explanation concerns, this many are named.
@@ -128,8 +130,26 @@ def _listed(names: list[str], most: int = 6, between: str = ", ") -> str:
 
 
 def _changes(view: View) -> Section | None:
-    lines = tuple(Line(_step(change), KIND_WORDS.get(change["kind"], "")) for change in view["changes"])
-    return Section("What changed from A to B", lines, f"{view['alike']} other traits are alike")
+    """The changes; of many that are not known to matter and came or went alike, one line."""
+    alike: dict[tuple[str, str, str], list[View]] = {}
+    for change in view["changes"]:
+        for which in ("before", "after"):
+            if change["why"] is None and isinstance(change[which], str):
+                alike.setdefault((change["kind"], which, change[which]), []).append(change)
+    told: set[int] = set()
+    shared: list[Line] = []
+    for (kind, which, same), members in sorted(alike.items(), key=lambda item: -len(item[1])):
+        ones = [one for one in members if id(one) not in told]
+        if len(ones) < MANY_ALIKE:
+            continue
+        told |= {id(one) for one in ones}
+        other = "after" if which == "before" else "before"
+        names = [f"{one_line(one['name'])} {value(one[other])}" for one in ones]
+        where = f"{value(same)} in {_letter(which)}, and not known to matter"
+        shared.append(Line(f"{where}: {_listed(names, MOST_LINES)}", KIND_WORDS.get(kind, "")))
+    single = (change for change in view["changes"] if id(change) not in told)
+    lines = [*(Line(_step(change), KIND_WORDS.get(change["kind"], "")) for change in single), *shared]
+    return Section("What changed from A to B", tuple(lines), f"{view['alike']} other traits are alike")
 
 
 def _conditions(view: View) -> Section | None:
@@ -257,8 +277,19 @@ def _findings(view: View, verbose: bool) -> Section | None:
     elif rest:
         names = dict.fromkeys(f"{one_line(one['id'])} {one_line(one['name'])}" for one in rest)
         lines.append(Line(", ".join(names), "stayed"))
-    lines += [Line(_finding(one), "not told", _reason(one)) for one in found["not-told"]]
+    lines += _not_told(found["not-told"], verbose)
     return Section("Findings", tuple(lines), note)
+
+
+def _not_told(ones: list[View], verbose: bool) -> list[Line]:
+    """What one report could not tell of: by the reason, since one missing subject takes many findings with it."""
+    if verbose:
+        return [Line(_finding(one), "not told", _reason(one)) for one in ones]
+    by_reason: dict[str, list[str]] = {}
+    for one in ones:
+        reason = _reason(one) or (f"{_letter(one['not_in'])} cannot tell",)
+        by_reason.setdefault(reason[0], []).append(f"{one_line(one['id'])} {one_line(one['name'])}")
+    return [Line(f"{reason}: {', '.join(dict.fromkeys(names))}", "not told") for reason, names in by_reason.items()]
 
 
 def _finding(one: View) -> str:

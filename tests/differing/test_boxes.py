@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from fp8doctor import api
+from fp8doctor.checks.gpu.facts import Gpus
+from fp8doctor.differing import difference
 from fp8doctor.differing.gathering import gather
+from fp8doctor.model import Trait
 from fp8doctor.plain import to_plain
+from fp8doctor.registry import traits
 from tests.difference_cases import NAMES, Document, both, changed, document, fact, recorded
 
 
@@ -118,3 +124,24 @@ def test_traits_speak_of_facts_that_are_there(name: str) -> None:
 def test_a_difference_can_be_written_down() -> None:
     found = api.diff(recorded(), recorded("no-gpu"))
     assert to_plain(found)["gpus"] == "different"
+
+
+def test_a_subject_that_fails_costs_itself_alone() -> None:
+    @traits
+    def failing(gpus: Gpus) -> list[Trait]:
+        """What a plug-in may do."""
+        raise ValueError("a plug-in's own fault")
+
+    registry = copy.copy(api.knowledge())
+    registry.makers = [getattr(failing, "__fp8doctor__"), *registry.makers]  # noqa: B009
+    found = difference(recorded(), changed(fact("driver.version", "590.10")), registry)
+    assert names(found) == ["driver"]
+
+
+def test_many_threads_get_the_same_answer() -> None:
+    """Two boxes in turn: what one thread looked at last is not what another compares."""
+    pairs = [(recorded(), recorded("h200-torch-only")), (recorded("h200-torch-only"), recorded())] * 4
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda pair: api.diff(*pair), pairs))
+    assert found[::2] == [found[0]] * 4
+    assert found[1::2] == [found[1]] * 4
