@@ -120,7 +120,7 @@ def libcuda_overrides(search_path: str) -> tuple[str, ...]:
     return tuple(folder for folder in folders if os.path.exists(f"{folder}/libcuda.so.1"))  # noqa: PTH110
 
 
-@rule("DRV001", "driver-too-old", Severity.ERROR, scope="box")
+@rule("DRV001", "driver-too-old", Severity.ERROR, scope="box", explains=("cuda-init-failed",))
 def too_old(
     driver: Driver, torch_build: TorchBuild | None, gpus: Gpus | None
 ) -> Finding | NotApplicable | Unknown | None:

@@ -57,6 +57,7 @@ def test_an_old_driver_is_the_first_finding() -> None:
     report = api.read(texts.collect_env(driver="510.47.03", available="False"))
     assert answers(report)[0] is True
     assert report.findings[0].id == "DRV001"
+    assert report.findings[0].explains == ("TOR004",), "that torch does not start follows from it"
     assert "branch 525 or newer" in first_command(report)
 
 
