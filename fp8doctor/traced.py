@@ -160,6 +160,8 @@ class Trace(Facts, key="trace"):
     idle_elsewhere_us: float | None = None
     # Of the last, while PyTorch's data loader was asked for a batch.
     idle_loading_us: float | None = None
+    # Of the same, in Python that leads within 0.1 ms from one operator to the next: eager code that is slow to launch.
+    idle_between_us: float | None = None
     # kind -> microseconds, and kind -> launches. Overlapping streams are each counted in full here.
     us_by_kind: dict[str, float] | None = None
     count_by_kind: dict[str, int] | None = None

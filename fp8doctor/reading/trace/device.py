@@ -18,6 +18,9 @@ Key = tuple[int, int, int, str]
 # Source: `Float8Tensor.from_hp` of torchao 0.17, recorded: to float32, divided by the scale, clamped, cast.
 _ROWS = {"cast": ("quantize", ("clamp", "scale", "copy")), "amax": ("amax", ("abs",))}
 MAX_KEYS = 1_000_000
+# Eager Python takes some tens of microseconds from one operator to the next, more under a profiler; who sleeps, reads a
+# file or prints takes longer. A choice, not a measurement.
+SHORTLY_US = 100.0
 # A GPU activity further than a day from the others has a wrong time.
 _DAY_US = 86_400e6
 
@@ -134,8 +137,9 @@ class Idle:
     launching_us: float
     waiting_us: float
     elsewhere_us: float
-    # Of the last, in a data loader.
+    # Of the last, in a data loader, and between two operators that follow shortly upon one another.
     loading_us: float
+    between_us: float
 
 
 def idle(device: Device, host: Host) -> Idle | None:
@@ -155,4 +159,9 @@ def idle(device: Device, host: Host) -> Idle | None:
     in_either = overlap_us(gaps, union((launching, waiting)))
     elsewhere = max(0.0, gaps.total_us - in_either)
     in_loading = overlap_us(without(gaps, launching), loading)
-    return Idle(gaps, in_launching, max(0.0, in_either - in_launching), elsewhere, min(elsewhere, in_loading))
+    # Python that leads from one operator to the next.
+    known = union((launching, waiting, loading))
+    leading = union(without(thread.busy.closed(SHORTLY_US), known) for thread in threads)
+    in_loading = min(elsewhere, in_loading)
+    between = min(elsewhere - in_loading, overlap_us(gaps, leading))
+    return Idle(gaps, in_launching, max(0.0, in_either - in_launching), elsewhere, in_loading, between)

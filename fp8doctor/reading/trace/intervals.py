@@ -31,6 +31,16 @@ class Stretches:
         """How long they last together."""
         return sum(self.ends) - sum(self.starts) if len(self.ends) < 2 else sum(map(_minus, self.ends, self.starts))
 
+    def closed(self, shorter_than_us: float) -> Stretches:
+        """The same with the gaps that are shorter than this filled."""
+        filled = Stretches()
+        for start, end in zip(self.starts, self.ends, strict=True):
+            if filled.ends and start - filled.ends[-1] < shorter_than_us:
+                filled.ends[-1] = end
+            else:
+                filled.add(start, end)
+        return filled
+
     def gaps(self) -> Stretches:
         """What lies between them."""
         between = Stretches()

@@ -17,7 +17,11 @@ _INDUCTOR = re.compile(r"^triton_(poi|red|per|tem|for|unk)_(fused_)?(.*?)(_\d+)*
 _KINDS = tuple(
     (re.compile(pattern), kind)
     for pattern, kind in (
-        (r"(?i)fmha|flash_?attn|flash::|attention|sdpa|attn_(fwd|bwd|fprop|bprop)|mla_(fwd|decode)", "attention"),
+        (
+            r"(?i)fmha|flash_?attn|flash::|attention|sdpa|attn_(fwd|bwd|fprop|bprop)|mla_(fwd|decode)|PagedKVCache"
+            r"|(Batch|Single)(Prefill|Decode)With|qk_int_sv_|\bmha_(fwd|bwd)",
+            "attention",
+        ),
         (r"float8_copy_kernel", "quantize"),
         (r"(?i)swizzle.*scal|scal.*swizzle", "scale-layout"),
         (r"(?i)dequant", "dequantize"),
@@ -39,7 +43,11 @@ _KINDS = tuple(
         (r"Cijk_\w*?_(HHS|HSS|HS|HB|H)_", "fp16-gemm"),
         (r"Cijk_\w*?_(SB|S|SS)_", "fp32-gemm"),
         (r"Cijk_\w*?_I8", "int8-gemm"),
-        (r"(?i)gemm|gemv|splitK|nvjet|matmul|Cijk_|scaled_mm|epilogue::impl|triton_tem_fused_\w*mm", "other-gemm"),
+        (r"(?i)fp8_?\w*(matmul|gemm|_mm)|(matmul|gemm|_mm)_\w*fp8", "fp8-gemm"),
+        (
+            r"(?i)gemm|gemv|marlin|splitK|nvjet|matmul|Cijk_|scaled_mm|epilogue::impl|triton_tem_fused_\w*mm",
+            "other-gemm",
+        ),
         (r"FillFunctor", "fill"),
         (
             r"(?i)elementwise|reduce_kernel|softmax|CatArray|index\w*_kernel|indexSelect|gather|scatter|dropout|copy_kernel"

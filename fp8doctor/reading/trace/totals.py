@@ -137,6 +137,7 @@ class _Adder:
             "idle_waiting_us": _us(idle.waiting_us) if idle else None,
             "idle_elsewhere_us": _us(idle.elsewhere_us) if idle else None,
             "idle_loading_us": _us(idle.loading_us) if idle else None,
+            "idle_between_us": _us(idle.between_us) if idle else None,
             "us_by_kind": {kind: _us(us) for kind, us in sorted(us_by_kind.items(), key=lambda item: -item[1])},
             "count_by_kind": count_by_kind,
             "kernels": tuple(_kernel_total(key, total) for key, total in listed),

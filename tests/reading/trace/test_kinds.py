@@ -94,6 +94,11 @@ def test_products_in_fp32_are_told_from_tf32_by_the_name(tmp_path: Path) -> None
         ([], "triton_poi_fused__to_copy_clamp_gelu_mul_2", "elementwise"),
         ([], "triton_tem_fused__scaled_mm_5", "fp8-gemm"),
         ([], "void fbgemm_gpu::permute_2D_data_kernel<float, c10::Half>(int)", "other"),
+        ([], "_w8a8_block_fp8_matmul", "fp8-gemm"),
+        ([], "void marlin::Marlin<__nv_bfloat16>(int)", "other-gemm"),
+        ([], "void flashinfer::BatchPrefillWithPagedKVCacheKernel<int>()", "attention"),
+        ([], "void vllm::act_and_mul_kernel<c10::BFloat16>()", "elementwise"),
+        (["_C::dynamic_scaled_fp8_quant"], "void vllm::segmented_max_reduction<float>()", "quantize"),
         ([], "who_knows", "other"),
     ],
 )

@@ -76,6 +76,18 @@ def test_the_time_in_a_data_loader_is_no_launching(tmp_path: Path) -> None:
     assert trace.idle_launching_us == 8
 
 
+def test_python_that_leads_from_one_operator_to_the_next_is_told_apart(tmp_path: Path) -> None:
+    made = Made()
+    made.kernel("first", 0, 10)
+    made.call("cudaLaunchKernel", 0, 5)
+    made.operator("aten::add", 20, 10)
+    made.operator("aten::mul", 70, 10)
+    made.launch("aten::mm", "last", 300, 10)
+    trace = read(made, tmp_path)
+    # 10 to 20 and 30 to 70; from 80 to 300 is too long to be the way to the next operator.
+    assert (trace.idle_between_us, trace.idle_elsewhere_us, trace.idle_launching_us) == (50, 272, 28)
+
+
 def test_communication_is_exposed_where_nothing_else_runs(tmp_path: Path) -> None:
     made = Made()
     made.kernel("ncclDevKernel_AllReduce_Sum_bf16_RING_LL", 0, 100, stream=20)
