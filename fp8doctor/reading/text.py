@@ -16,7 +16,7 @@ from fp8doctor.reading.collapsed import split_collapsed
 MAX_CHARACTERS = 2_000_000
 MAX_BYTES = 4 * MAX_CHARACTERS
 # The longest line that is kept; lscpu's flags, a compiler's symbols and base64 are longer, and say nothing of FP8.
-MAX_LINE = 4_000
+MAX_LINE = 16_000
 # Of more empty lines than this in a row the rest is left out.
 MAX_EMPTY = 2
 # A name in front of lines is a log collector's if at least so many lines bear it.
