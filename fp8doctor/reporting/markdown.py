@@ -63,7 +63,7 @@ def within(parts: Iterator[str], limit: int) -> str:
 def _readable(view: View) -> Iterator[str]:
     pieces = [f"fp8doctor {view['tool']['version']}", *view["captions"]]
     if view["source"] != "live":
-        pieces.append(f"recorded {view['created'][:10]}")
+        pieces.append(f"{summary.dated(view)} {view['created'][:10]}")
     yield f"### {' · '.join(inline(piece) for piece in pieces)}\n"
     if python := summary.examined_python(view):
         yield f"Examined: {inline(python)}\n"

@@ -261,6 +261,11 @@ def was_cut(view: View) -> bool:
     return view["source"] == "text" and bool((view["facts"].get("reading") or {}).get("cut"))
 
 
+def dated(view: View) -> str:
+    """What the date in the header line is the date of: a text says nothing of when it was written."""
+    return "read" if view["source"] in ("text", "trace") else "recorded"
+
+
 _UNRECORDED = {"text": "not said by this text", "trace": "not in a trace"}
 
 

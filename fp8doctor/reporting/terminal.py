@@ -114,7 +114,7 @@ class _Page:
         tool, elapsed = self.view["tool"]["version"], self.view["elapsed_s"]
         pieces = [f"fp8doctor {tool}", *self.view["captions"]]
         if self.view["source"] != "live":
-            pieces.append(f"recorded {self.view['created'][:10]}")
+            pieces.append(f"{summary.dated(self.view)} {self.view['created'][:10]}")
         if elapsed is not None:
             pieces.append(f"{elapsed:.0f} s")
         return self._text(" · ".join(pieces), "dim")
