@@ -33,8 +33,9 @@ from fp8doctor.reading.trace.recording import (
 from fp8doctor.reading.trace.refusal import BROKEN_JSON, NotATraceError
 
 CHUNK_BYTES = 4 << 20
-# An event is some hundred bytes, with long stacks some thousand; what has none that ends in 64 MB is no trace.
-MAX_EVENT_BYTES = 64 << 20
+# An event is some hundred bytes, with long stacks some thousand; what has none that ends in 8 MB is no trace.
+MAX_EVENT_BYTES = 8 << 20
+MAX_HEAD_BYTES = 64 << 20
 MAX_TAIL_BYTES = 16 << 20
 MAX_SHAPES = 20_000
 MAX_STEPS = 100_000
@@ -159,7 +160,7 @@ class _Reader:
                 head = cutting.find_events(data)
                 if head.events_at >= 0:
                     return head, data
-                if head.hopeless or len(data) > MAX_EVENT_BYTES:
+                if head.hopeless or len(data) > MAX_HEAD_BYTES:
                     break
         data = b"".join((data, *waiting)).removeprefix(b"\xef\xbb\xbf")
         head = cutting.find_events(data)
@@ -313,6 +314,8 @@ class _Reader:
 
 
 def _event(raw: bytes) -> Any:
+    if raw[:1] != b"{":
+        return None
     for text in (raw, raw.decode("utf-8", "replace").encode()):
         for decoder in (_EVENT, _BARE):
             try:

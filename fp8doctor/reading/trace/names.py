@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # A training step of a large model has some thousand names; beyond these limits names become OTHER.
-MAX_NAMES = 200_000
+MAX_NAMES = 50_000
 MAX_CHARACTERS = 64_000_000
 OTHER = 0
 

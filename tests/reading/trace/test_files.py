@@ -117,6 +117,7 @@ def write(content: bytes) -> Callable[[Path], object]:
         ("broken.gz", write(b"\x1f\x8bnot at all"), "is gzip by its first bytes, and broken"),
         ("other.sqlite", write(b"SQLite format 3\x00 and no more"), "is an SQLite file"),
         ("deep.json", write(b'{"a":' * 200_000), "is cut"),
+        ("long.json", write(b'{"traceEvents": [{"name": "' + b"a" * 40_000_000), "more than 8 MiB: no trace has"),
         ("marks.json", write(b'{"traceEvents": [{"ph":"M","name":"process_name"}]}'), "no operator and no GPU"),
     ],
 )
