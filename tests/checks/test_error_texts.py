@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from fp8doctor.api import _known_lines, knowledge
+from fp8doctor.api import knowledge
+from fp8doctor.reading.messages import known_lines
 
 # (message, rules that it settles, where it was read)
 MESSAGES: list[tuple[str, set[str], str]] = [
@@ -240,7 +241,7 @@ HARMLESS = [
 
 
 def settled(line: str) -> set[str]:
-    return {message.rule for message in _known_lines(knowledge(), [line], "the text")}
+    return {message.rule for message in known_lines(knowledge().error_texts, [line], "the text")}
 
 
 @pytest.mark.parametrize(("line", "rules", "source"), MESSAGES)
