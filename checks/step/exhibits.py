@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fp8doctor.checks.step.sums import part, per_step, span_of, unreadable
+from fp8doctor.checks.step.sums import elsewhere_us, launching_us, part, per_step, span_of, unreadable
 from fp8doctor.model import Exhibit
 from fp8doctor.registry import exhibit
 from fp8doctor.traced import KIND_WORDS, Trace
@@ -28,9 +28,9 @@ def where_time_went(trace: Trace) -> Exhibit | None:
     if (rest := sum(us for _, us in kinds) - sum(us for _, us in drawn)) > 0:
         drawn.append(("all other kinds", rest))
     idle = [
-        ("idle, host launches", trace.idle_launching_us),
+        ("idle, host launches", launching_us(trace)),
         ("idle, host waits", trace.idle_waiting_us),
-        ("idle, host elsewhere", trace.idle_elsewhere_us),
+        ("idle, host elsewhere", elsewhere_us(trace)),
     ]
     if all(us is None for _, us in idle):
         idle = [("idle", trace.idle_us)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from fp8doctor.checks.step.sums import (
     LEAST,
     MUCH,
+    elsewhere_us,
     gain_without,
+    launching_us,
     part,
     per_step,
     severity_of,
@@ -31,9 +33,9 @@ PIECES_A_STEP, LAUNCHES_A_PIECE = 50, 8
 
 def _idle_names(trace: Trace) -> Evidence:
     parts = (
-        (trace.idle_launching_us, "the host launches"),
+        (launching_us(trace), "the host launches"),
         (trace.idle_waiting_us, "it waits in a call"),
-        (trace.idle_elsewhere_us, "it does something else"),
+        (elsewhere_us(trace), "it does something else"),
     )
     span = span_of(trace)
     said = ", ".join(f"{part(us, span)} while {words}" for us, words in parts if us is not None)
@@ -57,7 +59,7 @@ def host_stalls(trace: Trace) -> Verdict:
     """
     if (missing := unreadable(trace)) is not None:
         return missing
-    lost, span = observed(trace.idle_elsewhere_us, "what the host did while the GPU was idle"), span_of(trace)
+    lost, span = observed(elsewhere_us(trace), "what the host did while the GPU was idle"), span_of(trace)
     severity = severity_of(lost, span, LEAST, STALL_MUCH)
     if severity is None:
         return None
@@ -100,7 +102,7 @@ def host_looks(trace: Trace) -> Verdict:
     count = _looks(looks)
     if per_step(trace, count) <= CUSTOMARY_LOOKS:
         return None
-    lost, span = (trace.idle_launching_us or 0.0) + (trace.idle_waiting_us or 0.0), span_of(trace)
+    lost, span = (launching_us(trace) or 0.0) + (trace.idle_waiting_us or 0.0), span_of(trace)
     severity = severity_of(lost, span)
     if severity is None:
         return None
@@ -169,7 +171,7 @@ def compiles(trace: Trace) -> Verdict:
             severity=severity,
         )
     pieces = per_step(trace, trace.compiled_regions or 0)
-    launching = trace.idle_launching_us or 0.0
+    launching = launching_us(trace) or 0.0
     if pieces < PIECES_A_STEP or not trace.launches or launching < IDLE_MUCH * span:
         return None
     if trace.launches >= LAUNCHES_A_PIECE * (trace.compiled_regions or 0):
@@ -204,7 +206,7 @@ def launch_bound(trace: Trace) -> Verdict:
     """
     if (missing := unreadable(trace)) is not None:
         return missing
-    lost, span = observed(trace.idle_launching_us, "what the host did while the GPU was idle"), span_of(trace)
+    lost, span = observed(launching_us(trace), "what the host did while the GPU was idle"), span_of(trace)
     severity = severity_of(lost, span, IDLE_LEAST, IDLE_MUCH_WITH_STACKS if trace.has_stacks else IDLE_MUCH)
     if severity is None:
         return None

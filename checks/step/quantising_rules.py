@@ -12,6 +12,7 @@ from fp8doctor.checks.step.sums import (
     eager_quantising,
     fp8_products,
     gain_without,
+    launching_us,
     operator_count,
     part,
     per_step,
@@ -214,7 +215,7 @@ def small_shapes(trace: Trace) -> Verdict:
     if 2 * sum(p.us or 0.0 for p in few) < sum(p.us or 0.0 for p in sized):
         return None
     products, casting, span = us_of(trace, *FP8), quantising_us(trace), span_of(trace)
-    lost = casting + (trace.idle_launching_us or 0.0)
+    lost = casting + (launching_us(trace) or 0.0)
     severity = severity_of(lost, span)
     if lost < products or severity is None:
         return None
@@ -224,7 +225,7 @@ def small_shapes(trace: Trace) -> Verdict:
         evidence=(
             took("FP8 products", products, trace),
             took("scales and casts", casting, trace),
-            took("idle while the host launches", trace.idle_launching_us or 0.0, trace, "idle_launching_us"),
+            took("idle while the host launches", launching_us(trace) or 0.0, trace, "idle_launching_us"),
         ),
         actions=(
             Action("Use BF16 for steps of so few tokens, or batch more of them"),

@@ -43,6 +43,16 @@ def span_of(trace: Trace) -> float:
     return trace.span_us or 0.0
 
 
+def launching_us(trace: Trace) -> float | None:
+    """Idle time of the GPU in which the host launches: in an operator or a call, or in Python between two of them."""
+    return None if trace.idle_launching_us is None else trace.idle_launching_us + (trace.idle_between_us or 0.0)
+
+
+def elsewhere_us(trace: Trace) -> float | None:
+    """Idle time of the GPU in which the host does something else; Python between two operators is not counted."""
+    return None if trace.idle_elsewhere_us is None else trace.idle_elsewhere_us - (trace.idle_between_us or 0.0)
+
+
 def us_of(trace: Trace, *kinds: str) -> float:
     """GPU time of these kinds."""
     return sum((trace.us_by_kind or {}).get(kind, 0.0) for kind in kinds)

@@ -12,6 +12,7 @@ from fp8doctor.model import Kernel
 
 # No GEMM, whatever else stands in the name: attention, and Inductor's element-wise and reduction kernels, which carry
 # the name of the operator whose operands they prepare.
+# "fbgemm" is the name of a library that has other kernels, too.
 _GEMM = r"(?i)^(?!.*(?:flash|fmha|attention|sdpa|triton_(?:poi|red|per)_)).*"
 
 # The first hit wins, so FP8 stands before BF16 (`sm90_xmma_gemm_e4m3bf16_e4m3f32_...` names its output type, too) and
@@ -23,11 +24,11 @@ _GEMM = r"(?i)^(?!.*(?:flash|fmha|attention|sdpa|triton_(?:poi|red|per)_)).*"
 # (q 8-bit float, t BF16, h FP16, s FP32, o FP4) is inferred from public traces, where the operator stands beside them.
 KERNELS = (
     Kernel(_GEMM + r"nvjet_(sm\d+_)?oo[a-z]+_", "fp4-gemm"),
-    Kernel(_GEMM + r"(cutlass|gemm).*x(e2m1|f4)_", "fp4-gemm"),
-    Kernel(_GEMM + r"(cutlass|gemm).*float_e2m1_t", "fp4-gemm"),
+    Kernel(_GEMM + r"(cutlass|(?<!fb)gemm).*x(e2m1|f4)_", "fp4-gemm"),
+    Kernel(_GEMM + r"(cutlass|(?<!fb)gemm).*float_e2m1_t", "fp4-gemm"),
     Kernel(_GEMM + r"nvjet_(sm\d+_)?qq[a-z]+_", "fp8-gemm", "aten::_scaled_mm"),
     Kernel(_GEMM + r"(f8f8bf16_rowwise|triton_.*scaled_mm|scaled_mm_device_tma)", "fp8-gemm", "aten::_scaled_mm"),
-    Kernel(_GEMM + r"(cutlass|gemm|kernel_for_sm).*(e4m3|e5m2|_f8_)", "fp8-gemm", "aten::_scaled_mm"),
+    Kernel(_GEMM + r"(cutlass|(?<!fb)gemm|kernel_for_sm).*(e4m3|e5m2|_f8_)", "fp8-gemm", "aten::_scaled_mm"),
     Kernel(_GEMM + r"fp8(_fp4)?_gemm", "fp8-gemm"),
     # The same kernels below operators that came later; all four are registered in torch 2.13.
     *(
@@ -40,11 +41,11 @@ KERNELS = (
         "aten::_int_mm",
     ),
     Kernel(_GEMM + r"nvjet_(sm\d+_)?t(st|ss|tt)_", "bf16-gemm"),
-    Kernel(_GEMM + r"(gemm|cutlass|gemv).*(bf16|bfloat16)", "bf16-gemm"),
+    Kernel(_GEMM + r"((?<!fb)gemm|cutlass|gemv).*(bf16|bfloat16)", "bf16-gemm"),
     Kernel(_GEMM + r"nvjet_(sm\d+_)?h(sh|ss|hh)_", "fp16-gemm"),
-    Kernel(_GEMM + r"(gemm|cutlass|gemv).*(?<!b)(f16|fp16|half)", "fp16-gemm"),
+    Kernel(_GEMM + r"((?<!fb)gemm|cutlass|gemv).*(?<!b)(f16|fp16|half)", "fp16-gemm"),
     Kernel(_GEMM + r"_h\d+gemm", "fp16-gemm"),
-    Kernel(_GEMM + r"(gemm.*tf32|cutlass.*tf32|s1688gemm)", "tf32-gemm"),
+    Kernel(_GEMM + r"((?<!fb)gemm.*tf32|cutlass.*tf32|s1688gemm)", "tf32-gemm"),
     Kernel(_GEMM + r"(xmma_gemm_f32f32_f32f32|(?<!bla)sgemm)", "fp32-gemm"),
 )
 

@@ -40,6 +40,16 @@ def test_a_short_stall_is_none_and_a_longer_one_is_a_note() -> None:
     assert isinstance(host_rules.host_stalls(replace(base, idle_elsewhere_us=None)), Unknown)
 
 
+def test_python_between_two_operators_is_launching_and_no_stall() -> None:
+    base = steps.eager_bf16()
+    assert base.span_us
+    slow = replace(base, idle_launching_us=0.3 * base.span_us, idle_elsewhere_us=0.25 * base.span_us)
+    assert found(host_rules.host_stalls(slow)).severity is Severity.WARNING
+    between = replace(slow, idle_between_us=0.25 * base.span_us)
+    assert host_rules.host_stalls(between) is None
+    assert "55 %" in found(host_rules.launch_bound(between)).title
+
+
 def test_a_loader_that_is_waited_for_is_named() -> None:
     asleep = steps.host_asleep()
     evidence = found(host_rules.host_stalls(replace(asleep, idle_loading_us=50_000.0))).evidence

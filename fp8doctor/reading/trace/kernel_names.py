@@ -45,7 +45,7 @@ _KINDS = tuple(
         (r"Cijk_\w*?_I8", "int8-gemm"),
         (r"(?i)fp8_?\w*(matmul|gemm|_mm)|(matmul|gemm|_mm)_\w*fp8", "fp8-gemm"),
         (
-            r"(?i)gemm|gemv|marlin|splitK|nvjet|matmul|Cijk_|scaled_mm|epilogue::impl|triton_tem_fused_\w*mm",
+            r"(?i)(?<!fb)gemm|gemv|marlin|splitK|nvjet|matmul|Cijk_|scaled_mm|epilogue::impl|triton_tem_fused_\w*mm",
             "other-gemm",
         ),
         (r"FillFunctor", "fill"),

@@ -76,8 +76,7 @@ class Kinds:
         operator = above.telling or above.direct
         if category != KERNEL:
             return Told(_BY_CATEGORY[category], operator)
-        # A namespace of embeddings, casts and permutations, in whose name patterns find a "gemm".
-        name = name[:_ASKED_CHARACTERS].replace("fbgemm_gpu::", "")
+        name = name[:_ASKED_CHARACTERS]
         if kernel_names.is_communication(name):
             return Told("communication", operator, "name")
         kind, by = self._kind(name, above)
