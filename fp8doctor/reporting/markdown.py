@@ -131,7 +131,8 @@ def _not_known(view: View) -> Iterator[str]:
     if parts:
         yield "\n**Ended badly**\n"
         yield from (f"- {inline(part)}" for part in parts)
-    if left_out := summary.left_out(view):
+    left_out = summary.left_out(view)
+    if left_out and not summary.is_foreign(view):
         yield "\n**Not examined**\n"
         yield from (f"- {inline(', '.join(keys))}: {inline(reason)}" for reason, keys in left_out)
     if reasons := summary.unsettled(view):

@@ -249,6 +249,11 @@ def left_out(view: View) -> list[tuple[str, tuple[str, ...]]]:
     return [(reason, tuple(keys)) for reason, keys in reasons.items()]
 
 
+def is_foreign(view: View) -> bool:
+    """Whether somebody else's program wrote what was judged: then all that it does not say is no news."""
+    return view["source"] in ("text", "trace")
+
+
 def untold(view: View) -> list[tuple[str, str]]:
     """What a text cannot tell, and the command that would settle it: ("the driver's version: why", "nvidia-smi")."""
     reading = view["facts"].get("reading") if view["source"] == "text" else None
@@ -263,7 +268,7 @@ def was_cut(view: View) -> bool:
 
 def dated(view: View) -> str:
     """What the date in the header line is the date of: a text says nothing of when it was written."""
-    return "read" if view["source"] in ("text", "trace") else "recorded"
+    return "read" if is_foreign(view) else "recorded"
 
 
 _UNRECORDED = {"text": "not said by this text", "trace": "not in a trace"}

@@ -223,7 +223,8 @@ class _Page:
             yield Text("Ended badly", style="bold")
             for key, happened in failed:
                 yield from self._wrapped(self._text(f"{key}: {happened}"), 4, self._sign("warning"))
-        if left_out := summary.left_out(self.view):
+        left_out = summary.left_out(self.view)
+        if left_out and (self.verbose or not summary.is_foreign(self.view)):
             yield Text("Not examined", style="bold")
             for reason, keys in left_out:
                 yield from self._wrapped(self._text(f"{', '.join(keys)}: {reason}"), 4, Text("  -"))

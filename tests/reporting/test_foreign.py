@@ -1,0 +1,33 @@
+"""The report on somebody else's text or trace: what it does not say is no news, and its date is the reader's."""
+
+from __future__ import annotations
+
+from fp8doctor import api
+from fp8doctor.cli.output import console
+from fp8doctor.reporting import terminal
+
+PASTE = """PyTorch version: 2.6.0+cu124
+Is debug build: False
+CUDA used to build PyTorch: 12.4
+Is CUDA available: True
+GPU models and configuration: GPU 0: NVIDIA GeForce RTX 4090
+Nvidia driver version: 550.54.15
+"""
+
+
+def printed(verbose: bool) -> str:
+    to = console()
+    with to.capture() as captured:
+        terminal.render(api.view(api.read(PASTE)), to, verbose=verbose)
+    return captured.get()
+
+
+def test_subjects_that_no_text_speaks_of_are_listed_for_those_who_ask() -> None:
+    assert "Not examined" not in printed(verbose=False)
+    assert "not said by this text" in " ".join(printed(verbose=True).split())
+    assert "Not examined" not in api.read(PASTE).to_markdown()
+
+
+def test_a_text_was_read_on_this_day_and_not_recorded() -> None:
+    assert "recorded" not in printed(verbose=False).partition("VERDICT")[0]
+    assert "recorded" not in api.read(PASTE).to_markdown().partition("Verdict")[0]
