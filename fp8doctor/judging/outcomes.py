@@ -36,6 +36,8 @@ _MADE: dict[Makes, tuple[type[Any], ...]] = {
     "timings": (Candidate,),
 }
 
+_CONTRADICTS = "a message contradicts what was seen: another GPU in the box, or in the text?"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -148,13 +150,18 @@ def _outcome(rule: Rule, result: RuleResult) -> Outcome:
 
 
 def _with_messages(registry: Registry, outcome: Outcome, runs: Runs) -> Outcome:
-    """A literal message settles its rule even where the rule's facts are missing."""
+    """A literal message settles its rule even where the rule's facts are missing.
+
+    What the hardware has is no question of what was printed: against facts that show it, a message is a riddle.
+    """
     run = runs.get(Messages.key)
     if outcome.name == "finding" or run is None or not isinstance(run.facts, Messages):
         return outcome
     seen = [m for m in run.facts.messages if m.rule == outcome.rule.id]
     if not seen:
         return outcome
+    if outcome.name == "pass" and outcome.rule.settles == "hardware":
+        return Outcome(outcome.rule, "unknown", f"{_CONTRADICTS} ({seen[0].source} printed: {seen[0].text})")
     texts = [t for t in registry.error_texts if t.rule == outcome.rule.id]
     fixes = [t for t in texts if any(re.search(t.pattern, m.text) for m in seen)]
     finding = Finding(

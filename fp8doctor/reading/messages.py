@@ -15,11 +15,16 @@ LONGEST_LINE = 4_000
 LONGEST_MESSAGE = 400
 # More lines that say the same thing say no more.
 MOST_MESSAGES = 20
+# What an exception's line bears before its message.
+_RAISED = ("Error: ", "Exception: ")
 
 
 def known_lines(error_texts: Sequence[ErrorText], lines: Iterable[str], source: str) -> Iterator[Message]:
-    """The lines in their order, each for every literal message that it holds; of equal ones the first."""
-    lines = [line for line in lines if len(line) < LONGEST_LINE]
+    """The lines in their order, each for every literal message that it holds; of equal ones the first.
+
+    A question is somebody's about a message, unless an exception asks it ("Did you mean: 'float8'?").
+    """
+    lines = [line for line in lines if len(line) < LONGEST_LINE and not _asks(line)]
     whole = "\n".join(lines)
     # What is found nowhere in the whole is found in none of its lines: one search instead of one for each line.
     possible = [text for text in error_texts if _looks_beyond(text.pattern) or _compiled(text.pattern).search(whole)]
@@ -33,6 +38,10 @@ def known_lines(error_texts: Sequence[ErrorText], lines: Iterable[str], source: 
                     found.add(message)
                     counts[text.pattern] += 1
                     yield message
+
+
+def _asks(line: str) -> bool:
+    return line.rstrip("\"'`*_) ").endswith("?") and not any(mark in line for mark in _RAISED)
 
 
 @lru_cache(maxsize=4096)

@@ -268,3 +268,8 @@ def test_a_line_of_nothing_costs_no_more_than_its_length(piece: str) -> None:
     for _ in range(20):
         settled(line)
     assert time.process_time() - start < 2
+
+
+def test_a_question_about_a_message_is_no_message_and_an_exceptions_own_is() -> None:
+    assert not settled('Is "type fp8e4nv not supported in this architecture" expected on the A100?')
+    assert settled("AttributeError: module 'torch' has no attribute 'float8_e4m3fn'. Did you mean: 'float16'?")

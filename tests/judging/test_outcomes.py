@@ -24,6 +24,7 @@ from fp8doctor.model import (
     Messages,
     NotApplicable,
     ProbeRun,
+    Settles,
     Severity,
     Unknown,
     observed,
@@ -204,8 +205,8 @@ TEXTS = (
 )
 
 
-def with_message(text: str, **facts: Facts) -> Outcome:
-    marked = rule("FAN001", "fan-stopped", Severity.ERROR, scope="box")(stopped)
+def with_message(text: str, settles: Settles | None = None, **facts: Facts) -> Outcome:
+    marked = rule("FAN001", "fan-stopped", Severity.ERROR, scope="box", settles=settles)(stopped)
     runs = ok(messages=Messages((Message("FAN001", text, "fan"),)), **facts)
     (outcome,) = judge_rules(registry_of(marked, error_texts=TEXTS), runs)
     return outcome
@@ -226,6 +227,15 @@ def test_a_literal_message_makes_a_finding_where_the_facts_are_missing() -> None
 def test_a_literal_message_weighs_more_than_facts_that_show_nothing_and_less_than_those_that_do() -> None:
     assert with_message("rotor locked", fan=Fan(900)).name == "finding"
     assert with_message("rotor locked", fan=Fan(0)).findings == (Finding("measured"),)
+
+
+def test_a_message_against_hardware_that_was_seen_is_a_riddle_and_no_finding() -> None:
+    outcome = with_message("rotor locked", settles="hardware", fan=Fan(900))
+    assert outcome.name == "unknown"
+    assert "contradicts what was seen" in str(outcome.reason)
+    assert "rotor locked" in str(outcome.reason)
+    assert with_message("rotor locked", settles="hardware").name == "finding"
+    assert with_message("rotor locked", settles="hardware", fan=Fan(0)).findings == (Finding("measured"),)
 
 
 def test_a_message_for_another_rule_changes_nothing() -> None:
