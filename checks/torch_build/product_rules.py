@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fp8doctor.checks.driver import Driver
 from fp8doctor.checks.gpu.facts import Gpus, capability
+from fp8doctor.checks.libraries.facts import Libraries
+from fp8doctor.checks.machine.facts import Machine
 from fp8doctor.checks.torch_build.facts import ScaledGemm, TorchBuild
 from fp8doctor.checks.torch_build.hardware import multiplies_fp8, seen_gpus
+from fp8doctor.checks.torch_build.renewal import install, on_windows
 from fp8doctor.checks.torch_build.stated import no_product as no_product_on
 from fp8doctor.model import (
     Action,
@@ -28,7 +32,13 @@ NONE_TO_RUN = NotApplicable("this torch has no FP8 product for this GPU, so ther
 
 
 @rule("TOR008", "no-fp8-gemm-in-torch", Severity.ERROR, scope="box", settles="software", explains=("fp8-gemm-fails",))
-def no_product(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResult:
+def no_product(
+    torch_build: TorchBuild,
+    gpus: Gpus | None,
+    machine: Machine | None = None,
+    driver: Driver | None = None,
+    libraries: Libraries | None = None,
+) -> RuleResult:
     """This torch has no FP8 matrix product for the GPU.
 
     What it means: the GPU multiplies FP8, and the torch that was examined does not get there: it is missing, broken or
@@ -42,37 +52,38 @@ def no_product(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResult:
     """
     if (why := _not_asked(torch_build, gpus)) is not None:
         return why
+    update = install("Update torch.", seen_gpus(torch_build, gpus) or (), (machine, driver, libraries))
     if torch_build.installed is False:
-        return _no_product(("there is no torch",), "torch_build.installed")
+        return _no_product(("there is no torch",), "torch_build.installed", update)
     if torch_build.import_error:
-        return _no_product(("torch does not import",), "torch_build.import_error")
+        return _no_product(("torch does not import",), "torch_build.import_error", update)
     if torch_build.accelerator == "cpu":
-        return _no_product(("torch was built for the CPU only",), "torch_build.accelerator")
+        return _no_product(("torch was built for the CPU only",), "torch_build.accelerator", update)
     products = _of(torch_build, "tensorwise")
     if not products:
         if "no kernel image" in (torch_build.trivial_kernel_error or ""):
-            return _no_product(("torch has no code for this GPU",), "torch_build.trivial_kernel_error")
-        reasons = _by_versions(torch_build, gpus)
-        return _no_product(reasons, "torch_build.version") if reasons else Unknown(_why_untried(torch_build))
+            return _no_product(("torch has no code for this GPU",), "torch_build.trivial_kernel_error", update)
+        reasons = _by_versions(torch_build, gpus, on_windows(machine))
+        return _no_product(reasons, "torch_build.version", update) if reasons else Unknown(_why_untried(torch_build))
     if any(g.outcome in ("ok", "wrong") for g in products):
         return None
     if all(g.outcome in ("refused", "absent") for g in products):
-        return _no_product(_told(products), FACT)
+        return _no_product(_told(products), FACT, update)
     return Unknown(f"the product was called and failed for another reason: {_first_error(products)}")
 
 
-def _by_versions(build: TorchBuild, gpus: Gpus | None) -> tuple[str, ...]:
+def _by_versions(build: TorchBuild, gpus: Gpus | None, windows: bool) -> tuple[str, ...]:
     """Why no GPU here that multiplies FP8 gets a product from this build, as far as versions settle it for all."""
-    reasons = [no_product_on(build, gpu) for gpu in seen_gpus(build, gpus) or () if gpu.has_fp8]
+    reasons = [no_product_on(build, gpu, windows) for gpu in seen_gpus(build, gpus) or () if gpu.has_fp8]
     known = tuple(dict.fromkeys(why for why in reasons if why))
     return known if reasons and all(reasons) else ()
 
 
-def _no_product(reasons: tuple[str, ...], fact: str) -> Finding:
+def _no_product(reasons: tuple[str, ...], fact: str, update: Action) -> Finding:
     return Finding(
         title="This torch has no FP8 matrix product for this GPU",
         evidence=tuple(Evidence(text, fact=fact) for text in reasons),
-        actions=(UPDATE,),
+        actions=(update,),
     )
 
 

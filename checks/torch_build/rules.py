@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 
+from fp8doctor.checks.driver import Driver
 from fp8doctor.checks.gpu.facts import Gpus, capability
+from fp8doctor.checks.libraries.facts import Libraries
+from fp8doctor.checks.machine.facts import Machine
 from fp8doctor.checks.torch_build.facts import TorchBuild
 from fp8doctor.checks.torch_build.hardware import SeenGpu, release, seen_gpus
 from fp8doctor.checks.torch_build.probe import IMPORTING
+from fp8doctor.checks.torch_build.renewal import install, on_windows
 from fp8doctor.checks.torch_build.stated import too_old, wheel_lacks_code
 from fp8doctor.model import (
     Action,
@@ -103,7 +107,13 @@ def torch_broken(run: ProbeRun[TorchBuild]) -> RuleResult:
 
 
 @rule("TOR003", "cpu-only-torch", Severity.ERROR, scope="box", explains=SYMPTOMS)
-def cpu_only(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResult:
+def cpu_only(
+    torch_build: TorchBuild,
+    gpus: Gpus | None,
+    machine: Machine | None = None,
+    driver: Driver | None = None,
+    libraries: Libraries | None = None,
+) -> RuleResult:
     """torch was built for the CPU only, on a box with a GPU.
 
     What it means: the build has no CUDA or ROCm in it, whatever is installed beside it. It comes from the CPU index,
@@ -111,8 +121,8 @@ def cpu_only(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResult:
 
     Why it costs time: everything runs on the CPU; the GPU is never touched.
 
-    What to do: reinstall torch for CUDA (on Linux the package on PyPI is one) or, for AMD, for ROCm, and pin it, so
-    that the next install does not replace it again.
+    What to do: reinstall torch for CUDA or, for AMD, for ROCm, and pin it, so that the next install does not replace it
+    again. PyPI's package has no CUDA on Windows, and needs driver 580 or newer on Linux since torch 2.11.
 
     Sources: torch.version.cuda and torch.version.hip of the build; pytorch.org, "Start Locally".
     """
@@ -125,7 +135,6 @@ def cpu_only(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResult:
         return Unknown("torch is built for the CPU only, and whether the box has a GPU was not seen")
     if not seen:
         return NotApplicable("no GPU is visible")
-    amd = (seen[0].capability or "").startswith("gfx")
     return Finding(
         title=f"torch {torch_build.version or ''} was built for the CPU only".replace("  ", " "),
         evidence=(
@@ -134,15 +143,7 @@ def cpu_only(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResult:
             ),
             Evidence(f"the box has {seen[0].name}", seen[0].name, fact="gpus.gpus"),
         ),
-        actions=(
-            Action("Install the ROCm build that pytorch.org/get-started/locally names for this release of ROCm.")
-            if amd
-            else Action(
-                "Install a CUDA build. PyPI's needs driver 580 or newer since torch 2.11; for an older driver take it"
-                " from an index for CUDA 12 (download.pytorch.org/whl/cu126).",
-                REINSTALL,
-            ),
-        ),
+        actions=(install("Install a CUDA build.", seen, (machine, driver, libraries), "--force-reinstall"),),
     )
 
 
@@ -294,17 +295,24 @@ def code_covers(arch_list: tuple[str, ...], device: tuple[int, int]) -> bool | N
 
 
 @rule("TOR006", "torch-too-old-for-fp8-mm", Severity.ERROR, scope="box", explains=SYMPTOMS)
-def too_old_for_products(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResult:
+def too_old_for_products(
+    torch_build: TorchBuild,
+    gpus: Gpus | None,
+    machine: Machine | None = None,
+    driver: Driver | None = None,
+    libraries: Libraries | None = None,
+) -> RuleResult:
     """This torch is older than its FP8 matrix product for the GPU.
 
     What it means: the GPU has FP8 tensor cores, and this torch either does not know FP8 types, has no function for
-    scaled matrix products, or shuts Ada GPUs (8.9) out of it, as versions before 2.4 do.
+    scaled matrix products, or shuts Ada GPUs (8.9) out of it, as versions before 2.3 do. On Windows the product
+    came with 2.4.
 
     Why it costs time: FP8 weights can be stored and not multiplied; every layer is computed in 16 bits.
 
-    What to do: update torch.
+    What to do: update torch, for a CUDA that the driver serves: PyPI's needs driver 580 or newer since torch 2.11.
 
-    Sources: pytorch/pytorch#118703 and Comfy-Org/ComfyUI#4528 (Ada refused); the calls made on this box.
+    Sources: pytorch/pytorch#118881 (Ada), Comfy-Org/ComfyUI#4528 and #4539 (Windows); the calls made on this box.
     """
     if torch_build.installed is False:
         return NO_TORCH
@@ -324,19 +332,25 @@ def too_old_for_products(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResu
         evidence.append(Evidence("it has no type float8_e4m3fn", fact="torch_build.float8_dtypes"))
     elif tensorwise and all(g.outcome == "absent" for g in tensorwise):
         evidence.append(Evidence(f"no scaled product: {tensorwise[0].error}", fact="torch_build.scaled_gemms"))
-    elif why := next(filter(None, (too_old(torch_build, gpu) for gpu in with_fp8)), None):
+    elif why := next(filter(None, (too_old(torch_build, g, on_windows(machine)) for g in with_fp8)), None):
         evidence.append(Evidence(why))
     else:
         return None if version else Unknown("torch's version could not be read")
     return Finding(
         title=f"torch {torch_build.version} is too old for FP8 products on the {with_fp8[0].name}",
         evidence=tuple(evidence),
-        actions=(Action("Update torch.", "python -m pip install --upgrade torch"),),
+        actions=(install("Update torch.", with_fp8, (machine, driver, libraries)),),
     )
 
 
 @rule("TOR007", "cuda-toolkit-too-old-for-ada-fp8", Severity.ERROR, scope="box", explains=SYMPTOMS)
-def cuda_too_old_for_ada(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResult:
+def cuda_too_old_for_ada(
+    torch_build: TorchBuild,
+    gpus: Gpus | None,
+    machine: Machine | None = None,
+    driver: Driver | None = None,
+    libraries: Libraries | None = None,
+) -> RuleResult:
     """torch was built with a CUDA that is too old for FP8 on Ada GPUs (8.9).
 
     What it means: cuBLASLt multiplies FP8 on Ada from CUDA 12.1 (update 1) on; CUTLASS, which vLLM and others build
@@ -368,6 +382,8 @@ def cuda_too_old_for_ada(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResu
         evidence=(
             Evidence(f"torch was built with CUDA {torch_build.cuda}", torch_build.cuda, fact="torch_build.cuda"),
         ),
-        actions=(Action("Install a build for CUDA 12.4 or newer.", REINSTALL),),
+        actions=(
+            install("Install a build for CUDA 12.4 or newer.", seen, (machine, driver, libraries), "--force-reinstall"),
+        ),
         severity=Severity.ERROR if too_old else Severity.WARNING,
     )

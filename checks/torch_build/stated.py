@@ -10,9 +10,11 @@ from fp8doctor.checks.torch_build.hardware import SeenGpu, release
 
 # The first CUDA whose compiler makes code for 10.0 and 12.0. Source: CUDA Toolkit 12.8, release notes.
 FIRST_CUDA_FOR_BLACKWELL = (12, 8)
-# float8_e4m3fn and torch._scaled_mm came with 2.1; `_scaled_mm` takes Ada (8.9) from 2.4 on (pytorch/pytorch#118703).
+# float8_e4m3fn and torch._scaled_mm came with 2.1; `_scaled_mm` takes Ada (8.9) from 2.3 on (pytorch/pytorch#118881,
+# of February 2024). Wheels for Windows have it from 2.4 on (Comfy-Org/ComfyUI#4528, #4539).
 FIRST_TORCH = (2, 1)
-FIRST_TORCH_FOR_ADA = (2, 4)
+FIRST_TORCH_FOR_ADA = (2, 3)
+FIRST_TORCH_ON_WINDOWS = (2, 4)
 # cuBLASLt multiplies FP8 on Ada from CUDA 12.1 on (NVIDIA/TransformerEngine#15).
 FIRST_CUDA_FOR_ADA = (12, 1)
 # A wheel of PyTorch's own: it carries machine code alone, no PTX that a newer driver could compile for a newer GPU
@@ -29,7 +31,7 @@ def wheel_lacks_code(build: TorchBuild, device: tuple[int, int]) -> str | None:
     return f"torch {build.version} was built with CUDA {build.cuda}, which has no code for sm_{device[0]}{device[1]}"
 
 
-def too_old(build: TorchBuild, gpu: SeenGpu) -> str | None:
+def too_old(build: TorchBuild, gpu: SeenGpu, windows: bool = False) -> str | None:
     """Why this torch is too old for FP8 products on a GPU that has them, in words; None if it is not."""
     version = release(build.version)
     if version is None or not gpu.has_fp8:
@@ -37,16 +39,18 @@ def too_old(build: TorchBuild, gpu: SeenGpu) -> str | None:
     if version < FIRST_TORCH:
         return "before 2.1 torch has no FP8 types"
     if version < FIRST_TORCH_FOR_ADA and gpu.capability == "8.9":
-        return "before 2.4 it refuses FP8 products on Ada (8.9)"
+        return "before 2.3 it refuses FP8 products on Ada (8.9)"
+    if version < FIRST_TORCH_ON_WINDOWS and windows:
+        return "before 2.4 its builds for Windows have no FP8 products"
     return None
 
 
-def no_product(build: TorchBuild, gpu: SeenGpu) -> str | None:
+def no_product(build: TorchBuild, gpu: SeenGpu, windows: bool = False) -> str | None:
     """Why this build cannot multiply FP8 on a GPU that has it, in words; None if its versions do not settle that."""
     cuda = release(build.cuda)
     if (device := capability(gpu.capability)) is not None and (why := wheel_lacks_code(build, device)):
         return why
-    if why := too_old(build, gpu):
+    if why := too_old(build, gpu, windows):
         return f"torch {build.version}: {why}"
     if gpu.capability == "8.9" and cuda is not None and cuda < FIRST_CUDA_FOR_ADA:
         return f"CUDA {build.cuda} has no FP8 products for Ada (8.9)"

@@ -7,6 +7,7 @@ are not among them: any extension and any product may raise those, so that alone
 
 from __future__ import annotations
 
+from fp8doctor.checks.torch_build.renewal import ANYWHERE
 from fp8doctor.model import ErrorText, NotApplicable, Severity
 from fp8doctor.registry import rule
 
@@ -102,7 +103,7 @@ _TN = "Pass the weight as `weight.t()` of a contiguous (N, K) tensor; do not cal
 _PAD = "Pad K and N to multiples of 16, or leave this layer in BF16."
 _NATIVE = "Take a scaling that this GPU has: tensorwise everywhere, 128-blocks on Hopper, MXFP8 and NVFP4 on Blackwell."
 _LEGAL = "Correct the call; the GPU is not the reason."
-_UPDATE = "python -m pip install --upgrade torch"
+_UPDATE = ANYWHERE
 
 ERROR_TEXTS = (
     ErrorText(r"Torch not compiled with CUDA enabled", "TOR003", "Install a CUDA build of torch."),
@@ -130,7 +131,7 @@ ERROR_TEXTS = (
     ErrorText(
         r"torch\._scaled_mm is only supported on devices with compute capability >= 9\.0",
         "TOR006",
-        "torch before 2.4 shuts Ada (8.9) out; update it if the GPU is one, else use BF16.",
+        "torch before 2.3 shuts Ada (8.9) out; update it if the GPU is one, else use BF16.",
         _UPDATE,
     ),
     ErrorText(

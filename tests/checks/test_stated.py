@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from fp8doctor.checks.driver import Driver
 from fp8doctor.checks.gpu import Gpu, Gpus
 from fp8doctor.checks.gpu.names import capability_by_name
 from fp8doctor.checks.gpu.rules import hidden_by_variable, no_gpu_visible
+from fp8doctor.checks.libraries.facts import Libraries
+from fp8doctor.checks.machine.facts import Machine
 from fp8doctor.checks.torch_build.facts import TorchBuild
 from fp8doctor.checks.torch_build.product_rules import no_product
-from fp8doctor.checks.torch_build.rules import no_code_for_gpu, too_old_for_products
+from fp8doctor.checks.torch_build.rules import cpu_only, cuda_too_old_for_ada, no_code_for_gpu, too_old_for_products
 from fp8doctor.model import Finding, Unknown
 
 
@@ -45,11 +48,58 @@ def test_a_newer_wheel_and_a_build_of_ones_own_are_not_accused(version: str) -> 
 def test_torch_before_its_fp8_types_and_its_products_on_ada_is_too_old() -> None:
     for version, cuda, box in (
         ("2.0.1+cu118", "11.8", gpus("NVIDIA H100 PCIe")),
-        ("2.3.1+cu121", "12.1", RTX_4090),
+        ("2.2.2+cu121", "12.1", RTX_4090),
     ):
         assert isinstance(too_old_for_products(build(version, cuda), box), Finding)
         assert isinstance(no_product(build(version, cuda), box), Finding)
-    assert too_old_for_products(build("2.3.1+cu121", "12.1"), gpus("NVIDIA H100 PCIe")) is None
+    assert too_old_for_products(build("2.2.2+cu121", "12.1"), gpus("NVIDIA H100 PCIe")) is None
+
+
+def test_ada_has_products_from_torch_2_3_on_and_windows_from_2_4_on() -> None:
+    torch = build("2.3.1+cu121", "12.1")
+    assert too_old_for_products(torch, RTX_4090) is None
+    assert isinstance(no_product(torch, RTX_4090), Unknown)
+    for name in ("Windows-10-10.0.22631-SP0", "Microsoft Windows 11 Pro"):
+        assert isinstance(too_old_for_products(torch, RTX_4090, Machine(os=name)), Finding)
+        assert isinstance(no_product(torch, RTX_4090, Machine(os=name)), Finding)
+        assert too_old_for_products(build("2.4.0+cu121", "12.1"), RTX_4090, Machine(os=name)) is None
+
+
+WINDOWS, VLLM = Machine(os="Windows-11-10.0.26100-SP0"), Libraries(installed={"vllm": "0.6.0"})
+
+
+@pytest.mark.parametrize(
+    ("box", "driver", "machine", "index"),
+    [
+        (RTX_4090, "550.54.14", None, "cu126"),
+        (RTX_4090, None, None, "cu126"),
+        (RTX_4090, "580.95.05", None, None),
+        (RTX_4090, "581.15", WINDOWS, "cu130"),
+        (RTX_4090, "551.86", WINDOWS, "cu126"),
+        (RTX_5090, "570.86.10", None, "cu128"),
+        (gpus("Tesla V100-SXM2-16GB"), "580.95.05", None, "cu126"),
+    ],
+)
+def test_the_torch_that_is_advised_is_one_that_the_driver_serves_and_the_gpu_has_code_in(
+    box: Gpus, driver: str | None, machine: Machine | None, index: str | None
+) -> None:
+    result = cpu_only(replace(build("2.6.0+cpu", ""), accelerator="cpu"), box, machine, Driver(version=driver))
+    assert isinstance(result, Finding)
+    command = result.actions[0].command or ""
+    assert command.partition("whl/")[2] == (index or "")
+
+
+def test_where_an_engine_pins_torch_the_engine_is_updated() -> None:
+    result = cuda_too_old_for_ada(build("2.1.2+cu118", "11.8"), RTX_4090, libraries=VLLM)
+    assert isinstance(result, Finding)
+    assert result.actions[0].text.startswith("Update vllm, which brings its own torch")
+    assert result.actions[0].command is None
+
+
+def test_a_driver_before_cuda_12_is_updated_first() -> None:
+    result = cuda_too_old_for_ada(build("2.1.2+cu118", "11.8"), RTX_4090, driver=Driver(version="520.61.05"))
+    assert isinstance(result, Finding)
+    assert "First update the driver" in result.actions[0].text
 
 
 def test_of_unlike_gpus_one_that_may_have_products_keeps_the_answer_open() -> None:

@@ -194,7 +194,7 @@ def test_missing_code_is_told_for_each_gpu_and_a_kernel_that_ran_clears_it() -> 
 
 
 def test_old_torch_on_ada_unless_a_product_ran() -> None:
-    old = replace(HOPPER, version="2.3.1+cu121", cuda="12.1")
+    old = replace(HOPPER, version="2.2.2+cu121", cuda="12.1")
     assert findings(rules.too_old_for_products(old, on("8.9")))
     assert rules.too_old_for_products(replace(called("8.9"), version="2.3.1"), on("8.9")) is None
     assert rules.too_old_for_products(old, ONE_H200) is None
