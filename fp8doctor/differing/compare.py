@@ -11,6 +11,7 @@ from fp8doctor.differing.gathering import gather
 from fp8doctor.differing.record import Change, Difference, FindingChange, Gpus, Shift, Side, Times
 from fp8doctor.differing.shifts import shifts_of
 from fp8doctor.differing.times import compare_times
+from fp8doctor.differing.works import works_of
 from fp8doctor.judging.report import Report
 from fp8doctor.model import Severity
 from fp8doctor.registry import Registry
@@ -27,11 +28,12 @@ def difference(before: Report, after: Report, registry: Registry, names: tuple[s
     """
     old, new = gather(before, registry), gather(after, registry)
     found = boxes.compare(old, new)
+    works = works_of(old, new)
     lasting = [one for one in found.changed if one.change.kind not in ("condition", "method")]
     pairs = compare_times(old, new, [one for one in found.changed if one.change.kind == "method"])
     cases = tuple(one.case for one in pairs.compared)
     shifts = shifts_of(cases)
-    findings = compare_findings(before, after, registry)
+    findings = compare_findings(before, after, works, registry)
     # Conditions are no cause by themselves where something else is known to bring them about; they are told apart.
     explanations = explain(
         [one for one in found.changed if one.change.kind != "condition" or one.trait.why],
@@ -42,7 +44,7 @@ def difference(before: Report, after: Report, registry: Registry, names: tuple[s
         before=_side(before, names[0]),
         after=_side(after, names[1]),
         gpus=found.gpus,
-        headline=_headline(found.gpus, changes, shifts, findings, len(cases), _advised(before, after)),
+        headline=_headline(found.gpus, changes, shifts, findings, len(cases), _advised(before, after), works.apart),
         changes=changes,
         conditions=tuple(one.change for one in found.changed if one.change.kind == "condition"),
         not_known=found.not_known,
@@ -93,14 +95,18 @@ def _headline(
     findings: Sequence[FindingChange],
     compared: int,
     first: tuple[str, str] | None,
+    apart: tuple[str, str] | None,
 ) -> str:
-    """The answer in some sentences; `first` is what each report advises first, where that differs."""
+    """The answer in some sentences.
+
+    `first` is what each report advises first, where that differs, `apart` what each measured, where that is other work.
+    """
     came = [one for one in findings if one.what == "new"]
     went = [one for one in findings if one.what == "gone"]
-    if not (changes or shifts or came or went):
+    if not (changes or shifts or came or went or apart):
         timed = f"{compared} times agree" if compared else "nothing was timed in both"
         return f"No difference in what both reports tell: nothing that lasts changed, and {timed}."
-    speed = _speed(gpus, shifts, compared)
+    speed = _speed(gpus, shifts, compared, apart)
     advised = f" B advises {first[1]} where A advised {first[0]}." if first else ""
     parts = [f"{len(changes)} {'thing' if len(changes) == 1 else 'things'} changed" if changes else ""]
     parts += [f"{len(came)} new finding{'s' * (len(came) != 1)}" if came else ""]
@@ -111,7 +117,12 @@ def _headline(
     return f"{speed} {told[:1].upper()}{told[1:]}.{advised}" if told else f"{speed}{advised}"
 
 
-def _speed(gpus: Gpus, shifts: Sequence[Shift], compared: int) -> str:
+def _speed(gpus: Gpus, shifts: Sequence[Shift], compared: int, apart: tuple[str, str] | None) -> str:
+    if apart:
+        measured = f"A measured {apart[0]}, B {apart[1]}"
+        if not compared:
+            return f"{measured}: only the box can be compared."
+        return f"{measured}: these are not compared. {_speed(gpus, shifts, compared, None)}"
     if not compared:
         return "Nothing was timed in both, so neither is known to be slower."
     slower = sum(one.changed for one in shifts if one.direction == "slower" and not one.lone)

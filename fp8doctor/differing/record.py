@@ -176,6 +176,8 @@ class Advised:
     after: Speedup | None = None
     in_before: bool = False
     in_after: bool = False
+    # Whose step it is advised for; None: not said.
+    workload: str | None = None
 
 
 @dataclass(frozen=True)

@@ -327,18 +327,22 @@ def _answer(answer: bool | None) -> str:
 
 
 def _advice(view: View) -> Section | None:
-    lines = tuple(_advised(one) for one in view["advice"])
+    works = [{one["workload"] for one in view["advice"] if one[where]} for where in ("in_before", "in_after")]
+    lines = tuple(_advised(one, len(works[0] | works[1]) > 1) for one in view["advice"])
     changed = any(one["in_before"] != one["in_after"] for one in view["advice"])
-    return Section("What to use", lines, "" if changed else "the same in both") if lines else None
+    apart = all(works) and works[0].isdisjoint(works[1])
+    note = "for other work, and not compared" if apart else "" if changed else "the same in both"
+    return Section("What to use", lines, note) if lines else None
 
 
-def _advised(one: View) -> Line:
+def _advised(one: View, many: bool) -> Line:
     where = "both" if one["in_before"] and one["in_after"] else "only A" if one["in_before"] else "only B"
     gains = [(letter, one[which]) for letter, which in (("A", "before"), ("B", "after")) if one[which]]
     told = [f"{_gain(speedup)} in {letter}" if where == "both" else _gain(speedup) for letter, speedup in gains]
     if len(gains) == 2 and _gain(gains[0][1]) == _gain(gains[1][1]):
         told = [_gain(gains[0][1])]
-    return Line(f"{one_line(one['label'])}{': ' if told else ''}{', '.join(told)}", where)
+    work = f"{one_line(one['workload'])}: " if many and one["workload"] else ""
+    return Line(f"{work}{one_line(one['label'])}{': ' if told else ''}{', '.join(told)}", where)
 
 
 def _gain(speedup: View) -> str:
