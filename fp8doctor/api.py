@@ -202,6 +202,7 @@ def read(text: str | bytes) -> Report:
     from fp8doctor.reading import environment, own
     from fp8doctor.reading.messages import known_lines
     from fp8doctor.reading.text import clean
+    from fp8doctor.reading.untold import without_fp8
 
     registry = knowledge()
     if (document := own.find(text)) is not None:
@@ -214,9 +215,12 @@ def read(text: str | bytes) -> Report:
         if (said := reader.function(pasted)) is not None:
             facts[key] = said
     messages = Messages(tuple(known_lines(registry.error_texts, pasted.lines, "the text")))
-    if not facts and not messages.messages:
+    if not facts and not messages.messages and not seen.formats:
         raise NothingRecognisedError("nothing in this text is known: no environment report, log line or error")
-    return _read_report(registry, {**facts, Reading.key: seen, Messages.key: messages}, "text")
+    facts |= {Reading.key: seen, Messages.key: messages}
+    report = _read_report(registry, facts, "text")
+    without = {**facts, Reading.key: without_fp8(seen)}
+    return _read_report(registry, without, "text") if report.verdict.status == "unavailable" else report
 
 
 def trace(*paths: Path) -> Report:

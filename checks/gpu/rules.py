@@ -104,6 +104,13 @@ def each(gpus: Gpus, judge: Callable[[Gpu], Verdict]) -> RuleResult:
     return per_item(shown, judge) if shown else NotApplicable("no GPU is visible")
 
 
+_CPU_BUILD = Action(
+    "This torch is a CPU build and shows no GPU anywhere: if the machine has one, install a CUDA build."
+)
+_ASK_NVIDIA = "nvidia-smi --query-gpu=name,compute_cap --format=csv"
+_ASK_TORCH = "torch.cuda.get_device_capability()"
+
+
 @rule("GPU001", "no-fp8-hardware", Severity.ERROR, scope="box", settles="hardware")
 def no_fp8_hardware(gpus: Gpus) -> RuleResult:
     """The GPU has no FP8 tensor cores.
@@ -124,14 +131,16 @@ def no_fp8_hardware(gpus: Gpus) -> RuleResult:
     """
     if gpus.gpus == ():
         return Unknown("no GPU is visible")
-    return each(gpus, _fp8)
+    shown = observed(gpus.gpus, "which GPUs are there")
+    having = sum(has_fp8(gpu) is True for gpu in shown)
+    return each(gpus, lambda gpu: _fp8(gpu, f"{having} of {len(shown)} GPUs" if having else None))
 
 
-def _fp8(gpu: Gpu) -> Verdict:
+def _fp8(gpu: Gpu, having: str | None) -> Verdict:
     has = has_fp8(gpu)
     if has is None:
         known = capability_of(gpu)
-        asking = "; torch.cuda.get_device_capability() tells it" if known is None else ""
+        asking = f"; `{_ASK_NVIDIA if gpu.vendor == 'nvidia' else _ASK_TORCH}` tells it" if known is None else ""
         return Unknown(f"whether {label(gpu)} has FP8 is not known (compute capability {known or 'unknown'}{asking})")
     if has:
         return None
@@ -142,7 +151,11 @@ def _fp8(gpu: Gpu) -> Verdict:
         f"compute capability {known}{how}; FP8 begins with {begins}" if known else "FP8 GEMMs run at BF16's rate on it"
     )
     return Finding(
-        title=f"{label(gpu)} has no FP8 tensor cores",
+        title=f"{having} have FP8 tensor cores; {label(gpu)} has none"
+        if having
+        else f"{label(gpu)} has no FP8 tensor cores",
+        # Where others have them it is news of one GPU, and no answer for the box.
+        severity=Severity.WARNING if having else None,
         evidence=(Evidence(text, known, fact=path(gpu, "compute_capability")),),
         actions=_instead(capability(known)),
         about=about(gpu),
@@ -171,7 +184,8 @@ def _instead(found: tuple[int, int] | None) -> tuple[Action, ...]:
                 "torchao.quantization.quantize_(model, torchao.quantization.Int8DynamicActivationInt8WeightConfig())",
             )
         )
-    if found is not None:
+    # Triton, which torch.compile writes in, begins with 7.0 (torch/_inductor/exc.py).
+    if found is not None and found >= (7, 0):
         actions.append(
             Action("If FP8 storage must go through torch.compile, store float8_e5m2: e4m3 does not compile here.")
         )
@@ -186,7 +200,7 @@ def _instead(found: tuple[int, int] | None) -> tuple[Action, ...]:
     # Until a GPU is visible these are moot, so they stand under it.
     explains=("cpu-only-torch", "driver-library-mismatch", "driver-too-old", "triton-missing"),
 )
-def no_gpu_visible(gpus: Gpus) -> Finding | None:
+def no_gpu_visible(gpus: Gpus, torch_build: TorchBuild | None = None) -> Finding | None:
     """No GPU is visible.
 
     What it means: neither NVIDIA's management library nor torch shows a GPU, so nothing can be said of FP8 here. The
@@ -207,11 +221,13 @@ def no_gpu_visible(gpus: Gpus) -> Finding | None:
     if observed(gpus.gpus, "which GPUs are there"):
         return None
     why, action = WHY_NONE.get(gpus.why_none or "", ("", None))
+    # What torch does not find is no news where it has no CUDA; that comes before what containers may hide.
+    cpu = gpus.why_none == "not-reachable" and torch_build is not None and torch_build.accelerator == "cpu"
     detail = gpus.why_none_detail or "NVML and torch show none"
     return Finding(
         title=f"No GPU is visible: {why}" if why else "No GPU is visible",
         evidence=(Evidence(detail, gpus.why_none, fact="gpus.why_none_detail"),),
-        actions=(action, DEMO) if action else (DEMO,),
+        actions=tuple(step for step in (_CPU_BUILD if cpu else None, action, DEMO) if step),
     )
 
 

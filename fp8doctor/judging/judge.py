@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fp8doctor.judging.advice import advise
 from fp8doctor.judging.causes import order_findings
 from fp8doctor.judging.outcomes import judge_rules, make
 from fp8doctor.judging.report import FindingRecord, OutcomeRecord, Use, VerdictRecord
 from fp8doctor.judging.verdict import decide
-from fp8doctor.model import Candidate, Caption, Exhibit, Facts, ProbeRun
+from fp8doctor.model import ONLY_FIRST, Candidate, Caption, Exhibit, Facts, ProbeRun
+from fp8doctor.pasted import Reading
 from fp8doctor.registry import Registry
 
 
@@ -49,14 +50,22 @@ def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]]) -> Judgement:
     captions = _captions(runs, broken)
     findings = order_findings(outcomes)
     use = advise(candidates)
+    verdict = decide(outcomes, findings, use, candidates, _said(runs, broken))
     return Judgement(
-        verdict=decide(outcomes, findings, use, candidates, _said(runs, broken)),
+        verdict=replace(verdict, headline=" ".join([*_beforehand(runs), verdict.headline])),
         use=use,
         findings=findings,
         outcomes=tuple(OutcomeRecord(o.rule.id, o.name, o.reason) for o in outcomes) + tuple(broken),
         exhibits=tuple(exhibits),
         captions=captions,
     )
+
+
+def _beforehand(runs: Mapping[str, ProbeRun[Facts]]) -> list[str]:
+    """That a text is of several boxes, before what is said of the first."""
+    reading = runs.get(Reading.key)
+    untold = reading.facts.untold if reading is not None and isinstance(reading.facts, Reading) else None
+    return [f"{gap.what}." for gap in (untold or ())[:1] if ONLY_FIRST in gap.what]
 
 
 def _said(runs: Mapping[str, ProbeRun[Facts]], broken: list[OutcomeRecord]) -> str | None:

@@ -36,7 +36,7 @@ _MADE: dict[Makes, tuple[type[Any], ...]] = {
     "timings": (Candidate,),
 }
 
-_CONTRADICTS = "a message contradicts what was seen: another GPU in the box, or in the text?"
+_CONTRADICTS = "a message contradicts what was seen (is another GPU in the box, or in the text?)"
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _with_messages(registry: Registry, outcome: Outcome, runs: Runs) -> Outcome:
     if not seen:
         return outcome
     if outcome.name == "pass" and outcome.rule.settles == "hardware":
-        return Outcome(outcome.rule, "unknown", f"{_CONTRADICTS} ({seen[0].source} printed: {seen[0].text})")
+        return Outcome(outcome.rule, "unknown", f"{_CONTRADICTS}: {seen[0].text}")
     texts = [t for t in registry.error_texts if t.rule == outcome.rule.id]
     fixes = [t for t in texts if any(re.search(t.pattern, m.text) for m in seen)]
     finding = Finding(

@@ -38,7 +38,12 @@ def decide(
     # That there is no FP8 in the hardware is the answer, whatever else is wrong with the box.
     lacking = {o.rule.id for o in outcomes if o.rule.settles == "hardware"} if status == "unavailable" else set()
     leading = tuple(sorted(findings, key=lambda finding: finding.id not in lacking))
-    headline = _headline(status, leading, use, paying, hardware, runs) if said is None else _recorded(leading, said)
+    if said is not None:
+        headline = _recorded(leading, said)
+    elif hardware is None:
+        headline = _undecided(outcomes, findings)
+    else:
+        headline = _headline(status, leading, use, paying, runs)
     return VerdictRecord(status, headline, hardware, software, runs)
 
 
@@ -94,7 +99,6 @@ def _headline(
     findings: tuple[FindingRecord, ...],
     use: tuple[Use, ...],
     paying: list[Use],
-    hardware: bool | None,
     runs: bool | None,
 ) -> str:
     cause = findings[0].title if findings else None
@@ -119,12 +123,23 @@ def _headline(
     if status == "broken":
         said = "The GPU has FP8, and the software here does not get there"
         return f"{said}: {_clause(grave)}." if grave else f"{said}."
-    if hardware is None:
-        return f"Cannot say: {_clause(error)}." if error else "Cannot say: not enough of this box was seen."
     if runs:
         return "FP8 runs here and is right; nothing was timed, so whether it pays is not known."
     said = "The GPU has FP8; whether FP8 runs here was not seen"
     return f"{said}: {_clause(error)}." if error else f"{said}."
+
+
+def _undecided(outcomes: list[Outcome], findings: tuple[FindingRecord, ...]) -> str:
+    """Why the hardware's answer is open: an error, GPUs that are unlike, or what was not seen of them."""
+    asked = [o for o in outcomes if o.rule.settles == "hardware"]
+    unlike = next((o.findings[0].title for o in asked if o.mixed and o.findings), None)
+    lacking = {o.rule.id for o in asked} if unlike else set()
+    error = next((f.title for f in findings if f.severity is Severity.ERROR and f.id not in lacking), None)
+    open_ = next((o.reason for o in asked if o.name == "unknown" and o.reason and not o.unseen), None)
+    said = [f"Cannot say: {_clause(error)}."] if error else []
+    if unlike:
+        return " ".join([*said, _sentence(unlike)])
+    return said[0] if said else f"Cannot say: {_clause(open_ or 'not enough of this box was seen')}."
 
 
 def _where(use: tuple[Use, ...]) -> str:

@@ -19,7 +19,7 @@ from fp8doctor.reading import (
 )
 from fp8doctor.reading.merging import merge, same_box
 from fp8doctor.reading.saying import Found
-from fp8doctor.reading.untold import untold
+from fp8doctor.reading.untold import NO_CODE_FORMAT, lacks_code, untold
 
 Blocks = Callable[[Sequence[str]], Iterator[tuple[int, int]]]
 Reader = Callable[[Sequence[str], int], Found]
@@ -63,6 +63,8 @@ def read(pasted: Pasted) -> tuple[dict[str, dict[str, Any]], Reading]:
         cut = cut or found.cut
     if box is not None:
         _settle(box)
+    if lacks_code(pasted.lines):
+        formats[NO_CODE_FORMAT] = None
     kinds = tuple(formats)
     records = {} if box is None else {key: record for key, record in box.records.items() if record}
     return records, Reading(formats=kinds, untold=untold(box, kinds, others), cut=cut)

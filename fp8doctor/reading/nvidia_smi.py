@@ -22,7 +22,7 @@ _MEMORY = re.compile(r"\| {0,12}\d{1,8}MiB {0,4}/ {0,4}(\d{1,8})MiB {0,4}\|")
 _MIG = re.compile(r"\| {0,40}(Enabled|Disabled)\*? {0,4}\|? {0,4}$")
 # nvidia-smi -L; people take the UUID out.
 _LISTED = re.compile(
-    r" {0,8}GPU (\d{1,3}): ((?:NVIDIA|GeForce|Tesla|Quadro|TITAN|GRID) .{1,120}?)(?: \(UUID: ?[^)]{0,80}\))?$"
+    r" {0,40}GPU (\d{1,3}): ((?:NVIDIA|GeForce|Tesla|Quadro|TITAN|GRID) .{1,120}?)(?: \(UUID: ?[^)]{0,80}\))?$"
 )
 # A GPU takes three lines.
 _LINES_OF_A_GPU = 3

@@ -33,10 +33,16 @@ KEYS = frozenset(
         *vllm_env.KEYS,
     )
 )
-# Keys that no other tool prints; one of them makes it this report.
-OWN = frozenset(("cuda used to build pytorch", "gpu models and configuration", "rocm used to build pytorch"))
+# Keys that no other tool prints, and its list of packages; one of them makes it this report.
+_LIST = "[pip3]"
+OWN = frozenset(
+    (
+        *("cuda used to build pytorch", "gpu models and configuration", "rocm used to build pytorch"),
+        *("nvidia driver version", _LIST),
+    )
+)
 _KEY = re.compile(r"[ \-*]{0,8}([A-Za-z][\w /?()]{1,44}?) {0,40}: ?(.*)$")
-_GPU = re.compile(r" {0,12}GPU (\d{1,3}) ?: ?(.{1,160})$")
+_GPU = re.compile(r" {0,40}GPU (\d{1,3}) ?: ?(.{1,160})$")
 _MIG = re.compile(r" {0,16}MIG \S{1,24} {1,24}Device {1,8}\d{1,3}: ?")
 _PACKAGE = re.compile(r" {0,8}\[pip3?\] ([A-Za-z0-9][\w.\-]{0,80})==(\S{1,120})")
 _CONDA = re.compile(
@@ -67,7 +73,7 @@ def blocks(lines: Sequence[str]) -> Iterator[tuple[int, int]]:
     start: int | None = None
     seen: set[str] = set()
     for place, line in enumerate(lines):
-        key = _key(line)[0]
+        key = _LIST if "[" in line and (_PACKAGE.match(line) or _CONDA.match(line)) else _key(line)[0]
         if key is None or key in vllm_env.KEYS:
             continue
         again = key in seen and key in (FIRST, "cuda used to build pytorch", "is cuda available")
@@ -113,6 +119,8 @@ def read(lines: Sequence[str], start: int) -> Found:
         found.say("driver", installed=True)
     _machine(found, values, lines)
     _packages(found, lines)
+    if FIRST not in values:  # its head is cut off
+        say_torch(found, torch_version((found.get("libraries", "installed") or {}).get("torch")))
     vllm_env.read(found, values, lines)
     _conclude(found, values)
     return found

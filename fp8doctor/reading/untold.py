@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
-from fp8doctor.pasted import Untold
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fp8doctor.model import ONLY_FIRST
+from fp8doctor.pasted import Reading, Untold
 from fp8doctor.reading import header
 from fp8doctor.reading.saying import Found
 
 MOST = 5
 # Packages that none of the reports' filters let through. Source: torch/utils/collect_env.py and vllm/collect_env.py.
 _NEVER_LISTED = ("flash-attn", "transformer-engine")
+_COLLECT = "python -m torch.utils.collect_env"
+_OTHER_PYTHON = "the Python that wrote the report had no torch; ask with the Python that runs the model"
+_RUNS = Untold("whether FP8 runs here, is right and pays", "a text calls and times nothing", "fp8doctor")
+_LISTS = Untold(
+    "whether FlashAttention and Transformer Engine are installed",
+    "these reports never list them, so that their absence says nothing",
+    "python -m pip show flash-attn transformer-engine",
+)
+# Any extension's kernel may raise it as well as torch's own, so that alone it settles no rule.
+_NO_CODE = re.compile(r"CUDA error: no kernel image is available for execution on the device")
+NO_CODE_FORMAT = "cuda-error"
+_WHOSE_CODE = Untold(
+    "whose code for this GPU is missing, torch's or an extension's",
+    "CUDA found no kernel image, and the message does not say of what",
+    'python -c "import torch; print(torch.cuda.get_arch_list(), torch.cuda.get_device_capability())"',
+)
+
+
+def lacks_code(lines: Sequence[str]) -> bool:
+    """Whether CUDA said that some program has no code for the GPU."""
+    return any("no kernel image" in line and _NO_CODE.search(line) for line in lines)
+
+
+def without_fp8(reading: Reading) -> Reading:
+    """The same where the hardware has no FP8: what would use it is no question then."""
+    return replace(reading, untold=tuple(gap for gap in reading.untold or () if gap not in (_RUNS, _LISTS)))
 
 
 def untold(box: Found | None, formats: tuple[str, ...], others: list[Found]) -> tuple[Untold, ...]:
     """The gaps, the most useful to close first."""
-    found: list[Untold] = []
+    found = [_WHOSE_CODE] if NO_CODE_FORMAT in formats else []
     if box is None:
-        return ()
+        gap = Untold("which GPU, driver and torch it is", "no report of the environment is in this text", _COLLECT)
+        return (*found, gap, _RUNS)
     if header.FORMAT in formats:
         why = "its JSON is cut off or missing here, and its header line alone was judged"
         found.append(Untold("what that report of fp8doctor found", why, "fp8doctor --json FILE"))
-    found += [_other(other) for other in others[:2]]
+    if others:
+        found.insert(0, _others(others))
     gpus = box.get("gpus", "gpus")
     build = box.records.get("torch_build", {})
     found += _gpu(box, gpus)
     if not build.get("version"):
-        why = "the Python that wrote the report had no torch" if "torch-collect-env" in formats else "no torch is named"
-        found.append(
-            Untold("which torch it is, and for which CUDA it was built", why, "python -m torch.utils.collect_env")
-        )
+        why = _OTHER_PYTHON if "torch-collect-env" in formats else "no torch is named"
+        found.append(Untold("which torch it is, and for which CUDA it was built", why, _COLLECT))
     elif build.get("accelerator") is None:
         command = 'python -c "import torch; print(torch.version.cuda, torch.version.hip)"'
         found.append(Untold("what this torch was built for", "the version says nothing of it", command))
@@ -36,12 +67,10 @@ def untold(box: Found | None, formats: tuple[str, ...], others: list[Found]) -> 
         why = "the report could not read it" if "collect-env" in box.format else "this kind of report never names it"
         found.append(Untold("the driver's version", why, "nvidia-smi"))
     installed = box.get("libraries", "installed") or {}
-    if build.get("version") and gpus != [] and not any(name in installed for name in _NEVER_LISTED):
-        why = "these reports never list them, so that their absence says nothing"
-        command = "python -m pip show flash-attn transformer-engine"
-        found.append(Untold("whether FlashAttention and Transformer Engine are installed", why, command))
     if gpus != []:
-        found.append(Untold("whether FP8 runs here, is right and pays", "a text calls and times nothing", "fp8doctor"))
+        found.append(_RUNS)
+    if build.get("version") and gpus != [] and not any(name in installed for name in _NEVER_LISTED):
+        found.append(_LISTS)
     return tuple(found[:MOST])
 
 
@@ -59,11 +88,16 @@ def _gpu(box: Found, gpus: list[dict[str, object]] | None) -> list[Untold]:
     return []
 
 
-def _other(other: Found) -> Untold:
+def _others(others: list[Found]) -> Untold:
+    what = f"{len(others) + 1} boxes or environments in this text; {ONLY_FIRST}"
+    told = "; ".join(_told(other) for other in others[:2])
+    return Untold(what, f"it differs from the next ({told})", "fp8doctor read FILE")
+
+
+def _told(other: Found) -> str:
     gpus = other.get("gpus", "gpus") or []
     names = [str(gpu.get("name")) for gpu in gpus[:1]]
     torch = other.get("torch_build", "version")
     driver = other.get("driver", "version")
     said = ", ".join([*names, *([f"torch {torch}"] if torch else []), *([f"driver {driver}"] if driver else [])])
-    what = f"what the other report in this text means ({said or other.format}, from line {other.line + 1})"
-    return Untold(what, "it differs from the first, which alone was judged", "fp8doctor read FILE")
+    return f"{said or other.format}, from line {other.line + 1}"

@@ -88,7 +88,7 @@ def _findings(view: View) -> Iterator[str]:
     shown = summary.fold(view["findings"])
     counts = summary.counts(view).text()
     if not any(one.finding["scope"] == "box" for one in shown):
-        yield f"\n**On this box**: nothing wrong found ({counts})"
+        yield f"\n**On this box**: {summary.all_well(view)} ({counts})"
     for scope, title in (("box", f"On this box** ({counts})"), ("usage", "In use**")):
         members = [one for one in shown if one.finding["scope"] == scope]
         if members:

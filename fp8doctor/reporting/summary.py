@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from fp8doctor.model import ONLY_FIRST
 from fp8doctor.reporting.text import factor, one_line
 
 View = dict[str, Any]
@@ -259,6 +260,11 @@ def untold(view: View) -> list[tuple[str, str]]:
     reading = view["facts"].get("reading") if view["source"] == "text" else None
     gaps = (reading or {}).get("untold") or []
     return [(one_line(f"{gap['what']}: {gap['why']}"), str(gap.get("command") or "")) for gap in gaps]
+
+
+def all_well(view: View) -> str:
+    """What is said where no finding is; of several boxes in a text, of which one was judged, not that all is well."""
+    return "no finding on the first box" if ONLY_FIRST in view["verdict"]["headline"] else "nothing wrong found"
 
 
 def was_cut(view: View) -> bool:

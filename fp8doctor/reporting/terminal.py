@@ -173,10 +173,11 @@ class _Page:
     def _all_well(self) -> Text:
         counts = summary.counts(self.view)
         numbers = self._text(f"({counts.text()})", "dim")
+        words = summary.all_well(self.view)
         if counts.passed > counts.unknown:
-            sign, words = self._text("✓", "bold green"), "nothing wrong found"
+            sign = self._text("✓", "bold green")
         else:
-            sign, words = Text("?", "bold yellow"), "nothing wrong found in what little could be seen"
+            sign, words = Text("?", "bold yellow"), f"{words} in what little could be seen"
         return Text.assemble(sign, f" {words} ", numbers)
 
     def _finding(self, one: summary.Shown, *, full: bool) -> Iterator[Text]:

@@ -9,13 +9,13 @@ import pytest
 from fp8doctor.checks.driver import Driver
 from fp8doctor.checks.gpu import Gpu, Gpus
 from fp8doctor.checks.gpu.names import capability_by_name
-from fp8doctor.checks.gpu.rules import hidden_by_variable, no_gpu_visible
+from fp8doctor.checks.gpu.rules import hidden_by_variable, no_fp8_hardware, no_gpu_visible
 from fp8doctor.checks.libraries.facts import Libraries
 from fp8doctor.checks.machine.facts import Machine
 from fp8doctor.checks.torch_build.facts import TorchBuild
 from fp8doctor.checks.torch_build.product_rules import no_product
 from fp8doctor.checks.torch_build.rules import cpu_only, cuda_too_old_for_ada, no_code_for_gpu, too_old_for_products
-from fp8doctor.model import Finding, Unknown
+from fp8doctor.model import Finding, Severity, Unknown
 
 
 def gpus(*names: str) -> Gpus:
@@ -144,3 +144,28 @@ def test_a_report_written_without_a_reachable_gpu_says_where_to_look() -> None:
     result = no_gpu_visible(Gpus(gpus=(), why_none="not-reachable", why_none_detail="No CUDA"))
     assert isinstance(result, Finding)
     assert result.actions[0].command == "nvidia-smi"
+
+
+def test_a_cpu_build_is_named_before_what_containers_hide() -> None:
+    nowhere = Gpus(gpus=(), why_none="not-reachable")
+    result = no_gpu_visible(nowhere, replace(build("2.6.0+cpu", ""), accelerator="cpu"))
+    assert isinstance(result, Finding)
+    assert result.actions[0].text.startswith("This torch is a CPU build")
+    assert "container" in result.actions[1].text
+    assert "container" in (no_gpu_visible(nowhere, build("2.6.0+cu124", "12.4")) or result).actions[0].text
+
+
+@pytest.mark.parametrize(("name", "compiles"), [("Tesla V100-PCIE-16GB", True), ("NVIDIA GeForce GTX 1080 Ti", False)])
+def test_what_is_said_of_torch_compile_is_said_of_gpus_that_triton_has(name: str, compiles: bool) -> None:
+    result = no_fp8_hardware(gpus(name))
+    assert isinstance(result, list)
+    assert isinstance(result[0], Finding)
+    assert any("torch.compile" in action.text for action in result[0].actions) is compiles
+
+
+def test_where_some_gpus_have_fp8_the_others_are_a_warning() -> None:
+    result = no_fp8_hardware(gpus("NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 3090"))
+    assert isinstance(result, list)
+    (found,) = [one for one in result if isinstance(one, Finding)]
+    assert found.title == "2 of 3 GPUs have FP8 tensor cores; NVIDIA GeForce RTX 3090 has none"
+    assert found.severity is Severity.WARNING

@@ -120,7 +120,16 @@ def test_gpus_that_disagree_leave_the_answer_open() -> None:
     verdict = decide([*unlike, *answered(True, True, True)[1:]], (finding("GPU 1 has no FP8"),), *PAYS)
     assert verdict.fp8_hardware is None
     assert verdict.status == "unknown"
-    assert verdict.headline == "Cannot say: GPU 1 has no FP8."
+    assert verdict.headline == "f.", "the finding says how many have it"
+    grave = replace(finding("GPU 0 has no code"), id="TOR005")
+    said = decide([*unlike, *answered(True, True, True)[1:]], (finding("GPU 1 has no FP8"), grave), *PAYS).headline
+    assert said == "Cannot say: GPU 0 has no code. f."
+
+
+def test_what_was_not_seen_of_the_hardware_is_the_reason_why_nothing_can_be_said() -> None:
+    open_ = replace(settling("hardware", "unknown"), reason="whether the X has FP8 is not known")
+    assert decide([open_], (), (), []).headline == "Cannot say: whether the X has FP8 is not known."
+    assert decide([replace(open_, unseen=True)], (), (), []).headline.endswith("not enough of this box was seen.")
 
 
 def test_a_rule_that_settles_nothing_changes_no_answer() -> None:

@@ -205,11 +205,33 @@ def test_two_reports_of_one_box_are_one_box() -> None:
     assert said["torch_build"]["version"] == "2.6.0+cu124"
 
 
+HALF = """                 GPU 3: NVIDIA H100 80GB HBM3
+GPU 4: NVIDIA H100 80GB HBM3
+
+Nvidia driver version: 535.161.08
+Versions of relevant libraries:
+[pip3] numpy==1.26.4
+[pip3] torch==2.4.0
+[conda] Could not collect
+"""
+
+
+def test_half_a_report_says_what_its_half_says() -> None:
+    said = facts(HALF)
+    assert names(HALF) == ["NVIDIA H100 80GB HBM3"] * 2
+    assert said["driver"]["version"] == "535.161.08"
+    assert said["torch_build"] == {"installed": True, "version": "2.4.0"}
+    assert facts("[pip3] torch==2.4.0")["torch_build"]["version"] == "2.4.0"
+    assert "torch_build" not in facts("PyTorch version: N/A\nIs CUDA available: N/A\n" + HALF)
+
+
 def test_of_two_boxes_the_first_counts_and_the_other_is_told() -> None:
     said, reading = environment.read(clean(texts.collect_env() + "\nAnd on the server:\n\n" + texts.NVIDIA_SMI))
     assert [gpu["name"] for gpu in said["gpus"]["gpus"]] == ["NVIDIA GeForce RTX 4090"]
     assert said["driver"]["version"] == "550.54.14"
-    assert any("NVIDIA H100 80GB HBM3" in gap.what for gap in reading.untold or ())
+    gap = (reading.untold or ())[0]
+    assert gap.what == "2 boxes or environments in this text; only the first was judged"
+    assert "NVIDIA H100 80GB HBM3" in gap.why
 
 
 def test_a_second_node_of_sglang_is_no_more_gpus() -> None:

@@ -70,6 +70,40 @@ def test_unlike_gpus_are_answered_one_by_one() -> None:
     report = api.read(texts.SGLANG)
     assert answers(report)[0] is None
     assert [(f.id, f.about) for f in report.findings if f.id == "GPU001"] == [("GPU001", "gpu:2")]
+    assert [f.severity.value for f in report.findings if f.id == "GPU001"] == ["warning"]
+    assert "2 of 3 GPUs have FP8 tensor cores" in report.verdict.headline
+
+
+def test_of_two_boxes_the_verdict_says_first_that_one_was_judged() -> None:
+    report = api.read(texts.collect_env() + "\nAnd on the server:\n\n" + texts.NVIDIA_SMI)
+    assert report.verdict.headline.startswith("2 boxes or environments in this text; only the first was judged. ")
+    for text in (printed(report), api.report_to_markdown(report)):
+        assert "nothing wrong found" not in text
+    assert "nothing wrong found" in printed(api.read(texts.collect_env()))
+
+
+def test_an_error_alone_is_answered_with_the_command_that_tells_the_box() -> None:
+    untold = api.read("ImportError: FlashAttention only supports Ampere GPUs or newer.").facts["reading"]["untold"]
+    assert untold[0]["what"] == "which GPU, driver and torch it is"
+    assert untold[0]["command"] == "python -m torch.utils.collect_env"
+
+
+def test_a_missing_kernel_image_alone_is_known_and_settles_nothing() -> None:
+    report = api.read("RuntimeError: CUDA error: no kernel image is available for execution on the device")
+    assert report.findings == ()
+    assert "get_arch_list" in report.facts["reading"]["untold"][0]["command"]
+
+
+def test_what_uses_fp8_is_no_question_where_there_is_none() -> None:
+    kept = api.read(texts.collect_env()).facts["reading"]["untold"]
+    assert "FlashAttention" in kept[-1]["what"]
+    gone = api.read(texts.collect_env(gpus=" GPU 0: NVIDIA A100-SXM4-80GB")).facts["reading"]["untold"]
+    assert not any("FlashAttention" in gap["what"] or "whether FP8" in gap["what"] for gap in gone)
+
+
+def test_a_gpu_that_no_name_tells_of_is_asked_for_its_compute_capability() -> None:
+    report = api.read(texts.collect_env(gpus=" GPU 0: NVIDIA L20Z"))
+    assert "nvidia-smi --query-gpu=name,compute_cap --format=csv" in report.verdict.headline
 
 
 def test_what_the_text_cannot_tell_stands_in_every_form_of_the_report() -> None:
