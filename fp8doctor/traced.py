@@ -39,6 +39,9 @@ KIND_WORDS = {
     "fill": "filling memory",
 }
 
+# What is no calculation, and runs beside them on streams of its own.
+_BESIDE = ("communication", "copy-from-host", "copy-to-host")
+
 
 @dataclass(frozen=True)
 class KernelTotal:
@@ -183,7 +186,19 @@ class Trace(Facts, key="trace"):
     streams: int | None = None
     communication_us: float | None = None
     exposed_communication_us: float | None = None
+    # Copies from the host during which the GPU calculated nothing (communication may have run).
+    exposed_copies_us: float | None = None
     ranks: tuple[RankTotal, ...] | None = None
+
+    @property
+    def at_once(self) -> float:
+        """What the times of calculations are multiplied by so that those which ran at once share it; 1: none did."""
+        calculating = sum(us for kind, us in (self.us_by_kind or {}).items() if kind not in _BESIDE)
+        return min(1.0, self.busy_us / calculating) if self.busy_us and calculating else 1.0
+
+    def share(self, kind: str, us: float) -> float:
+        """A kind's part of the recorded time; calculations that ran at once share it."""
+        return us * (1.0 if kind in _BESIDE else self.at_once) / (self.span_us or us or 1.0)
 
     def caption(self) -> Caption | None:
         """What was recorded, in the header line."""
@@ -197,7 +212,7 @@ class Trace(Facts, key="trace"):
         if not self.span_us or not self.us_by_kind:
             return None
         parts = sorted(self.us_by_kind.items(), key=lambda item: -item[1])[:3]
-        said = [f"{us / self.span_us:.0%} {KIND_WORDS.get(kind, kind)}".replace("%", " %") for kind, us in parts]
+        said = [f"{self.share(kind, us):.0%} {KIND_WORDS.get(kind, kind)}".replace("%", " %") for kind, us in parts]
         if self.idle_us is not None:
             said.append(f"{self.idle_us / self.span_us:.0%} idle".replace("%", " %"))
         steps = f"{self.steps} steps of " if self.steps and self.steps > 1 else ""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
-from fp8doctor.checks.step.products import BATCHED
+from fp8doctor.checks.step.by_hand import apart as attention_apart
 from fp8doctor.checks.step.sums import (
     FULL,
     LEAST,
     MUCH,
     chosen,
     gain_without,
-    operator_count,
     part,
     severity_of,
     span_of,
@@ -24,13 +21,6 @@ from fp8doctor.model import Action, Evidence, Finding, NotApplicable, Severity, 
 from fp8doctor.registry import rule
 from fp8doctor.traced import KernelTotal, Trace
 
-MATH = "aten::_scaled_dot_product_attention_math"
-# A cross-entropy's softmax is a logarithm's, and no attention.
-_SOFTMAX, _LOG_SOFTMAX = re.compile(r"(?i)softmax"), re.compile(r"(?i)log_?softmax")
-_FUSED = re.compile(r"(?i)fmha|flash|attn|attention|sdpa|mla_")
-_MASKING = {"aten::masked_fill", "aten::masked_fill_"}
-# Two products stand beside each softmax of an attention.
-PRODUCTS_A_SOFTMAX = 2
 # Of the time, at least: measured on an H200, torch's efficient attention takes 3 to 4 times as long as what torch picks
 # by itself, the separate products and softmax 27 to 62 times.
 SAVED_BY_FLASH, SAVED_BY_FUSING = 2 / 3, 0.9
@@ -50,13 +40,14 @@ def slow_attention(trace: Trace) -> Verdict:
     What to do: call scaled_dot_product_attention in BF16 or FP16, without a dense mask if it can be avoided
     (is_causal=True), with head dimensions up to 256; see why a backend refuses: torch.nn.attention.sdpa_kernel.
 
-    Sources: the trace itself; the shares saved are this project's measurements on an H200 (math 7 to 24, efficient 105
-    to 165, the default 339 to 645 TFLOP/s). flashinfer-ai/flashinfer#521. For the efficient kernel it is a note: a mask
-    or a head dimension may ask for it.
+    Sources: the trace itself. Batched products and a softmax are an attention by the sizes (scores of heads up to 256
+    wide), without sizes only where no fused attention is: experts are batched products, too. The shares saved are this
+    project's measurements on an H200 (math 7 to 24, efficient 105 to 165, the default 339 to 645 TFLOP/s).
+    flashinfer-ai/flashinfer#521. For the efficient kernel it is a note: a mask or a head dimension may ask for it.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
-    apart = _apart(trace)
+    apart = attention_apart(trace)
     fused = chosen(trace, lambda k: k.kind == "attention" and k not in apart)
     wide = [k for k in fused if k.precision == "32-bit"]
     older = [k for k in fused if k.backend == "efficient" and k.precision != "32-bit"]
@@ -95,21 +86,6 @@ def _largest(kernels: list[KernelTotal]) -> list[KernelTotal]:
 
 
 def _as_said(kernels: list[KernelTotal]) -> str:
-    in_fp32 = any(k.precision == "32-bit" or k.kind in FULL for k in kernels)
+    # A softmax in FP32 between products in 16 bits is customary.
+    in_fp32 = any(k.kind in FULL or (k.kind == "attention" and k.precision == "32-bit") for k in kernels)
     return f"Attention runs as separate products and softmax{', in FP32' if in_fp32 else ''}"
-
-
-def _apart(trace: Trace) -> list[KernelTotal]:
-    """Attention that is no kernel of its own: torch's math path, or by hand (two batched products to each softmax)."""
-    parts = chosen(trace, lambda k: k.kind == "attention" and not _FUSED.search(k.name or ""))
-    math = parts if operator_count(trace, MATH) or any(k.backend == "math" or _is_softmax(k) for k in parts) else []
-    products = chosen(trace, lambda k: k.operator in BATCHED and k not in math)
-    softmax = chosen(trace, lambda k: _is_softmax(k) and k not in math)
-    if not softmax or sum_count(products) < PRODUCTS_A_SOFTMAX * sum_count(softmax):
-        return math
-    return [*math, *products, *softmax, *chosen(trace, lambda k: k.operator in _MASKING)]
-
-
-def _is_softmax(kernel: KernelTotal) -> bool:
-    words = f"{kernel.operator} {kernel.name}"
-    return bool(_SOFTMAX.search(words)) and not _LOG_SOFTMAX.search(words)

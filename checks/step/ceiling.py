@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fp8doctor.checks.step.products import BATCHED
+from fp8doctor.checks.step.by_hand import layer_us
 from fp8doctor.checks.step.sums import (
     FP8,
+    FULL,
     LEAST,
     SIXTEEN,
-    chosen,
+    a_step,
     fp8_products,
     part,
     quantising_us,
+    shown,
     span_of,
-    sum_us,
     took,
     unreadable,
     us_of,
 )
-from fp8doctor.model import Action, Evidence, Exhibit, Finding, NotApplicable, Severity, Verdict
+from fp8doctor.model import Action, Evidence, Exhibit, Finding, NotApplicable, Severity, Unknown, Verdict
 from fp8doctor.registry import exhibit, rule
 from fp8doctor.traced import Trace
 
@@ -27,6 +28,7 @@ from fp8doctor.traced import Trace
 RATE = 2.0
 # A ceiling under this is worth telling of a step that runs in FP8 already.
 LOW_CEILING = 1.3
+ROUNDING = 1.001
 # The first compute capability with FP8 tensor cores.
 FIRST_WITH_FP8 = (8, 9)
 
@@ -55,15 +57,18 @@ def ceiling_of(trace: Trace) -> Ceiling | None:
     """Products at twice BF16's rate and nothing spent on casts; all else, the idle time too, as it is."""
     if unreadable(trace) is not None or _has_no_fp8(trace):
         return None
-    attention = sum_us(chosen(trace, lambda k: k.operator in BATCHED and k.kind in SIXTEEN))
-    sixteen = max(0.0, us_of(trace, *SIXTEEN) - attention)
-    eight = us_of(trace, *FP8)
-    casts = quantising_us(trace) if eight else us_of(trace, "dequantize")
+    # Kernels that run at once each count in full: together they take no longer than the GPU is busy.
+    once = trace.at_once
+    sixteen, eight = once * layer_us(trace, *SIXTEEN), once * us_of(trace, *FP8)
+    casts = once * (quantising_us(trace) if eight else us_of(trace, "dequantize"))
     span = span_of(trace)
     products = sixteen + RATE * eight
     if products <= 0 or casts >= span:
         return None
     bf16 = span - casts - eight + RATE * eight
+    if products > ROUNDING * bf16:
+        return None
+    products = min(products, bf16)
     return Ceiling(span, products, bf16, bf16 - products + products / RATE)
 
 
@@ -76,33 +81,39 @@ def _has_no_fp8(trace: Trace) -> bool:
 
 @rule("STP020", "amdahl-only-gemm-faster", Severity.INFO, scope="usage")
 def only_products_gain(trace: Trace) -> Verdict:
-    """FP8 makes the products of layers faster and nothing else: how much that can be for this step.
+    """FP8 in the products of layers alone makes nothing else faster: how much that can be for this step.
 
     What it means: a step is also attention, norms, element-wise work, communication and waiting. If the products of
     layers are the part f of the step in BF16, FP8 gives at most 1 / (1 - f + f/2), with products at twice the rate and
-    scales and casts for nothing.
+    scales and casts for nothing. FP8 in attention, in a KV cache and in communication is not part of it.
 
     Why it costs time: it costs none; it says what to expect. What is reached is less: casts take time, and a product
     rarely reaches twice the rate.
 
     What to do: look at the rest first where it is larger: compile, a faster attention, a CUDA graph, fewer copies.
 
-    Sources: arithmetic on the trace (Amdahl's law); an estimate, and an upper bound. The dense rate of FP8 is twice
-    BF16's on every board that has both. NVIDIA/Megatron-LM#396.
+    Sources: arithmetic on the trace (Amdahl's law); an estimate, and an upper bound for products of layers alone.
+    Kernels that run at once share the time. The dense rate of FP8 is twice BF16's on every board that has both.
+    NVIDIA/Megatron-LM#396.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
     found = ceiling_of(trace)
+    open_us = layer_us(trace, *FULL, "other-gemm")
+    if open_us > layer_us(trace, *SIXTEEN, *FP8) and not _has_no_fp8(trace):
+        return Unknown("most products are in 32 bits or in a format that is not told: what BF16 takes was not recorded")
     if found is None or found.share < LEAST:
         return NotApplicable("no product here would run in FP8")
     if fp8_products(trace) and found.factor >= LOW_CEILING:
         return None
+    recorded = "this step" if trace.steps else "what was recorded"
     return Finding(
-        title=f"Perfect FP8 would make this step at most {found.factor:.2f}x as fast as BF16 (estimated)",
+        title=f"Perfect FP8 in products of layers alone would make {recorded} at most {found.factor:.2f}x "
+        "as fast as BF16 (estimated)",
         evidence=(
-            took("products of layers", us_of(trace, *SIXTEEN, *FP8), trace),
+            took("products of layers", trace.at_once * (layer_us(trace, *SIXTEEN) + us_of(trace, *FP8)), trace),
             Evidence(
-                f"1 / (1 - f + f/2) with f = {part(found.products_us, found.bf16_us)} of the step in BF16",
+                f"1 / (1 - f + f/2) with f = {part(found.products_us, found.bf16_us)} of the time in BF16",
                 round(found.factor, 3),
                 "x",
                 "trace.us_by_kind",
@@ -118,21 +129,21 @@ def ceiling_table(trace: Trace) -> Exhibit | None:
     found = ceiling_of(trace)
     if found is None or found.share < LEAST:
         return None
-    steps = trace.steps or 1
     rows = [("as recorded", found.recorded_us, ""), ("in BF16", found.bf16_us, "estimated")]
     if not fp8_products(trace):
         rows = [("as recorded", found.recorded_us, "")]
-    rows.append(("in perfect FP8", found.fp8_us, "estimated, an upper bound: 1 / (1 - f + f/2)"))
+    rows.append(("perfect FP8 in them", found.fp8_us, "estimated, an upper bound: 1 / (1 - f + f/2)"))
     return Exhibit(
         id="step-ceiling",
         kind="table",
-        title=f"what FP8 can give, products of layers f = {part(found.products_us, found.bf16_us)} of the step in BF16",
+        title="what FP8 can give in products of layers alone, "
+        f"f = {part(found.products_us, found.bf16_us)} of the time in BF16",
         unit="ms",
         rows=tuple(
             {
                 "cells": {
                     "": name,
-                    "ms a step": f"{us / steps / 1e3:,.2f}",
+                    f"ms {a_step(trace)}": f"{shown(trace, us) / 1e3:,.2f}",
                     "over BF16": f"{found.bf16_us / us:.2f}x",
                     "how it is known": known or "recorded",
                 }

@@ -17,16 +17,18 @@ from fp8doctor.checks.step.sums import (
     FULL,
     LEAST,
     SIXTEEN,
+    a_step,
     chosen,
     fp8_products,
     gain_without,
     gemm_us,
     part,
-    per_step,
     severity_of,
+    shown,
     span_of,
     sum_us,
     took,
+    unmarked,
     unreadable,
     us_of,
 )
@@ -51,12 +53,12 @@ def partly_covered(trace: Trace) -> Verdict:
 
     Why it costs time: they take up to twice the time that FP8 would.
 
-    What to do: look which modules called them (record with stacks), and convert those too. A head, narrow layers
-    (K or N up to 1,024), steps of few tokens and gradients of weights that a recipe keeps in 16 bits are left out here:
-    they are rightly no FP8.
+    What to do: look which modules called them (record with stacks), and convert those too. A head, narrow layers (N up
+    to 2,048, K up to 1,024, or N up to 4,096 with K up to 2,048), steps of few tokens and gradients of weights that a
+    recipe keeps in 16 bits are left out here: they are rightly no FP8.
 
-    Sources: the trace itself, by size. What is narrow is torchao's own filter (float8_linear_utils.py). The gain is an
-    estimate: half of those products' time at best.
+    Sources: the trace itself, by size. What is narrow is torchao's own filter for row-wise scales
+    (float8_linear_utils.py). The gain is an estimate: half of those products' time at best.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
@@ -78,6 +80,8 @@ def partly_covered(trace: Trace) -> Verdict:
     severity = severity_of(us * SAVED_AT_BEST, span, LEAST / 2, LEAST)
     if us < MUCH_IN_16_BITS * both or severity is None:
         return None
+    if not trace.steps:
+        return unmarked("a head, which runs once a step, is not told from layers that stayed in 16 bits")
     stayed.sort(key=lambda p: -(p.us or 0.0))
     return Finding(
         title=f"{part(us, both)} of the products' time is in 16 bits, in layers that FP8 would suit",
@@ -95,7 +99,7 @@ def partly_covered(trace: Trace) -> Verdict:
 def _line(trace: Trace, product: ProductTotal) -> Evidence:
     m, k, n = size_of(product) or (0, 0, 0)
     who = f" by {', '.join(product.modules[:3])}" if product.modules else ""
-    times = f"{per_step(trace, product.count or 0):,.0f} a step"
+    times = f"{shown(trace, product.count or 0):,.0f} {a_step(trace)}"
     return Evidence(f"{m}x{k}x{n}{who}: {times}, {(product.us or 0) / 1e3:,.2f} ms", product.us, "us", "trace.products")
 
 

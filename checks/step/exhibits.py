@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fp8doctor.checks.step.sums import elsewhere_us, launching_us, part, per_step, span_of, unreadable
+from fp8doctor.checks.step.sums import a_step, elsewhere_us, launching_us, part, shown, span_of, unreadable
 from fp8doctor.model import Exhibit
 from fp8doctor.registry import exhibit
 from fp8doctor.traced import KIND_WORDS, Trace
@@ -19,11 +19,12 @@ def words(kind: str) -> str:
 
 @exhibit
 def where_time_went(trace: Trace) -> Exhibit | None:
-    """A step's time by kind, the largest first, and what the GPU was idle for."""
+    """A step's time by kind, the largest first, and what the GPU was idle for; kernels that run at once share it."""
     if unreadable(trace) is not None:
         return None
     span = span_of(trace)
     kinds = sorted((trace.us_by_kind or {}).items(), key=lambda item: -item[1])
+    kinds = [(kind, trace.share(kind, us) * span) for kind, us in kinds]
     drawn = [(words(kind), us) for kind, us in kinds if us >= LEAST_DRAWN * span]
     if (rest := sum(us for _, us in kinds) - sum(us for _, us in drawn)) > 0:
         drawn.append(("all other kinds", rest))
@@ -38,10 +39,10 @@ def where_time_went(trace: Trace) -> Exhibit | None:
     return Exhibit(
         id="step-time",
         kind="bars",
-        title="where a step's time went, us a step on the GPU",
+        title=f"where {'a step' if trace.steps else 'the recording'}'s time went, us {a_step(trace)} on the GPU",
         unit="us",
         rows=tuple(
-            {"label": f"{label}, {part(us, span)}", "value": round(per_step(trace, us), 1), "start": 0, "ratio": None}
+            {"label": f"{label}, {part(us, span)}", "value": round(shown(trace, us), 1), "start": 0, "ratio": None}
             for label, us in drawn
         ),
     )
@@ -59,8 +60,8 @@ def largest_kernels(trace: Trace) -> Exhibit | None:
                 "kind": words(kernel.kind or ""),
                 "below": kernel.operator or "",
                 "kernel": (kernel.name or "")[:60],
-                "a step": f"{per_step(trace, kernel.count or 0):,.0f}",
-                "us a step": f"{per_step(trace, kernel.us or 0.0):,.1f}",
+                a_step(trace): f"{shown(trace, kernel.count or 0):,.0f}",
+                f"us {a_step(trace)}": f"{shown(trace, kernel.us or 0.0):,.1f}",
                 "of the time": part(kernel.us or 0.0, span_of(trace)),
             }
         }
@@ -81,7 +82,7 @@ def largest_products(trace: Trace) -> Exhibit | None:
                 "MxKxN": f"{p.m}x{p.k}x{p.n}",
                 "format": words(p.kind or "").removesuffix(" products"),
                 "by": ", ".join((p.modules or ())[:2]),
-                "a step": f"{per_step(trace, p.count or 0):,.0f}",
+                a_step(trace): f"{shown(trace, p.count or 0):,.0f}",
                 "us each": f"{(p.us or 0.0) / (p.count or 1):,.1f}",
                 "TFLOP/s": f"{2e-6 * (p.m or 0) * (p.k or 0) * (p.n or 0) * (p.count or 0) / (p.us or 1.0):,.0f}",
             }

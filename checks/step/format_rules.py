@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from fp8doctor.checks.step.by_hand import is_by_hand
 from fp8doctor.checks.step.products import BATCHED
 from fp8doctor.checks.step.sums import (
     FP8,
@@ -64,7 +65,9 @@ def _dequantising(trace: Trace) -> tuple[int, float]:
 
 def _layer_products(trace: Trace) -> int:
     """Launches of products in 16 or 32 bits that are no attention's."""
-    batched = chosen(trace, lambda k: k.operator in BATCHED and k.kind in (*SIXTEEN, *FULL))
+    batched = (
+        chosen(trace, lambda k: k.operator in BATCHED and k.kind in (*SIXTEEN, *FULL)) if is_by_hand(trace) else []
+    )
     return count_of(trace, *SIXTEEN, *FULL) - sum_count(batched)
 
 
@@ -104,8 +107,9 @@ def not_applied(trace: Trace) -> RuleResult:
     te.autocast(enabled=True) surrounds the forward, and that sizes are multiples of 16.
 
     Sources: the trace itself. Casts count as asking where there are at least four for five products: a KV cache or an
-    attention in FP8 casts less. Transformer Engine's layers by themselves are used in BF16 too: then it is a note.
-    huggingface/accelerate#2983, axolotl-ai-cloud/axolotl#842.
+    attention in FP8 casts less. Where kernels of a format that is not told take longer, it stays open. Transformer
+    Engine's layers by themselves are used in BF16 too: then it is a note. huggingface/accelerate#2983,
+    axolotl-ai-cloud/axolotl#842.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
@@ -135,6 +139,9 @@ def not_applied(trace: Trace) -> RuleResult:
         evidence.append(Evidence(said, fact="trace.operators"))
     else:
         return NotApplicable("nothing in the trace asks for FP8")
+    untold, told = us_of(trace, "other", "other-gemm"), us_of(trace, *SIXTEEN, *FULL)
+    if not layers and untold > told:
+        return Unknown(f"{part(untold, span_of(trace))} of the time is in kernels whose format the trace does not say")
     finding = Finding(
         title="FP8 was asked for, and no product ran in FP8"
         if severity is not Severity.INFO

@@ -5,17 +5,20 @@ from __future__ import annotations
 from fp8doctor.checks.step.sums import (
     LEAST,
     MUCH,
+    a_step,
     elsewhere_us,
     gain_without,
     launching_us,
     part,
     per_step,
     severity_of,
+    shown,
     span_of,
     took,
+    unmarked,
     unreadable,
 )
-from fp8doctor.model import Action, Evidence, Finding, Severity, Verdict, observed
+from fp8doctor.model import Action, Evidence, Finding, NotApplicable, Severity, Verdict, observed
 from fp8doctor.registry import rule
 from fp8doctor.traced import Trace, WaitTotal
 
@@ -23,8 +26,12 @@ from fp8doctor.traced import Trace, WaitTotal
 IDLE_LEAST, IDLE_MUCH, IDLE_MUCH_WITH_STACKS = 0.10, 0.25, 0.40
 # Between two steps a program logs and counts; a GPU that waits less than this for it is not starved.
 STALL_MUCH = 0.20
-# Reading one value back a step (a loss that is printed) is customary.
-CUSTOMARY_LOOKS = 1
+# Reading a few values back a step is customary (a loss, a norm of the gradients, whether the scaler found infinities):
+# they are told only if they cost much. One is never told.
+CUSTOMARY_LOOKS, ALWAYS_FINE = 4, 1
+# What a look costs besides its wait: the queue is empty, and the GPU idles until the host is ahead again. A choice, not
+# a measurement: some operators of eager code, at tens of microseconds each under a profiler.
+REFILL_US = 100.0
 # Operators that bring a value of the GPU to the host.
 LOOKING = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal"}
 # A compiled block is one region of dozens of kernels; many regions of few kernels are a model in pieces.
@@ -54,8 +61,9 @@ def host_stalls(trace: Trace) -> Verdict:
     What to do: prepare the next batch while the GPU works (DataLoader with workers and pin_memory), move logging and
     saving to another thread or to every n-th step. Recorded with stacks, the trace shows the Python function.
 
-    Sources: the trace itself: idle time of the device, set against what the host's threads did then. A twentieth is
-    not told, a fifth is a warning; profilers spend some time between steps themselves.
+    Sources: the trace itself: idle time of the device, set against what the host's threads did then. A twentieth is not
+    told, a fifth is a warning; profilers spend some time between steps themselves. Without marked steps it is a note: a
+    server that is asked for nothing is idle, too.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
@@ -63,24 +71,25 @@ def host_stalls(trace: Trace) -> Verdict:
     severity = severity_of(lost, span, LEAST, STALL_MUCH)
     if severity is None:
         return None
-    evidence = [took("idle, the host elsewhere", lost, trace, "idle_elsewhere_us"), _idle_names(trace)]
+    evidence = [took("idle, the host elsewhere", lost, trace, None), _idle_names(trace)]
+    action = Action("See what the host does then: record with with_stack=True, which names Python's functions")
     if trace.idle_loading_us:
         evidence.append(took("idle, the host in a data loader", trace.idle_loading_us, trace, "idle_loading_us"))
+        action = Action(
+            "Prepare the next step's data while the GPU works",
+            "DataLoader(..., num_workers=8, pin_memory=True, persistent_workers=True)",
+        )
+    no_work = "" if trace.steps else ", or no work was there to do"
     return Finding(
-        title=f"The GPU is idle for {part(lost, span)} of the time while the host neither launches nor waits",
+        title=f"The GPU is idle for {part(lost, span)} of the time while the host neither launches nor waits{no_work}",
         evidence=tuple(evidence),
-        actions=(
-            Action(
-                "Prepare the next step's data while the GPU works",
-                "DataLoader(..., num_workers=8, pin_memory=True, persistent_workers=True)",
-            ),
-        ),
-        gain=gain_without(lost, span),
-        severity=severity,
+        actions=(action,),
+        gain=gain_without(lost, span) if trace.steps else None,
+        severity=severity if trace.steps else Severity.INFO,
     )
 
 
-@rule("STP002", "host-sync-in-step", Severity.WARNING, scope="usage", explains=("cpu-launch-bound",))
+@rule("STP002", "host-sync-in-step", Severity.WARNING, scope="usage")
 def host_looks(trace: Trace) -> Verdict:
     """The host reads values back from the GPU in the middle of a step.
 
@@ -93,22 +102,27 @@ def host_looks(trace: Trace) -> Verdict:
     What to do: keep the value on the GPU (torch.where, a mask), read it once after the step, or every n-th step.
     torch.cuda.set_sync_debug_mode("warn") names each place.
 
-    Sources: the trace itself: waiting calls below aten::item, aten::_local_scalar_dense or aten::nonzero. One a step is
-    customary (a loss that is printed). PyTorch's tuning guide asks to avoid unnecessary CPU-GPU synchronisation.
+    Sources: the trace itself: waiting calls below aten::item, aten::_local_scalar_dense or aten::nonzero. Counted as
+    lost is what the GPU idles in them, and at most 0.1 ms after each to fill the queue again, no more than the host
+    waited. Up to four a step are told only from a tenth of the time on. PyTorch's tuning guide asks to avoid
+    unnecessary CPU-GPU synchronisation.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
     looks = [w for w in observed(trace.waits, "waiting calls") if w.operator in LOOKING]
     count = _looks(looks)
-    if per_step(trace, count) <= CUSTOMARY_LOOKS:
-        return None
-    lost, span = (launching_us(trace) or 0.0) + (trace.idle_waiting_us or 0.0), span_of(trace)
+    lost, span = _lost_by_looks(trace, looks), span_of(trace)
     severity = severity_of(lost, span)
     if severity is None:
         return None
+    each = per_step(trace, count)
+    if each is None:
+        return unmarked("values read back cannot be counted for one")
+    if each <= ALWAYS_FINE or (each <= CUSTOMARY_LOOKS and severity is Severity.INFO):
+        return None
     waited = sum(w.us or 0.0 for w in looks)
     return Finding(
-        title=f"The host reads values back {per_step(trace, count):,.0f} times a step, and the GPU idles "
+        title=f"The host reads values back {each:,.0f} times a step, and the GPU idles for it about "
         f"{part(lost, span)} of the time",
         evidence=(
             Evidence(
@@ -127,6 +141,13 @@ def host_looks(trace: Trace) -> Verdict:
         gain=gain_without(lost, span),
         severity=severity,
     )
+
+
+def _lost_by_looks(trace: Trace, looks: list[WaitTotal]) -> float:
+    """Idle time in the looks, and until the queue is filled again; a look that hardly waited emptied no queue."""
+    waited, idle = sum(w.us or 0.0 for w in looks), sum(w.idle_us or 0.0 for w in looks)
+    after = min(max(0.0, waited - idle), REFILL_US * _looks(looks))
+    return min(idle + after, (launching_us(trace) or 0.0) + (trace.idle_waiting_us or 0.0))
 
 
 def _looks(waits: list[WaitTotal]) -> int:
@@ -170,11 +191,15 @@ def compiles(trace: Trace) -> Verdict:
             gain=gain_without(lost, span),
             severity=severity,
         )
-    pieces = per_step(trace, trace.compiled_regions or 0)
-    launching = launching_us(trace) or 0.0
-    if pieces < PIECES_A_STEP or not trace.launches or launching < IDLE_MUCH * span:
+    launching, regions = launching_us(trace) or 0.0, trace.compiled_regions or 0
+    if regions < PIECES_A_STEP or not trace.launches or launching < IDLE_MUCH * span:
         return None
-    if trace.launches >= LAUNCHES_A_PIECE * (trace.compiled_regions or 0):
+    if trace.launches >= LAUNCHES_A_PIECE * regions:
+        return None
+    pieces = per_step(trace, regions)
+    if pieces is None:
+        return unmarked("compiled regions cannot be counted for one")
+    if pieces < PIECES_A_STEP:
         return None
     return Finding(
         title=f"A step enters {pieces:,.0f} compiled regions of a few kernels each, and the GPU waits for the host",
@@ -210,10 +235,13 @@ def launch_bound(trace: Trace) -> Verdict:
     severity = severity_of(lost, span, IDLE_LEAST, IDLE_MUCH_WITH_STACKS if trace.has_stacks else IDLE_MUCH)
     if severity is None:
         return None
+    looks = [w for w in trace.waits or () if w.operator in LOOKING]
+    if 2 * _lost_by_looks(trace, looks) >= lost and isinstance(host_looks(trace), Finding):
+        return NotApplicable("the host reads values back, which is most of it")
     evidence = [_idle_names(trace)]
     if trace.launches:
         a_launch = (trace.busy_us or 0.0) / trace.launches
-        text = f"{per_step(trace, trace.launches):,.0f} launches a step, {a_launch:,.1f} us of GPU time each"
+        text = f"{shown(trace, trace.launches):,.0f} launches {a_step(trace)}, {a_launch:,.1f} us of GPU time each"
         evidence.append(Evidence(text, trace.launches, None, "trace.launches"))
     evidence += [
         Evidence(f"{op.name}: {op.count:,} times, {(op.host_self_us or 0) / 1e3:,.2f} ms of host time", op.host_self_us)
@@ -245,22 +273,24 @@ def copied_from_host(trace: Trace) -> Verdict:
     What to do: keep the weights on the GPU. If they do not fit, FP8 weights halve them; offload fewer blocks, or
     overlap the copies (a stream of their own, pinned memory). Copy inputs with non_blocking=True from pinned memory.
 
-    Sources: the trace itself (memory copies of the device). What runs beside other GPU work is taken off: the sum of
-    all kinds above the device's busy time. invoke-ai/InvokeAI#9478.
+    Sources: the trace itself (memory copies of the device). What runs beside calculations of the GPU is taken off;
+    communication is none. invoke-ai/InvokeAI#9478.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
     kinds = observed(trace.us_by_kind, "what the GPU's time was spent on")
     copies, span = kinds.get("copy-from-host", 0.0), span_of(trace)
-    beside = max(0.0, sum(kinds.values()) - (trace.busy_us or 0.0))
-    lost = max(0.0, copies - beside)
+    lost = trace.exposed_copies_us
+    if lost is None:
+        lost = max(0.0, copies - max(0.0, sum(kinds.values()) - (trace.busy_us or 0.0)))
+    beside = max(0.0, copies - lost)
     severity = severity_of(lost, span, LEAST, MUCH)
     if severity is None:
         return None
     count = (trace.count_by_kind or {}).get("copy-from-host", 0)
     evidence = [took(f"copies from the host ({count:,})", copies, trace)]
     if beside:
-        evidence.append(took("at most beside other GPU work", min(beside, copies), trace))
+        evidence.append(took("beside calculations of the GPU", beside, trace, None))
     return Finding(
         title=f"Copies from the host take {part(lost, span)} of the time",
         evidence=tuple(evidence),

@@ -16,6 +16,8 @@ KERNELS = (
     Kernel(r"\bmarlin(_moe_wna16)?::Marlin", "other-gemm"),
     Kernel(r"(?i)tinygemm_m16n8k16", "other-gemm", "aten::_weight_int4pack_mm"),
     Kernel(r"weight_int8pack_mm", "other-gemm", "aten::_weight_int8pack_mm"),
+    # The grouped product of vLLM's and SGLang's experts (Triton), in whichever format they are.
+    Kernel(r"\bfused_moe_kernel", "other-gemm"),
     # Torch's attention without a kernel of its own.
     Kernel(r"_scaled_dot_product_attention_math", "attention", "aten::_scaled_dot_product_attention_math"),
 )

@@ -13,10 +13,12 @@ Size = tuple[int, int, int]
 BATCHED = {"aten::bmm", "aten::baddbmm"}
 # The largest rank of an adapter that is still called small beside its layer.
 LARGEST_RANK = 256
-# torchao's own filter for H100 leaves layers this narrow in 16 bits (float8_linear_utils.py: K or N up to 1,024).
-NARROW = 1024
-# Fewer rows than this are a few tokens: leaving them in 16 bits is right.
+# Up to this many rows are a few tokens, and leaving them in 16 bits is right: a product is limited by reading its
+# weights. 1400e12 FLOP/s over 4.3e12 B/s on an H200 is 325 FLOP/byte, and M rows do 2 M FLOP for each byte of an FP8
+# weight.
 FEW_ROWS = 128
+# Of the layers of one size, every fourth has an adapter at least (queries and values have, keys and outputs have not).
+RARELY = 4
 # A vocabulary's width: the last layer of a language model is customarily left in 16 bits.
 VOCABULARY = 32_000
 
@@ -60,7 +62,10 @@ class Adapter:
 
 
 def adapters(trace: Trace) -> list[Adapter]:
-    """Each layer that has a down and an up product of one small rank beside it, run about as often."""
+    """Each layer that has a down and an up product of one small rank beside it, run at least a quarter as often.
+
+    Layers of one size need not all have an adapter. A model's first and last layer are narrow, too, and run once.
+    """
     small = layers(trace, (*FP8, *SIXTEEN, "tf32-gemm", "fp32-gemm"))
     downs = [(s, p) for s, p in small if s[2] <= LARGEST_RANK and 8 * s[2] <= s[1]]
     ups = [(s, p) for s, p in small if s[1] <= LARGEST_RANK and 8 * s[1] <= s[2]]
@@ -74,6 +79,7 @@ def adapters(trace: Trace) -> list[Adapter]:
                 for (dm, dk, rank), down in downs
                 for (um, uk, un), up in ups
                 if (dm, dk, um, uk, un) == (m, k, m, rank, n) and 8 * rank <= min(k, n)
+                if RARELY * min(down.count or 0, up.count or 0) >= (base.count or 0)
             ),
             None,
         )
@@ -89,8 +95,21 @@ def is_left_on_purpose(trace: Trace, size: Size, product: ProductTotal, in_fp8: 
     itself is FP8 (torchao's rowwise_with_gw_hp keeps it in 16 bits).
     """
     m, k, n = size
-    if min(k, n) <= NARROW or m <= FEW_ROWS or max(k, n) >= VOCABULARY:
+    trains = trace.operators is None or any("Backward" in (op.name or "") for op in trace.operators)
+    if is_narrow(k, n) or (trains and is_narrow(n, k)) or m <= FEW_ROWS or max(k, n) >= VOCABULARY:
         return True
-    if per_step(trace, product.count or 0) <= 1:
+    each = per_step(trace, product.count or 0)
+    if each is not None and each <= 1:
         return True
-    return size not in in_fp8 and any(sorted(size) == sorted(other) for other in in_fp8)
+    if size in in_fp8:
+        return trains and size in ((n, m, k), (k, m, n))  # a gradient of the same size as its layer
+    return any(sorted(size) == sorted(other) for other in in_fp8)
+
+
+def is_narrow(k: int, n: int) -> bool:
+    """Whether torchao's own filter leaves a layer from K to N features in 16 bits.
+
+    Its conditions for row-wise scales (`_auto_filter_for_rowwise` of float8_linear_utils.py, torchao 0.17, by its
+    measurements on H100); those for one scale a tensor, K <= 4096 and N <= 1024, are within them.
+    """
+    return n <= 2048 or k <= 1024 or (n <= 4096 and k <= 2048)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from math import gcd
 
+from fp8doctor.checks.step.products import FEW_ROWS
 from fp8doctor.checks.step.sums import (
     FP8,
     LEAST,
@@ -22,6 +24,7 @@ from fp8doctor.checks.step.sums import (
     sum_count,
     sum_us,
     took,
+    unmarked,
     unreadable,
     us_of,
 )
@@ -31,12 +34,14 @@ from fp8doctor.traced import Trace
 
 # An FP8 product saves at most its own time, at twice the rate. Half of that spent on casts is told, all is a warning.
 HALF, ALL = 0.5, 1.0
-# Below about this many rows a product is limited by reading its weights: 1400e12 FLOP/s over 4.3e12 B/s on an H200 is
-# 325 FLOP/byte, and M rows do 2 M FLOP for each byte of an FP8 weight.
-FEW_ROWS = 128
 _TE = re.compile(r"transformer_engine|cast_transpose")
-# Casts to one product: input, weight and gradient for three products of a training step; two where it is inference.
-EVERY_TIME, EVERY_TIME_FORWARD = 0.9, 1.8
+# Casts to one product. At most, with the weights kept: input and gradient for three products of a training step, and
+# each weight once in all passes; one where it is inference. A layer whose norm writes FP8 casts fewer inputs: a
+# TransformerLayer that casts its weights every time has 0.75, and 1.25 forward.
+KEPT, KEPT_FORWARD = 2 / 3, 1.2
+WEIGHT_ONCE, MARGIN = 1 / 3, 0.03
+# What goes backward in Transformer Engine, once for each layer and pass.
+_TE_BACKWARD = ("_LinearBackward", "_LayerNormLinearBackward", "_LayerNormMLPBackward", "_GroupedLinearBackward")
 # Of those of a training step, the weights' are a third.
 WEIGHTS_PART = 1 / 3
 
@@ -48,14 +53,14 @@ def not_compiled(trace: Trace) -> Verdict:
     What it means: absolute value, maximum, division, clamp and cast are kernels of their own, each of which reads and
     writes the whole activation. torch.compile makes one or two of them; here it did not.
 
-    Why it costs time: on an H200 at 4096 x 3072 x 3072 eager quantising takes 134 us beside a product of 56 us; BF16's
-    product takes 103 us. The host has five times as many kernels to launch, too.
+    Why it costs time: on an H200 at 4096 x 3072 x 3072 eager quantising takes 150 us beside a product of 54 us; BF16's
+    product takes 102 us. The host has five times as many kernels to launch, too.
 
     What to do: compile the model or each of its repeated blocks. If it is compiled, these layers are outside: look for
     graph breaks (TORCH_LOGS="graph_breaks").
 
-    Sources: the trace itself (kernels below aten::abs, aten::amax, aten::div, aten::clamp and casts to FP8 that belong
-    to no library's fused kernel); the times are this project's measurements. pytorch/ao#685, pytorch/ao#1199.
+    Sources: the trace itself (kernels below aten::abs, aten::amax, aten::div, aten::clamp and casts to FP8 that are
+    PyTorch's own); the times are of the run in this project's README. pytorch/ao#685, pytorch/ao#1199.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
@@ -141,8 +146,10 @@ def requantised(trace: Trace) -> Verdict:
     inference make the model within te.quantized_model_init (fp8_model_init in older releases).
 
     Sources: the trace itself: as many casts as products mean that inputs, gradients and weights were all cast; without
-    the weights there are two for three. How often a step goes backward is told by how often autograd makes the first
-    gradient (aten::ones_like). Transformer Engine's performance_considerations.rst; NVIDIA/TransformerEngine#44.
+    the weights there are two for three, and fewer where a norm writes FP8. How often a step goes backward is told by
+    how often autograd makes the first gradient (aten::ones_like), as far as it divides the backward calls of
+    Transformer Engine's layers: models call that operator, too. Transformer Engine's performance_considerations.rst;
+    NVIDIA/TransformerEngine#44.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
@@ -152,11 +159,13 @@ def requantised(trace: Trace) -> Verdict:
         return NotApplicable("Transformer Engine cast nothing for an FP8 product")
     if trace.operators is None:
         return Unknown("the trace holds no operators, so that micro-batches cannot be counted")
-    backwards = operator_count(trace, "aten::ones_like")
-    passes = per_step(trace, backwards)
-    ratio = sum_count(casts) / products
-    training = backwards > 0
-    if (training and passes < 2) or ratio < (EVERY_TIME if training else EVERY_TIME_FORWARD):
+    ratio, training = sum_count(casts) / products, operator_count(trace, *_TE_BACKWARD) > 0
+    passes = per_step(trace, _backwards(trace)) if training else 1.0
+    if ratio < (KEPT if training else KEPT_FORWARD):
+        return None
+    if passes is None:
+        return unmarked("micro-batches cannot be counted")
+    if training and (passes < 2 or ratio < KEPT + WEIGHT_ONCE / passes + MARGIN):
         return None
     casting = us_of(trace, *QUANTISING)
     lost = casting * WEIGHTS_PART * (1 - 1 / passes) if training else casting / 2
@@ -180,6 +189,12 @@ def requantised(trace: Trace) -> Verdict:
         gain=gain_without(lost, span),
         severity=severity,
     )
+
+
+def _backwards(trace: Trace) -> int:
+    """How often the recording goes backward, at most: each time starts once and calls each layer once."""
+    layers = [operator_count(trace, name) for name in _TE_BACKWARD]
+    return gcd(operator_count(trace, "aten::ones_like"), *layers)
 
 
 @rule(
@@ -225,7 +240,7 @@ def small_shapes(trace: Trace) -> Verdict:
         evidence=(
             took("FP8 products", products, trace),
             took("scales and casts", casting, trace),
-            took("idle while the host launches", launching_us(trace) or 0.0, trace, "idle_launching_us"),
+            took("idle while the host launches", launching_us(trace) or 0.0, trace, None),
         ),
         actions=(
             Action("Use BF16 for steps of so few tokens, or batch more of them"),

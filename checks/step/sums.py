@@ -26,9 +26,6 @@ HOW_TO_RECORD = (
 # What torchao's layers call one by one where nothing is compiled (quant_primitives.py: abs, amax, division, clamp).
 _EAGER_OPERATORS = {"aten::abs", "aten::amax", "aten::clamp", "aten::clamp_min", "aten::div", "aten::reciprocal"}
 _EAGER_NAMES = re.compile(r"abs_kernel|AbsFunctor|MaxNanFunctor|clamp_scalar|float8_copy_kernel")
-_FUSED_NAMES = re.compile(
-    r"^triton_|transformer_engine|cast_transpose|scaled_fp8_quant|per_token_group_quant|deep_gemm"
-)
 
 
 def unreadable(trace: Trace) -> Unknown | None:
@@ -101,7 +98,8 @@ def fp8_products(trace: Trace) -> int:
 def eager_quantising(trace: Trace) -> list[KernelTotal]:
     """Kernels that find scales and cast one operator at a time; none where no product is in FP8.
 
-    Divisions and clamps are other people's too: they count only where an absolute value stands beside at least every
+    A kernel that is not PyTorch's own, and stands below none of its single operators, is a fused one. Divisions and
+    clamps are other people's too: they count only where an absolute value stands beside at least every
     second product.
     """
     products = fp8_products(trace)
@@ -109,7 +107,8 @@ def eager_quantising(trace: Trace) -> list[KernelTotal]:
         return []
 
     def plain(kernel: KernelTotal) -> bool:
-        return kernel.kind in QUANTISING and not _FUSED_NAMES.search(kernel.name or "")
+        one_by_one = kernel.operator in _EAGER_OPERATORS or "at::native" in (kernel.name or "")
+        return kernel.kind in QUANTISING and one_by_one
 
     def step_by_step(kernel: KernelTotal) -> bool:
         named = kernel.operator in _EAGER_OPERATORS or bool(_EAGER_NAMES.search(kernel.name or ""))
@@ -147,13 +146,28 @@ def part(us: float, whole: float) -> str:
     return f"{us / whole:.0%}".replace("%", " %") if whole else "0 %"
 
 
-def took(what: str, us: float, trace: Trace, fact: str = "us_by_kind") -> Evidence:
-    """A time as a line: its milliseconds, in all recorded steps, and its share of them."""
+def took(what: str, us: float, trace: Trace, fact: str | None = "us_by_kind") -> Evidence:
+    """A time as a line: its milliseconds, in all recorded steps, and its share of them; no fact: it is derived."""
     steps = f" in {trace.steps} steps" if trace.steps and trace.steps > 1 else ""
     text = f"{what}: {us / 1e3:,.2f} ms{steps}, {part(us, span_of(trace))} of the recorded time"
-    return Evidence(text, round(us, 1), "us", f"trace.{fact}")
+    return Evidence(text, round(us, 1), "us", f"trace.{fact}" if fact else None)
 
 
-def per_step(trace: Trace, count: float) -> float:
-    """A count of the whole recording, for one step."""
+def per_step(trace: Trace, count: float) -> float | None:
+    """A count of the whole recording, for one step; None where the profiler marked no steps."""
+    return count / trace.steps if trace.steps else None
+
+
+def a_step(trace: Trace) -> str:
+    """What counts and times are of where they are shown."""
+    return "a step" if trace.steps else "in the recording"
+
+
+def shown(trace: Trace, count: float) -> float:
+    """A count or a time for one step, or of the whole recording: see `a_step`."""
     return count / (trace.steps or 1)
+
+
+def unmarked(what: str) -> Unknown:
+    """Why what counts by step cannot be told without steps."""
+    return Unknown(f"the trace marks no steps, so {what}: record with a schedule, and call profiler.step()")

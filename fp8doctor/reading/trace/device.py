@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fp8doctor.reading.trace.host import Host
 from fp8doctor.reading.trace.intervals import Stretches, overlap_us, union, without
 from fp8doctor.reading.trace.names import OTHER
-from fp8doctor.reading.trace.recording import Recording
+from fp8doctor.reading.trace.recording import FROM_HOST, TO_HOST, Recording
 
 # (category, name, context, kind that its neighbours tell or "").
 Key = tuple[int, int, int, str]
@@ -37,6 +37,9 @@ class Device:
     # While anything ran that is no communication.
     working: Stretches = field(default_factory=Stretches)
     communication: Stretches = field(default_factory=Stretches)
+    # Copies from the host, and whatever is neither a copy between GPU and host nor communication.
+    copies: Stretches = field(default_factory=Stretches)
+    computing: Stretches = field(default_factory=Stretches)
 
 
 def busiest(recording: Recording) -> int:
@@ -91,6 +94,10 @@ def follow(recording: Recording, host: Host, number: int, part: Callable[[Key], 
             device.communication.add(begin, end)
             continue
         device.working.add(begin, end)
+        if kept.category[at] == FROM_HOST:
+            device.copies.add(begin, end)
+        elif kept.category[at] != TO_HOST:
+            device.computing.add(begin, end)
         last = before.get(kept.stream[at])
         if last is None:
             last = before[kept.stream[at]] = []

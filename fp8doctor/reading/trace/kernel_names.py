@@ -134,6 +134,13 @@ def backend_by_operator(name: str) -> str | None:
     return None
 
 
+def precision_by_types(name: str) -> str | None:
+    """ "16-bit" or "32-bit" by the types in a template's name; templates for 16 bits calculate in FP32."""
+    if re.search(r"c10::(BFloat16|Half)\b", name):
+        return "16-bit"
+    return "32-bit" if re.search(r"<float\b", name) else None
+
+
 def precision_by_name(name: str) -> str | None:
     """ "fp8", "16-bit" or "32-bit" where a kernel's name says so. cuDNN's attention has "f16" in it for FP8, too."""
     if re.search(r"(?i)e4m3|e5m2|fp8|float8|_f8_", name):

@@ -134,7 +134,9 @@ class Kinds:
         return "other-gemm", "operator"
 
     def _details(self, kind: str, name: str, above: Above) -> tuple[str | None, str | None]:
-        """The backend and the precision of attention, the precision of products."""
+        """The backend and the precision of attention; the precision of products, norms and element-wise work."""
+        if kind in ("elementwise", "normalisation"):
+            return None, kernel_names.precision_by_types(name)
         if kind != "attention":
             return None, _PRECISION.get(kind)
         by_operator = next(

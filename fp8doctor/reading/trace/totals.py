@@ -124,6 +124,7 @@ class _Adder:
         listed = _largest(kernels.items(), lambda item: item[1].us)
         busy, gaps = device.busy, device.busy.gaps()
         exposed = without(device.communication, device.working).total_us
+        copied = without(device.copies, device.computing).total_us
         span = busy.ends[-1] - busy.starts[0] if len(busy.starts) else 0.0
         names, capabilities = self._properties(device)
         return {
@@ -152,6 +153,7 @@ class _Adder:
             "streams": device.streams,
             "communication_us": _us(us_by_kind.get("communication", 0.0)),
             "exposed_communication_us": _us(exposed),
+            "exposed_copies_us": _us(copied),
         }
 
     def _properties(self, device: devices.Device) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
