@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from fp8doctor.checks.gpu.facts import Gpus, capability
+from fp8doctor.checks.gpu.names import capability_of
 from fp8doctor.checks.linear.cases import cases_of, waits_for_host
 from fp8doctor.checks.linear.facts import Case, Linear
 from fp8doctor.model import Candidate
@@ -127,7 +128,7 @@ def known(gpus: Gpus, linear: Linear | None) -> list[Candidate]:
     """
     if not gpus.gpus or (linear is not None and any(c.device_us for c in linear.cases or ())):
         return []
-    kinds = {gpu.compute_capability for gpu in gpus.gpus}
+    kinds = {capability_of(gpu) for gpu in gpus.gpus}
     if len(kinds) != 1:
         return []
     config, when = _known_for(kinds.pop())

@@ -54,6 +54,9 @@ _LOADED = re.compile(r"Load weight end\.[^\n]{0,120}?\b(quant|dtype)=(?:torch\.)
 _COMPILED = re.compile(r"kernel JIT compilation during inference: (\w{1,80})")
 _GRAPHS_OFF = re.compile(r"(?i)cuda graph is disabled because (?:of )?([^.]{1,80})")
 
+# Publishers write how it was quantised behind it; "qwen-fp8-converted-bf16" is no FP8 any more.
+_NAMED_FP8 = re.compile(r"[-_.]fp8([-_.](dynamic|block|kv))?$", re.IGNORECASE)
+
 
 def _field(text: str, name: str) -> str | None:
     """The value of `name=` in a printed configuration, without quotes; None if it is not there."""
@@ -85,7 +88,7 @@ def _of_sglang(found: Found, text: str, match: re.Match[str]) -> None:
 def _common(found: Found, text: str, model: str, parallel: str) -> None:
     if name := _field(text, model):
         last = name.rstrip("/").rpartition("/")[2]
-        found["model_named_fp8"] = re.search(r"[-_.]fp8([-_.]|$)", last, re.IGNORECASE) is not None
+        found["model_named_fp8"] = _NAMED_FP8.search(last) is not None
     if (size := _field(text, parallel)) and size.isdigit():
         found["tensor_parallel_size"] = int(size[:6])
     for key in ("dtype", "kv_cache_dtype"):

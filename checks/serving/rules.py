@@ -118,7 +118,7 @@ def _not_said(serving: Serving) -> Unknown | None:
 
 
 @rule("SRV003", "kernel-config-missing", Severity.WARNING, scope="usage")
-def config_missing(serving: Serving) -> Finding | None:
+def config_missing(serving: Serving, gpus: Gpus | None = None) -> Finding | Unknown | None:
     """A Triton kernel of the engine runs untuned on this GPU.
 
     What it means: for FP8 in blocks and for mixtures of experts the engines keep files of tile sizes, by shape, GPU
@@ -133,14 +133,30 @@ def config_missing(serving: Serving) -> Finding | None:
 
     Sources: fp8_utils.py and fused_moe.py of vLLM; vllm-project/vllm#58005 and #47732, sgl-project/sglang#5675.
     """
-    missing = serving.missing_configs
-    if not missing:
+    if not serving.missing_configs:
         return None
+    names = [gpu.name for gpu in (gpus.gpus if gpus else None) or () if gpu.name]
+    missing = [file for file in serving.missing_configs if _is_for(file, names)]
+    if not missing:
+        return Unknown(f"the files that were missing are for another GPU than {', '.join(dict.fromkeys(names))}")
     return Finding(
         f"The engine has no tuned kernel configuration for this GPU ({len(missing)} shape{'s' * (len(missing) > 1)})",
         tuple(Evidence(f"not found: {file}", file, fact="serving.missing_configs") for file in missing[:4]),
         (Action("Tune these shapes with the engine's benchmark script, or update the engine: it may have the files."),),
     )
+
+
+def _is_for(file: str, names: list[str]) -> bool:
+    """Whether a file is for one of these GPUs: the engines put its name in; people leave parts of a name out."""
+    device = re.search(r"device_name=([^,]{1,80}?)(?:,|\.json$)", file)
+    if device is None or not names:
+        return True
+    wanted = _words(device[1])
+    return any(wanted <= words or words <= wanted for words in map(_words, names))
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", name.lower())) - {"nvidia", "geforce", "tesla", "amd"}
 
 
 @rule("SRV004", "engine-eager-mode", Severity.WARNING, scope="usage")

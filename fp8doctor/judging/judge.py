@@ -51,6 +51,8 @@ def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]]) -> Judgement:
     findings = order_findings(outcomes)
     use = advise(candidates)
     verdict = decide(outcomes, findings, use, candidates, _said(runs, broken))
+    if verdict.fp8_software is False:  # hearsay of what pays is no advice to a box whose software does not get there
+        use = tuple(one for one in use if one.basis != "known")
     return Judgement(
         verdict=replace(verdict, headline=" ".join([*_beforehand(runs), verdict.headline])),
         use=use,

@@ -135,7 +135,8 @@ def _undecided(outcomes: list[Outcome], findings: tuple[FindingRecord, ...]) -> 
     unlike = next((o.findings[0].title for o in asked if o.mixed and o.findings), None)
     lacking = {o.rule.id for o in asked} if unlike else set()
     error = next((f.title for f in findings if f.severity is Severity.ERROR and f.id not in lacking), None)
-    open_ = next((o.reason for o in asked if o.name == "unknown" and o.reason and not o.unseen), None)
+    reasons = [o.reason for o in asked if o.name == "unknown" and o.reason and not o.unseen]
+    open_ = next((reason for reason in reasons if not reason.endswith(" was not observed")), None)
     said = [f"Cannot say: {_clause(error)}."] if error else []
     if unlike:
         return " ".join([*said, _sentence(unlike)])

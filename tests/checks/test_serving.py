@@ -256,3 +256,35 @@ def test_an_attention_backend_that_the_engine_ranks_last_or_that_is_old_for_hopp
     assert slow_backend(two, ADA) is None
     assert slow_backend(two, None) is None
     assert isinstance(slow_backend(Serving(engine="vllm"), None), Unknown)
+
+
+H100_FILE = "N=4096,K=512,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json"
+
+
+@pytest.mark.parametrize("name", ["NVIDIA H100 80GB HBM3", "H100", "NVIDIA H100", "NVIDIA GeForce ..."])
+def test_a_missing_file_for_the_gpu_of_the_text_is_a_finding(name: str) -> None:
+    gpus = Gpus(gpus=(Gpu(index=0, name=name),))
+    assert isinstance(config_missing(Serving(missing_configs=(H100_FILE,)), gpus), Finding)
+
+
+def test_a_missing_file_for_another_gpu_settles_nothing() -> None:
+    gpus = Gpus(gpus=(Gpu(index=0, name="RTX 4090"),))
+    result = config_missing(Serving(missing_configs=(H100_FILE,)), gpus)
+    assert isinstance(result, Unknown)
+    assert "RTX 4090" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("Llama-3-8B-Instruct-FP8", True),
+        ("Qwen3-8B-FP8-dynamic", True),
+        ("Llama-3-70B-FP8-KV", True),
+        ("qwen-fp8-converted-bf16", False),
+    ],
+)
+def test_a_name_promises_fp8_where_it_ends_in_it(name: str, ends: bool) -> None:
+    line = f"INFO [core.py:58] Initializing a V1 LLM engine (v0.8.2) with config: model='/m/{name}', quantization=None"
+    serving = said(line)
+    assert serving is not None
+    assert serving.model_named_fp8 is ends

@@ -119,3 +119,14 @@ def test_a_cut_text_says_that_it_is_cut() -> None:
     report = api.read("PyTorch version: 2.6.0+cu124\nCUDA used to build PyTorch: 12.4\nROCM used to b")
     assert "it is cut off" in printed(report)
     assert "it is cut off" in api.report_to_markdown(report)
+
+
+def test_what_is_known_of_a_gpu_is_advised_whatever_the_report_names_it_by() -> None:
+    by_name = api.read(texts.collect_env(gpus=" GPU 0: NVIDIA H100 80GB HBM3"))
+    assert [use.config for use in by_name.use] == ["torchao-fp8-rowwise+compile"]
+
+
+def test_where_the_software_does_not_get_to_fp8_none_is_advised() -> None:
+    report = api.read(texts.collect_env(torch="2.7.0+cu126", cuda="12.6", gpus=" GPU 0: NVIDIA GeForce RTX 5090"))
+    assert report.verdict.fp8_software is False
+    assert report.use == ()
