@@ -10,7 +10,7 @@ Records = dict[str, Record]
 
 
 def same_box(one: Records, other: Records) -> bool:
-    """Nothing that both state differs: GPUs, driver, torch, operating system's kind."""
+    """Nothing that both state differs: GPUs, driver, torch."""
     return _same_gpus(one, other) and _same_driver(one, other) and _same_torch(one, other)
 
 
