@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from fp8doctor.differing.gathering import Gathered, TraitName
 from fp8doctor.differing.record import Change, Gpus, NotKnown, Value
@@ -18,6 +19,8 @@ class Changed:
 
     change: Change
     trait: Trait
+    # Which report alone has it, where the other's list is whole and does not name it.
+    only_in: Literal["before", "after"] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ def compare(before: Gathered, after: Gathered) -> Comparison:
         elif _alike(_value(old), _value(new), trait.tolerance):
             alike += 1
         else:
-            changed.append(Changed(_change(name, trait, _value(old), _value(new)), trait))
+            only_in = _only_in(_value(old), _value(new), before.absent_in(listing) or after.absent_in(listing))
+            changed.append(Changed(_change(name, trait, _value(old), _value(new)), trait, only_in))
     changed.sort(key=lambda one: (KINDS.index(one.change.kind), one.change.why is None and not one.trait.is_identity))
     return Comparison(tuple(changed), tuple(unknown), alike, _gpus(before, after, changed))
 
@@ -55,6 +59,10 @@ def _value(one: Trait | str) -> Value:
     value = one.value if isinstance(one, Trait) else one
     assert value is not None, "what was not observed is not compared"
     return value
+
+
+def _only_in(old: Value, new: Value, absent: str | None) -> Literal["before", "after"] | None:
+    return None if absent is None else "before" if new == absent else "after" if old == absent else None
 
 
 def _change(name: TraitName, trait: Trait, old: Value, new: Value) -> Change:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from fp8doctor.differing import boxes
 from fp8doctor.differing.explaining import explain, what_to_try
-from fp8doctor.differing.findings import compare_advice, compare_findings
+from fp8doctor.differing.findings import compare_advice, compare_findings, is_other_advice
 from fp8doctor.differing.gathering import gather
+from fp8doctor.differing.packages import one_each, taken_along
 from fp8doctor.differing.record import Change, Difference, FindingChange, Gpus, Shift, Side, Times
 from fp8doctor.differing.shifts import shifts_of
 from fp8doctor.differing.times import compare_times
@@ -28,16 +29,19 @@ def difference(before: Report, after: Report, registry: Registry, names: tuple[s
     """
     old, new = gather(before, registry), gather(after, registry)
     found = boxes.compare(old, new)
+    everything = one_each(found.changed)
     works = works_of(old, new)
-    lasting = [one for one in found.changed if one.change.kind not in ("condition", "method")]
+    advice = compare_advice(before, after)
+    lasting = [one for one in everything if one.change.kind not in ("condition", "method")]
     pairs = compare_times(old, new, [one for one in found.changed if one.change.kind == "method"])
     cases = tuple(one.case for one in pairs.compared)
     shifts = shifts_of(cases)
     findings = compare_findings(before, after, works, registry)
     # Conditions are no cause by themselves where something else is known to bring them about; they are told apart.
     explanations = explain(
-        [one for one in found.changed if one.change.kind != "condition" or one.trait.why],
+        [one for one in everything if one.change.kind != "condition" or one.trait.why],
         shifts, pairs.compared, findings, found.gpus,
+        tuple(taken_along(everything, old, new, advice)), is_other_advice(advice),
     )  # fmt: skip
     changes = tuple(one.change for one in lasting)
     return Difference(
@@ -58,7 +62,7 @@ def difference(before: Report, after: Report, registry: Registry, names: tuple[s
             not_compared=pairs.not_compared,
         ),
         finding_changes=findings,
-        advice=compare_advice(before, after),
+        advice=advice,
         explanations=explanations,
         try_first=what_to_try(explanations, found.gpus),
     )
@@ -103,7 +107,8 @@ def _headline(
     """
     came = [one for one in findings if one.what == "new"]
     went = [one for one in findings if one.what == "gone"]
-    if not (changes or shifts or came or went or apart):
+    unasked = [one for one in findings if one.what == "not-asked"]
+    if not (changes or shifts or came or went or unasked or apart):
         timed = f"{compared} times agree" if compared else "nothing was timed in both"
         return f"No difference in what both reports tell: nothing that lasts changed, and {timed}."
     speed = _speed(gpus, shifts, compared, apart)
@@ -111,6 +116,10 @@ def _headline(
     parts = [f"{len(changes)} {'thing' if len(changes) == 1 else 'things'} changed" if changes else ""]
     parts += [f"{len(came)} new finding{'s' * (len(came) != 1)}" if came else ""]
     parts += [f"{len(went)} finding{'s' * (len(went) != 1)} gone" if went else ""]
+    no_more = "no longer asked, since what it is about was removed"
+    if len(unasked) > 1:
+        no_more = "no longer asked, since what they are about was removed"
+    parts += [f"{len(unasked)} finding{'s' * (len(unasked) != 1)} {no_more}"] if unasked else []
     told = ", ".join(filter(None, parts))
     if grave := [one for one in came if one.severity is Severity.ERROR]:
         advised = f" New in B: {grave[0].title}.{advised}"
@@ -128,7 +137,7 @@ def _speed(gpus: Gpus, shifts: Sequence[Shift], compared: int, apart: tuple[str,
     slower = sum(one.changed for one in shifts if one.direction == "slower" and not one.lone)
     faster = sum(one.changed for one in shifts if one.direction == "faster" and not one.lone)
     if gpus == "different":
-        return f"Two boxes with other GPUs: of {compared} times B's is shorter in {faster}, longer in {slower}."
+        return f"Other GPUs in A and B: of {compared} times B's is shorter in {faster}, longer in {slower}."
     if not slower and not faster:
         return f"No times differ beyond the noise ({compared} compared)."
     parts = [f"{slower} slower" if slower else "", f"{faster} faster" if faster else ""]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fp8doctor.differing.boxes import Changed, concerns
 from fp8doctor.differing.record import Certainty, Change, Direction, Explanation, FindingChange, Gpus, Shift
 from fp8doctor.differing.times import Compared
+from fp8doctor.model import Severity
 
 _RANK: dict[Certainty, int] = {"certain": 0, "likely": 1, "coincident": 2}
 _KIND_RANK = ("hardware", "setting", "software", "condition", "method")
@@ -35,13 +36,20 @@ def explain(
     compared: Sequence[Compared],
     findings: Sequence[FindingChange],
     gpus: Gpus,
+    taken_along: Sequence[Explanation],
+    advice_changed: bool,
 ) -> tuple[Explanation, ...]:
-    """The changes that may be why: of times first, of findings then, each the surest first.
+    """The changes that may be why: of times first, of advice then, of findings last, each the surest first.
 
-    Nothing where no time changed its speed beyond the noise, and no finding came or went. That a change is why a time
-    is another is never certain: two reports show what changed together, not what followed from what.
+    Nothing where nothing is to be explained: no time changed its speed beyond the noise, no finding that is more than
+    a lesson came or went, and the advice is the same. `taken_along` is what packages took with them.
+
+    That a change is why a time is another is never certain: two reports show what changed together, not what followed
+    from what.
     """
-    moved = [one for one in findings if one.what in ("new", "gone")]
+    moved = [one for one in findings if one.what in ("new", "gone") and one.severity is not Severity.INFO]
+    if not moved and not advice_changed and all(shift.lone for shift in shifts):
+        return ()
     of_times: list[_Weighed] = []
     if any(not shift.lone for shift in shifts):
         able = [one for one in changed if one.change.kind != "method"]
@@ -50,12 +58,14 @@ def explain(
         else:
             of_times = [_of_times(one, shifts, compared) for one in able]
     ranked = tuple(one.explanation for one in sorted(of_times, key=lambda one: one.place))
-    return ranked + tuple(_of_findings(changed, moved))
+    told = {one.name for one in taken_along}
+    ranked = tuple(one for one in ranked if one.certainty != "coincident" or one.name not in told)
+    return (*ranked, *taken_along, *_of_findings(changed, moved))
 
 
 def _another_box(one: Changed, shifts: Sequence[Shift]) -> _Weighed:
-    text = "another GPU: these are two boxes, and the times of one say nothing of a change of the other"
-    return _Weighed(_explanation(one.change, "certain", text, tuple(range(len(shifts)))))
+    text = "another GPU has times of its own, beside which no other change can be seen in them"
+    return _Weighed(_explanation(one.change, "likely", text, tuple(range(len(shifts)))))
 
 
 def _of_times(one: Changed, shifts: Sequence[Shift], compared: Sequence[Compared]) -> _Weighed:

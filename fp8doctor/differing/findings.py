@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 from fp8doctor.differing.record import Advised, FindingChange
-from fp8doctor.differing.works import Works
+from fp8doctor.differing.works import Which, Works
 from fp8doctor.judging.report import FindingRecord, Report, Speedup, Use
 from fp8doctor.model import Clock
 from fp8doctor.registry import Registry
 
 # How a rule ended that looked, and found nothing.
 LOOKED = ("pass", "not-applicable", "finding")
-_ORDER = ("new", "gone", "stayed", "not-told")
+_ORDER = ("new", "gone", "not-asked", "stayed", "not-told")
 Name = tuple[str, str | None]
-Which = Literal["before", "after"]
+# Which report has a finding that moved, and which does not.
+_SIDES: dict[str, tuple[Which, Which]] = {"new": ("after", "before"), "gone": ("before", "after")}
 
 
 def compare_findings(before: Report, after: Report, works: Works, registry: Registry) -> tuple[FindingChange, ...]:
     """The findings by their rule and what they are about: new ones first, the graver before the others.
+
+    One whose question does not arise in B, since what it is about was uninstalled, is not gone but no longer asked.
 
     One that the other report's rule could not tell of, or had no facts for, is neither new nor gone; nor is one of a
     workload that the other report did not measure.
@@ -32,10 +36,32 @@ def compare_findings(before: Report, after: Report, works: Works, registry: Regi
         elif name in new and name in old:
             found.append(_stayed(old[name], new[name]))
         elif name in new:
-            found.append(_moved(new[name], "new", before, "before", registry))
+            found.append(_moved(new[name], "new", before, works, registry))
         else:
-            found.append(_moved(old[name], "gone", after, "after", registry))
+            moved = _moved(old[name], "gone", after, works, registry)
+            unasked = moved.what == "gone" and _is_unasked(moved.id, before, after, registry)
+            found.append(replace(moved, what="not-asked") if unasked else moved)
     return tuple(sorted(found, key=lambda one: (_ORDER.index(one.what), one.severity.rank)))
+
+
+def _is_unasked(rule_id: str, before: Report, after: Report, registry: Registry) -> bool:
+    """Whether the rule has nothing to look at in B, and something that it read of was installed in A alone."""
+    rule = registry.rules.get(rule_id)
+    outcome = next((one.outcome for one in after.outcomes if one.id == rule_id), None)
+    if rule is None or outcome != "not-applicable":
+        return False
+    return any(_was_removed(before.facts.get(need.key), after.facts.get(need.key)) for need in rule.needs.values())
+
+
+def _was_removed(old: Any, new: Any) -> bool:
+    """Whether facts say `installed` of something in A, and say in the same place that it is not in B."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        if old.get("installed") is True and new.get("installed") is False:
+            return True
+        return any(_was_removed(value, new.get(name)) for name, value in old.items())
+    if isinstance(old, Sequence) and isinstance(new, Sequence) and not isinstance(old, str):
+        return any(_was_removed(*pair) for pair in zip(old, new, strict=False))
+    return False
 
 
 def _by_name(report: Report) -> dict[Name, FindingRecord]:
@@ -66,17 +92,21 @@ def _moved(
     finding: FindingRecord,
     what: Literal["new", "gone"],
     other: Report,
-    which: Literal["before", "after"],
+    works: Works,
     registry: Registry,
 ) -> FindingChange:
     outcome = next((one for one in other.outcomes if one.id == finding.id), None)
     rule = registry.rules.get(finding.id)
     needs = [need.key for need in rule.needs.values() if need.kind == "required"] if rule else []
     missing = [key for key in needs if other.facts.get(key) is None]
-    if outcome is not None and outcome.outcome in LOOKED and not missing:
+    ours, theirs = _SIDES[what]
+    unmeasured = works.in_one(finding.id, ours, registry)
+    if outcome is not None and outcome.outcome in LOOKED and not missing and unmeasured is None:
         return _record(finding, what, reason=outcome.reason)
     unasked = f"{missing[0]} was not observed" if missing else "this rule was not asked"
-    return _record(finding, "not-told", not_in=which, reason=(outcome.reason if outcome else None) or unasked)
+    if unmeasured is not None:
+        unasked = f"it did not measure {unmeasured}"
+    return _record(finding, "not-told", not_in=theirs, reason=(outcome.reason if outcome else None) or unasked)
 
 
 def _record(
@@ -99,6 +129,18 @@ def compare_advice(before: Report, after: Report) -> tuple[Advised, ...]:
     old, new = _spans(before.use), _spans(after.use)
     found = [Advised(one[0], old.get(one), new.get(one), one in old, one in new, one[1]) for one in {**old, **new}]
     return tuple(sorted(found, key=lambda one: (not (one.in_before and one.in_after), not one.in_before)))
+
+
+def is_comparable(advice: Sequence[Advised]) -> Callable[[Advised], bool]:
+    """Which entries are of work that both reports advise something for: the others are no change of advice."""
+    old, new = ({one.workload for one in advice if getattr(one, which)} for which in ("in_before", "in_after"))
+    return lambda one: one.workload in old & new
+
+
+def is_other_advice(advice: Sequence[Advised]) -> bool:
+    """Whether something is advised in one report alone, for work that both advise something for."""
+    comparable = is_comparable(advice)
+    return any(one.in_before != one.in_after and comparable(one) for one in advice)
 
 
 def _spans(uses: tuple[Use, ...]) -> dict[Name, Speedup | None]:

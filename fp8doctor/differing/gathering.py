@@ -33,6 +33,10 @@ class Gathered:
         """The trait of this name, the word for its absence where its listing would name it, or None: not known."""
         if name in self.traits and self.traits[name][0].value is not None:
             return self.traits[name][0]
+        return self.absent_in(listing)
+
+    def absent_in(self, listing: str | None) -> str | None:
+        """The word for what this listing does not name, None if that means nothing."""
         return self.absent.get(listing) if listing is not None else None
 
 

@@ -14,8 +14,9 @@ Value = str | float | int | bool
 # The same GPUs by name, others, or not known of one of the two.
 Gpus = Literal["same", "different", "unknown"]
 Direction = Literal["slower", "faster"]
-# "certain": a finding that came or went is about this change, or it is another GPU. "likely": it is known to matter to
-# what changed its speed, and in this direction. "coincident": it changed as well, and nothing shows that it matters.
+# "certain": a finding that came or went is about this change, or what one report alone timed or advises needs this
+# package. "likely": it is known to matter to what changed its speed, and in this direction, or it is another GPU.
+# "coincident": it changed as well, and nothing shows that it matters.
 Certainty = Literal["certain", "likely", "coincident"]
 
 
@@ -47,6 +48,8 @@ class Change:
     fact: str | None = None
     # How a change of it changes times; None: not known to.
     why: str | None = None
+    # Of a package: its other distributions, which changed in the same way.
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,12 +150,13 @@ class Times:
 class FindingChange:
     """A finding that came, went or stayed.
 
+    "not-asked": A has it, and what it is about is installed no more in B: nothing became better.
     "not-told": one report has it, and the other could not tell or did not look; it neither came nor went.
     """
 
     id: str
     name: str
-    what: Literal["new", "gone", "stayed", "not-told"]
+    what: Literal["new", "gone", "not-asked", "stayed", "not-told"]
     severity: Severity
     scope: Scope
     title: str
@@ -221,7 +225,7 @@ class Difference:
 
     @property
     def regressions(self) -> tuple[Shift, ...]:
-        """What is slower in B beyond the noise; none between unlike GPUs, which are two boxes."""
+        """What is slower in B beyond the noise; none between unlike GPUs, whose times differ anyway."""
         if self.gpus == "different":
             return ()
         return tuple(shift for shift in self.times.shifts if shift.direction == "slower" and not shift.lone)

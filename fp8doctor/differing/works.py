@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from fp8doctor.differing.gathering import Gathered
 from fp8doctor.registry import Registry
 
 # The workloads that a subject timed, by the subject's key.
 BySubject = Mapping[str, frozenset[str]]
+Which = Literal["before", "after"]
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,14 @@ class Works:
 
     def apart_for(self, rule_id: str, registry: Registry) -> tuple[str, str] | None:
         """The same of what this rule reads: where they lie apart its findings are of two models."""
-        rule = registry.rules.get(rule_id)
-        keys = {need.key for need in rule.needs.values()} if rule else set()
+        keys = _reads(rule_id, registry)
         return _apart(_union(self.before, keys), _union(self.after, keys))
+
+    def in_one(self, rule_id: str, which: Which, registry: Registry) -> str | None:
+        """What this report alone measured of all that the rule reads of, in words; None if the other did so too."""
+        keys = _reads(rule_id, registry)
+        mine, others = (self.before, self.after) if which == "before" else (self.after, self.before)
+        return ", ".join(sorted(_union(mine, keys))) or None if not _union(others, keys) else None
 
 
 def works_of(before: Gathered, after: Gathered) -> Works:
@@ -42,6 +49,11 @@ def _by_subject(side: Gathered) -> BySubject:
         if candidate.workload is not None:
             found.setdefault(name[0], set()).add(candidate.workload)
     return {subject: frozenset(works) for subject, works in found.items()}
+
+
+def _reads(rule_id: str, registry: Registry) -> set[str]:
+    rule = registry.rules.get(rule_id)
+    return {need.key for need in rule.needs.values()} if rule else set()
 
 
 def _union(side: BySubject, keys: set[str] | None = None) -> set[str]:

@@ -92,7 +92,11 @@ def value(shown: Any, unit: str | None = None) -> str:
 
 def _step(change: View) -> str:
     unit = change.get("unit")
-    return f"{one_line(change['name'])}: {value(change['before'], unit)} -> {value(change['after'], unit)}"
+    name = one_line(change["name"])
+    # The other distributions of a package, by what their names have beyond its own.
+    parts = ", ".join(one_line(part).removeprefix(name) for part in change.get("parts") or ())
+    also = f" (and its {parts})" if parts else ""
+    return f"{name}{also}: {value(change['before'], unit)} -> {value(change['after'], unit)}"
 
 
 # --- why --------------------------------------------------------------------------------------------------------------
@@ -263,11 +267,15 @@ def _time(estimate: View, scale: float) -> str:
 
 
 def _findings(view: View, verbose: bool) -> Section | None:
-    found: dict[str, list[View]] = {"new": [], "gone": [], "stayed": [], "not-told": []}
+    found: dict[str, list[View]] = {"new": [], "gone": [], "not-asked": [], "stayed": [], "not-told": []}
     for one in view["finding_changes"]:
         found[one["what"]].append(one)
     note = ", ".join(f"{len(ones)} {what.replace('-', ' ')}" for what, ones in found.items() if ones)
-    lines = [Line(_finding(one), what, _reason(one)) for what in ("new", "gone") for one in found[what]]
+    lines = [
+        Line(_finding(one), what.replace("-", " "), _reason(one))
+        for what in ("new", "gone", "not-asked")
+        for one in found[what]
+    ]
     for one in found["stayed"]:
         if one["severity_before"]:
             lines.append(Line(f"{_finding(one)} (was {one['severity_before']})", "stayed"))
@@ -301,6 +309,8 @@ def _finding(one: View) -> str:
 def _reason(one: View) -> tuple[str, ...]:
     if not one["reason"]:
         return ()
+    if one["what"] == "not-asked":
+        return (f"no longer asked, what it is about is gone: {one_line(one['reason'])}",)
     if one["what"] == "not-told":
         return (f"{_letter(one['not_in'])} cannot tell: {one_line(one['reason'])}",)
     return (f"in {'A' if one['what'] == 'new' else 'B'}: {one_line(one['reason'])}",)

@@ -44,3 +44,10 @@ def test_one_model_measured_twice_is_compared() -> None:
     found = api.diff(recorded(FLUX), recorded(FLUX))
     assert {one.what for one in found.finding_changes} == {"stayed"}
     assert [(one.in_before, one.in_after) for one in found.advice] == [(True, True)]
+
+
+def test_a_finding_of_what_the_other_report_never_measured_is_not_told() -> None:
+    for name in (FLUX, "h200"):
+        found = api.diff(recorded(name), recorded("h200-bench-pipeline")).finding_changes
+        images = [one for one in found if one.id.startswith("PIP")]
+        assert {(one.what, one.not_in) for one in images} == {("not-told", "before")}
