@@ -47,7 +47,7 @@ def test_a_log_is_answered_with_verdict_findings_and_next_steps(tmp_path: Path) 
     assert "warning **SRV002** fallback-despite-hw" in text
     assert text.count("  - next: ") == 3
     assert re.search(r"And \d more: ", text)
-    assert "fp8doctor --markdown" in text
+    assert "python -m pip install git+https://HOST/OWNER/fp8doctor && fp8doctor --markdown" in text
     assert len(text) < 8_000
 
 
@@ -63,6 +63,29 @@ def test_what_is_not_recognised_is_not_answered(tmp_path: Path, body: str | None
     ended = run(tmp_path, event(body), "--output", str(output))
     assert (ended.returncode, ended.stdout) == (0, "")
     assert not output.exists()
+
+
+A100 = "PyTorch version: 2.6.0+cu124\nCUDA used to build PyTorch: 12.4\nIs CUDA available: True\n"
+A100 += "GPU models and configuration: GPU 0: NVIDIA A100-SXM4-80GB\n"
+
+
+def test_an_issue_about_something_else_is_left_alone(tmp_path: Path) -> None:
+    other = event(f"{A100}\nconfig: quantization=None", title="Tool calls are wrong")
+    assert said(tmp_path, other) == ""
+    assert "GPU001" in said(tmp_path, event(A100, title="Quantized models are slow"))
+    assert "GPU001" in said(tmp_path, event(A100, title="NVFP4 on A100?"))
+    assert "TOR003" in said(tmp_path, event("AssertionError: Torch not compiled with CUDA enabled", title="It crashes"))
+
+
+def test_the_command_installs_what_the_workflow_installs_if_others_can_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for source, line in (
+        ("git+https://git.example/a/fp8doctor@abc", "install git+https://git.example/a/fp8doctor@abc && fp8doctor"),
+        ("./fp8doctor.whl", "install git+https://HOST/OWNER/fp8doctor && fp8doctor"),
+    ):
+        monkeypatch.setenv("FP8DOCTOR", source)
+        assert line in said(tmp_path, event(VLLM))
 
 
 def test_neither_pull_requests_nor_bots_are_answered(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 Copy this file to `.github/fp8doctor/comment.py` and `fp8doctor.yml`, beside it here, to `.github/workflows/`. When an
 issue is opened, the workflow calls this script, which reads the issue from GITHUB_EVENT_PATH and writes Markdown; a
-step of the workflow's own posts it. Where nothing in the issue is recognised, nothing is written and nobody is
-bothered.
+step of the workflow's own posts it. Where nothing in the issue is recognised, or it is not about FP8 and nothing is
+broken, nothing is written and nobody is bothered.
 
 What the script promises:
 
@@ -23,6 +23,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,8 +43,13 @@ LONGEST_ISSUE = 200_000
 LONGEST_COMMENT = 8_000
 MOST_FINDINGS = 3
 MOST_GAPS = 3
-# What settles most of what a text leaves open.
+# What settles most of what a text leaves open; the workflow's FP8DOCTOR says where it is installed from.
 ONE_COMMAND = "fp8doctor --markdown"
+SOMEWHERE = "git+https://HOST/OWNER/fp8doctor"
+# What an issue about narrow formats speaks of. Engines print "quantization=None" whatever the issue is about.
+ON_TOPIC = re.compile(
+    r"fp8|float8|nvfp4|mxfp[48]|e4m3|e5m2|\bquanti[sz](?:ation|ed?|ing)\b(?! {0,2}[=:] {0,2}['\"]?None)", re.IGNORECASE
+)
 
 
 def text_of(event: dict[str, Any]) -> str | None:
@@ -56,18 +63,31 @@ def text_of(event: dict[str, Any]) -> str | None:
 
 
 def comment(text: str) -> str | None:
-    """The comment for this text, None if nothing in it is recognised."""
+    """The comment for this text, None if nothing in it is recognised, or nothing of it is asked."""
     try:
         report = fp8doctor.read(text)
     except (NothingRecognisedError, NotAFactsFileError):
         return None
     # As JSON, because that is what is redacted.
     document = json.loads(report.to_json())
+    if not ON_TOPIC.search(text) and not _is_broken(document):
+        return None
     kept: list[str] = []
     for part in _parts(document):
         if sum(map(len, kept)) + len(part) < LONGEST_COMMENT:
             kept.append(part)
     return "\n\n".join(kept) + "\n"
+
+
+def _is_broken(document: dict[str, Any]) -> bool:
+    """Whether an error was found; that a GPU has no FP8 is none to those who did not ask for it."""
+    return any(one["severity"] == "error" and one["id"] != "GPU001" for one in document["findings"])
+
+
+def install_line() -> str:
+    """What pip shall install, as the workflow has it; a wheel beside the workflow is nothing for others."""
+    source = os.environ.get("FP8DOCTOR", "")
+    return f"python -m pip install {shlex.quote(source if re.match(r'(git[+])?https://', source) else SOMEWHERE)}"
 
 
 def _parts(document: dict[str, Any]) -> Iterator[str]:
@@ -90,7 +110,7 @@ def _parts(document: dict[str, Any]) -> Iterator[str]:
         yield f"What the text cannot tell:\n\n{told}"
     if gaps or document["verdict"]["fp8_runs"] is None:
         yield "One command settles it. Run it on the machine and paste what it prints:"
-        yield code_block(ONE_COMMAND, "sh")
+        yield code_block(f"{install_line()} && {ONE_COMMAND}", "sh")
     if findings:
         yield f"`fp8doctor explain {findings[0]['id']}` says more on the first point. I am a program and can be wrong."
 
