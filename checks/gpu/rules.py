@@ -133,7 +133,10 @@ def no_fp8_hardware(gpus: Gpus) -> RuleResult:
         return Unknown("no GPU is visible")
     shown = observed(gpus.gpus, "which GPUs are there")
     having = sum(has_fp8(gpu) is True for gpu in shown)
-    return each(gpus, lambda gpu: _fp8(gpu, f"{having} of {len(shown)} GPUs" if having else None))
+    return each(
+        gpus,
+        lambda gpu: _fp8(gpu, f"{having} of {len(shown)} GPUs {'have' if having > 1 else 'has'}" if having else None),
+    )
 
 
 def _fp8(gpu: Gpu, having: str | None) -> Verdict:
@@ -151,7 +154,7 @@ def _fp8(gpu: Gpu, having: str | None) -> Verdict:
         f"compute capability {known}{how}; FP8 begins with {begins}" if known else "FP8 GEMMs run at BF16's rate on it"
     )
     return Finding(
-        title=f"{having} have FP8 tensor cores; {label(gpu)} has none"
+        title=f"{having} FP8 tensor cores; {label(gpu)} has none"
         if having
         else f"{label(gpu)} has no FP8 tensor cores",
         # Where others have them it is news of one GPU, and no answer for the box.

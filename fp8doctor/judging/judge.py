@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from fp8doctor.judging.advice import advise
 from fp8doctor.judging.causes import order_findings
-from fp8doctor.judging.outcomes import judge_rules, make
+from fp8doctor.judging.outcomes import Outcome, judge_rules, make
 from fp8doctor.judging.report import FindingRecord, OutcomeRecord, Use, VerdictRecord
 from fp8doctor.judging.verdict import decide
 from fp8doctor.model import ONLY_FIRST, Candidate, Caption, Exhibit, Facts, ProbeRun
@@ -51,7 +51,8 @@ def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]]) -> Judgement:
     findings = order_findings(outcomes)
     use = advise(candidates)
     verdict = decide(outcomes, findings, use, candidates, _said(runs, broken))
-    if verdict.fp8_software is False:  # hearsay of what pays is no advice to a box whose software does not get there
+    # Hearsay of what pays is no advice to a box whose software does not get there, or of which messages doubt the GPU.
+    if verdict.fp8_software is False or _in_doubt(outcomes):
         use = tuple(one for one in use if one.basis != "known")
     return Judgement(
         verdict=replace(verdict, headline=" ".join([*_beforehand(runs), verdict.headline])),
@@ -61,6 +62,10 @@ def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]]) -> Judgement:
         exhibits=tuple(exhibits),
         captions=captions,
     )
+
+
+def _in_doubt(outcomes: list[Outcome]) -> bool:
+    return any(o.rule.settles == "hardware" and o.name == "unknown" and not o.unseen for o in outcomes)
 
 
 def _beforehand(runs: Mapping[str, ProbeRun[Facts]]) -> list[str]:

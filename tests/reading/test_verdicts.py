@@ -130,3 +130,12 @@ def test_where_the_software_does_not_get_to_fp8_none_is_advised() -> None:
     report = api.read(texts.collect_env(torch="2.7.0+cu126", cuda="12.6", gpus=" GPU 0: NVIDIA GeForce RTX 5090"))
     assert report.verdict.fp8_software is False
     assert report.use == ()
+
+
+def test_nothing_is_advised_for_a_gpu_that_a_message_contradicts() -> None:
+    report = api.read(
+        "GPU: NVIDIA GeForce RTX 4090\nTorch: 2.6.0+cu124\ntype fp8e4nv not supported in this architecture"
+    )
+    assert report.verdict.headline.startswith("Cannot say: a message contradicts what was seen")
+    assert report.use == ()
+    assert "GPU001" not in [finding.id for finding in report.findings]
