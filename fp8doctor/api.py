@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -106,12 +104,13 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
         raise CannotExamineError(platform.system(), _live_report(registry, nothing, 0.0))
     # Here, because judging saved facts needs none of it.
     from fp8doctor.probing import interpreters
+    from fp8doctor.probing.cache import cache_folder
     from fp8doctor.probing.schedule import Plan, Schedule, child_environment
 
     target = interpreters.choose(options.python)
     resume = _to_resume(options.resume, registry) if options.resume else {}
     started = time.monotonic()
-    with _cache_folder(options.keep_cache) as cache_dir:
+    with cache_folder(options.keep_cache) as cache_dir:
         environment, replaced = child_environment(registry.cache_variables, cache_dir)
         request = Request(
             mode=options.mode,
@@ -310,33 +309,6 @@ def _messages(registry: Registry, runs: dict[str, ProbeRun[Facts]]) -> Messages:
         lines = f"{run.detail or ''}\n{run.stderr_tail or ''}".splitlines()
         found.update(dict.fromkeys(known_lines(registry.error_texts, lines, key)))
     return Messages(tuple(found))
-
-
-@contextlib.contextmanager
-def _cache_folder(keep: bool) -> Iterator[str | None]:
-    """The doctor's own cache folder, or one that is gone afterwards; None if neither can be had."""
-    folder = _own_cache() if keep else None
-    if folder is not None:
-        yield str(folder)
-        return
-    import tempfile  # here, because judging saved facts needs none of it
-
-    try:
-        temporary = tempfile.TemporaryDirectory(prefix="fp8doctor-", ignore_cleanup_errors=True)
-    except OSError:
-        yield None
-        return
-    with temporary as name:
-        yield name
-
-
-def _own_cache() -> Path | None:
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fp8doctor" / "compiled"
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
-        return None
-    return folder if os.access(folder, os.W_OK) else None
 
 
 def report_to_json(report: Report, *, redact: bool = True) -> str:
