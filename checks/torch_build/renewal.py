@@ -12,6 +12,8 @@ from fp8doctor.checks.machine.facts import Machine
 from fp8doctor.checks.torch_build.hardware import SeenGpu
 from fp8doctor.model import Action
 
+# What is round torch: it decides which one runs here.
+Around = tuple[Machine | None, Driver | None, Libraries | None]
 _PIP = "python -m pip install"
 _INDEX = "https://download.pytorch.org/whl/"
 # Engines that pin one release of torch (requirements/cuda.txt of vLLM, pyproject.toml of SGLang).
@@ -25,7 +27,7 @@ ANYWHERE = f"{_PIP} --upgrade torch --index-url {_INDEX}cu128"
 def install(
     text: str,
     seen: Iterable[SeenGpu],
-    around: tuple[Machine | None, Driver | None, Libraries | None],
+    around: Around,
     how: str = "--upgrade",
 ) -> Action:
     """What to do, and the command: PyPI's torch is for CUDA 13 on Linux since 2.11, and has no CUDA on Windows."""

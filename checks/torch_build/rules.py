@@ -11,7 +11,7 @@ from fp8doctor.checks.machine.facts import Machine
 from fp8doctor.checks.torch_build.facts import TorchBuild
 from fp8doctor.checks.torch_build.hardware import SeenGpu, release, seen_gpus
 from fp8doctor.checks.torch_build.probe import IMPORTING
-from fp8doctor.checks.torch_build.renewal import install, on_windows
+from fp8doctor.checks.torch_build.renewal import Around, install, on_windows
 from fp8doctor.checks.torch_build.stated import too_old, wheel_lacks_code
 from fp8doctor.model import (
     Action,
@@ -198,7 +198,13 @@ def _no_code(build: TorchBuild) -> bool:
 
 
 @rule("TOR005", "arch-not-in-torch", Severity.ERROR, scope="box", explains=SYMPTOMS)
-def no_code_for_gpu(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResult:
+def no_code_for_gpu(
+    torch_build: TorchBuild,
+    gpus: Gpus | None,
+    machine: Machine | None = None,
+    driver: Driver | None = None,
+    libraries: Libraries | None = None,
+) -> RuleResult:
     """This build of torch has no code for the GPU's architecture.
 
     What it means: a build carries machine code for a list of architectures. Code for sm_XY runs on a GPU of the same
@@ -225,10 +231,10 @@ def no_code_for_gpu(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResult:
         return Unknown("the GPUs were not observed")
     if not seen:
         return NotApplicable("no GPU is visible")
-    return per_item(seen, lambda gpu: _judge_code(torch_build, gpu))
+    return per_item(seen, lambda gpu: _judge_code(torch_build, gpu, (machine, driver, libraries)))
 
 
-def _judge_code(build: TorchBuild, gpu: SeenGpu) -> Verdict:
+def _judge_code(build: TorchBuild, gpu: SeenGpu, around: Around) -> Verdict:
     device = capability(observed(gpu.capability, f"the compute capability of {gpu.name}"))
     if device is None:
         return NotApplicable(f"{gpu.name} is no NVIDIA GPU")
@@ -241,7 +247,7 @@ def _judge_code(build: TorchBuild, gpu: SeenGpu) -> Verdict:
         error = build.trivial_kernel_error
         evidence.append(Evidence(f"an addition on the GPU: {error}", error, fact="torch_build.trivial_kernel_error"))
     elif build.arch_list is None and (why := wheel_lacks_code(build, device)):
-        return _no_code_finding(build, gpu, device, (Evidence(why, build.cuda, fact="torch_build.cuda"),))
+        return _no_code_finding(gpu, device, around, (Evidence(why, build.cuda, fact="torch_build.cuda"),))
     else:
         archs = observed(build.arch_list, "the architectures that torch was built for")
         covers = code_covers(archs, device)
@@ -249,22 +255,14 @@ def _judge_code(build: TorchBuild, gpu: SeenGpu) -> Verdict:
             return None if covers else Unknown(f"whether code for another GPU runs on {device[0]}.{device[1]}")
     built = " ".join(build.arch_list or ()) or "unknown"
     evidence.append(Evidence(f"torch {build.version} has code for {built}", built, fact="torch_build.arch_list"))
-    return _no_code_finding(build, gpu, device, tuple(evidence))
+    return _no_code_finding(gpu, device, around, tuple(evidence))
 
 
-def _no_code_finding(
-    build: TorchBuild, gpu: SeenGpu, device: tuple[int, int], evidence: tuple[Evidence, ...]
-) -> Finding:
-    index = "cu128" if device[0] >= 10 else "cu126"
+def _no_code_finding(gpu: SeenGpu, device: tuple[int, int], around: Around, evidence: tuple[Evidence, ...]) -> Finding:
     return Finding(
         title=f"This torch has no code for the {gpu.name} (sm_{device[0]}{device[1]})",
         evidence=evidence,
-        actions=(
-            Action(
-                "Install a build whose list covers this GPU.",
-                f"{REINSTALL} --index-url https://download.pytorch.org/whl/{index}",
-            ),
-        ),
+        actions=(install("Install a build whose list covers this GPU.", (gpu,), around, "--force-reinstall"),),
         about=gpu.about,
     )
 

@@ -94,6 +94,10 @@ def test_where_an_engine_pins_torch_the_engine_is_updated() -> None:
     assert isinstance(result, Finding)
     assert result.actions[0].text.startswith("Update vllm, which brings its own torch")
     assert result.actions[0].command is None
+    missing = no_code_for_gpu(build("2.5.1+cu124", "12.4"), RTX_5090, libraries=VLLM)
+    assert isinstance(missing, list)
+    assert isinstance(missing[0], Finding)
+    assert missing[0].actions == result.actions
 
 
 def test_a_driver_before_cuda_12_is_updated_first() -> None:
