@@ -168,7 +168,6 @@ ERROR_TEXTS = (
         r"DeepSeek style \(1x128, 128x128\) scaling requires cublasLt >= 12\.9",
         "TOR015",
         "Update torch to a build for CUDA 12.9 or newer.",
-        _UPDATE,
     ),
     ErrorText(r"Multiplication of two Float8_e5m2 matrices is not supported", "TOR019", "Make one operand e4m3."),
     ErrorText(

@@ -173,7 +173,7 @@ def test_what_is_not_tried_again_keeps_its_reason() -> None:
     assert by_config(after)["torch-bf16+lora"] == FAILED
     assert after.untried == ("torch-bf16+lora @ prefill",)
     assert len(after.rungs or ()) == 4
-    short = record(climbed(wanted, so_far=EARLIER, least_s=50.0))
+    short = record(climbed(wanted, so_far=EARLIER, least_s=100.0))
     assert short.rungs == EARLIER.rungs
     assert [words.partition(":")[0] for words in short.not_measured or ()] == ["torch-bf16 @ prefill"], "told once"
     assert short.untried == ("torch-bf16+attention-math @ prefill", "torch-bf16+lora @ prefill")
