@@ -140,6 +140,9 @@ def _undecided(outcomes: list[Outcome], findings: tuple[FindingRecord, ...]) -> 
     said = [f"Cannot say: {_clause(error)}."] if error else []
     if unlike:
         return " ".join([*said, _sentence(unlike)])
+    grave = next((f.title for f in findings if f.severity is not Severity.INFO), None)
+    if not said and open_ is None and grave:  # of a log, say, that names no GPU
+        return _sentence(grave)
     return said[0] if said else f"Cannot say: {_clause(open_ or 'not enough of this box was seen')}."
 
 

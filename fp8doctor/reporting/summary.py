@@ -319,6 +319,6 @@ def deed(action: dict[str, Any]) -> str:
 def needs_demo(view: View) -> bool:
     """Whether nothing could be said because no GPU was there to examine, and no finding points to the demo itself."""
     actions = (action for finding in view["findings"] for action in finding["actions"])
-    if any("fp8doctor demo" in (action["command"] or "") for action in actions):
+    if is_foreign(view) or any("fp8doctor demo" in (action["command"] or "") for action in actions):
         return False
     return view["verdict"]["status"] == "unknown" and view["verdict"]["fp8_hardware"] is None

@@ -28,6 +28,25 @@ def test_subjects_that_no_text_speaks_of_are_listed_for_those_who_ask() -> None:
     assert "Not examined" not in api.read(PASTE).to_markdown()
 
 
+LOG = """INFO 11-20 09:00:00 [core.py:97] Initializing a V1 LLM engine (v0.11.0) with config: model='m', dtype=bfloat16
+WARNING 11-20 09:00:00 [cuda.py:1] Enforce eager set, overriding optimization level to -O0
+"""
+
+
+def test_a_log_that_names_no_gpu_is_answered_with_what_was_found_in_it() -> None:
+    report = api.read(LOG)
+    assert report.findings
+    assert report.verdict.headline == f"{report.findings[0].title}."
+
+
+def test_nobody_who_pasted_a_text_is_sent_to_a_recorded_box() -> None:
+    assert "fp8doctor demo" not in printed(verbose=False)
+    to = console()
+    with to.capture() as captured:
+        terminal.render(api.view(api.read(LOG)), to, verbose=False)
+    assert "fp8doctor demo" not in captured.get()
+
+
 def test_a_text_was_read_on_this_day_and_not_recorded() -> None:
     assert "recorded" not in printed(verbose=False).partition("VERDICT")[0]
     assert "recorded" not in api.read(PASTE).to_markdown().partition("Verdict")[0]
