@@ -193,6 +193,60 @@ def asleep(place: Place) -> Step:
     return slow
 
 
+def storage_only(place: Place) -> Any:
+    """Weights kept in FP8 and cast to BF16 at every call, as a loader does that only saves memory."""
+    model = place.model()
+
+    def cast(layer: Any, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, layer.weight_fp8.to(x.dtype))
+
+    for module in model.blocks.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight_fp8 = module.weight.detach().to(torch.float8_e4m3fn)
+            module.forward = partial(cast, module)
+    return model
+
+
+def recompiling(place: Place) -> Step:
+    """A compiled model that meets another length at every step, told not to generalise."""
+    model = rowwise(place.model())
+    for block in model.blocks:
+        block.compile(dynamic=False)
+    lengths = iter(range(TOKENS, 0, -128))
+
+    def step() -> Any:
+        with torch.no_grad():
+            return model(place.tokens(TOKENS)[:, : next(lengths) if place.device == "cuda" else 32])
+
+    return step
+
+
+def training(place: Place, dtype: torch.dtype = torch.bfloat16) -> Step:
+    """A compiled training step with torchao's FP8 in the blocks' layers; weights in `dtype`, no autocast."""
+    float8 = importlib.import_module("torchao.float8")
+    model = place.model(dtype).train()
+    config = float8.Float8LinearConfig.from_recipe_name("tensorwise")
+    float8.convert_to_float8_training(
+        model.blocks, config=config, module_filter_fn=lambda module, name: isinstance(module, torch.nn.Linear)
+    )
+    compiled(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=place.device == "cuda")
+    tokens = place.tokens()
+
+    def step() -> None:
+        logits = model(tokens)
+        F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten()).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def as_graph(place: Place) -> Step:
+    """Compiled FP8 whose launches Inductor keeps in CUDA graphs."""
+    return forward(place, torch.compile(rowwise(place.model()), mode="reduce-overhead"), 16)
+
+
 def weight_only(place: Place) -> Any:
     """FP8 weights that are multiplied in BF16."""
     q = importlib.import_module("torchao.quantization")
@@ -214,10 +268,16 @@ def breaking(place: Place) -> Any:
 SITUATIONS: dict[str, Callable[[Place], Step]] = {
     "healthy-bf16": lambda place: forward(place, compiled(place.model())),
     "healthy-fp8": lambda place: forward(place, compiled(rowwise(place.model()))),
+    "healthy-fp8-graph": as_graph,
+    "healthy-fp8-training": training,
+    "healthy-te": lambda place: te_layers(place, 8192, 1),
     "eager-bf16": lambda place: forward(place, place.model()),
     "eager-fp8": lambda place: forward(place, rowwise(place.model())),
     "graph-breaks": lambda place: forward(place, breaking(place)),
     "weight-only": lambda place: forward(place, weight_only(place)),
+    "storage-only": lambda place: forward(place, storage_only(place)),
+    "recompiling": recompiling,
+    "training-in-fp32": lambda place: training(place, torch.float32),
     "te-small-layers": lambda place: te_layers(Place(place.device, SMALL_TE), 1024, 1),
     "te-microbatches": lambda place: te_layers(place, 2048, MICRO_BATCHES),
     "attention-fp32": lambda place: attention_with(place, place.model(), in_fp32),

@@ -149,11 +149,13 @@ class Action:
 
 @dataclass(frozen=True)
 class Gain:
-    """What an action gives: a factor over the configuration `versus`, and how that factor is known."""
+    """What an action gives: a factor over the configuration `versus` (a slug), and how that factor is known."""
 
     speedup: float
     versus: str
     basis: Basis
+    # `versus` in words.
+    versus_label: str | None = None
 
 
 @dataclass(frozen=True)

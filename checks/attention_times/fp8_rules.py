@@ -16,11 +16,10 @@ from fp8doctor.checks.attention_times.lookup import (
 )
 from fp8doctor.checks.attention_times.rules import not_timed, ratio
 from fp8doctor.checks.attention_times.shapes import Task
-from fp8doctor.checks.gpu import capability
+from fp8doctor.checks.gpu import FIRST_FP8, capability
 from fp8doctor.model import Action, ErrorText, Evidence, Finding, Gain, NotApplicable, Severity, Unknown, Verdict
 from fp8doctor.registry import rule
 
-_NO_FP8_BEFORE = (8, 9)
 _TE = "te-"
 
 
@@ -28,7 +27,7 @@ def _no_question(times: AttentionTimes) -> NotApplicable | Unknown | None:
     """Why FP8 attention is no question here, None if it is one."""
     if times.measurable is False:
         return NotApplicable(times.why_not or "nothing could be called")
-    if (capability(times.compute_capability) or _NO_FP8_BEFORE) < _NO_FP8_BEFORE:
+    if (capability(times.compute_capability) or FIRST_FP8) < FIRST_FP8:
         return NotApplicable("this GPU has no FP8 tensor cores")
     if not any(is_fp8(case.route) for case in times.cases or ()):
         if times.not_measured and any("Transformer Engine" in words for words in times.not_measured):
@@ -93,7 +92,7 @@ def no_fp8_attention(times: AttentionTimes) -> Verdict:
             title=f"No FP8 attention here with {_either(asked)}; with {_way(best.route)} there is, {factor:.2f}x BF16",
             evidence=tuple(evidence),
             actions=(Action(f"Use {name_of(best.route)}", how(best)),),
-            gain=Gain(factor, DEFAULT, "measured"),
+            gain=Gain(factor, DEFAULT, "measured", name_of(DEFAULT)),
         )
     if reliable:
         title = f"No FP8 attention here with {_either(asked)}; with {_way(reliable[0])} there is, and it gains nothing"

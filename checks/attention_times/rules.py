@@ -127,7 +127,7 @@ def faster_elsewhere(times: AttentionTimes) -> Verdict:
         title=f"{name_of(best.route)} is {gain:.2f}x as fast as the attention that torch picks, at {task.label}",
         evidence=tuple(evidence),
         actions=(Action(f"Use {name_of(best.route)} for these calls", how(best)),),
-        gain=Gain(gain, DEFAULT, "measured"),
+        gain=Gain(gain, DEFAULT, "measured", name_of(DEFAULT)),
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from fp8doctor.model import Caption, Facts
 
+# Compute capability 8.9 (Ada) is the first with FP8 tensor cores; everything after it has them.
+FIRST_FP8 = (8, 9)
 VISIBILITY_VARIABLES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 

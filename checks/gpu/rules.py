@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from fp8doctor.checks.gpu.facts import Gpu, Gpus, capability
+from fp8doctor.checks.gpu.facts import FIRST_FP8, Gpu, Gpus, capability
 from fp8doctor.checks.gpu.names import capability_of
 from fp8doctor.checks.gpu.peaks import peak_of
 from fp8doctor.checks.torch_build.facts import TorchBuild
@@ -24,8 +24,6 @@ from fp8doctor.model import (
 )
 from fp8doctor.registry import rule
 
-# Compute capability 8.9 (Ada) is the first with FP8 tensor cores; everything after it has them.
-FIRST_FP8 = (8, 9)
 # AMD's matrix cores: FP8 in CDNA 3 and 4 and in RDNA 4; none in the families before them. The same four names stand in
 # PyTorch's test of what `_scaled_mm` runs on.
 AMD_FP8 = ("gfx942", "gfx950", "gfx1200", "gfx1201")

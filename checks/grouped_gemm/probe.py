@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fp8doctor.checks.gpu.facts import capability
+from fp8doctor.checks.gpu.facts import FIRST_FP8, capability
 from fp8doctor.checks.grouped_gemm.facts import GroupedCase, GroupedGemm
 from fp8doctor.checks.grouped_gemm.groups import ends_of, uneven_sizes
 from fp8doctor.checks.grouped_gemm.products import Layer, Product, bf16_layer, bf16_product, fp8_layer, fp8_product
@@ -115,7 +115,7 @@ class Run:
             why = "this torch has no grouped product" if bf16 is None else "this torch has no grouped product in FP8"
             yield GroupedGemm(measurable=False, why_not=why, compute_capability=cc)
             return
-        if hip is None and (capability(cc) or (0, 0)) < (8, 9):
+        if hip is None and (capability(cc) or (0, 0)) < FIRST_FP8:
             yield GroupedGemm(measurable=False, why_not="this GPU has no FP8 tensor cores", compute_capability=cc)
             return
         timer = Timer(torch, self.device)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fp8doctor.checks.ladder.facts import Ladder, Rung
+from fp8doctor.checks.ladder.naming import label
+from fp8doctor.checks.ladder.slugs import BASELINE
 from fp8doctor.checks.ladder.winners import ok
 from fp8doctor.model import Evidence, Gain, NotApplicable, RuleResult, Unknown, Verdict
 
@@ -38,4 +40,5 @@ def line(rung: Rung) -> Evidence:
 
 def gain(slow: Rung, fast: Rung) -> Gain:
     """What `fast` gives over `slow`."""
-    return Gain(times(slow, fast), slow.config or "", "measured")
+    config = slow.config or BASELINE
+    return Gain(times(slow, fast), config, "measured", label(config))

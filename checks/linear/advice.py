@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from fp8doctor.checks.gpu.facts import Gpus, capability
+from fp8doctor.checks.gpu.facts import FIRST_FP8, Gpus, capability
 from fp8doctor.checks.gpu.names import capability_of
 from fp8doctor.checks.linear.cases import cases_of, waits_for_host
 from fp8doctor.checks.linear.facts import Case, Linear
@@ -157,7 +157,7 @@ def _known_for(compute_capability: str | None) -> tuple[str | None, str]:
         return None, ""
     if found < (8, 0):
         return None, ""
-    if found < (8, 9):
+    if found < FIRST_FP8:
         return "torch-bf16+compile", "everywhere: this GPU has no FP8 compute"
     # Only on 9.x does cuBLASLt scale row by row; elsewhere PyTorch takes CUTLASS (ScaledBlas.cpp).
     return ("torchao-fp8-rowwise+compile" if found[0] == 9 else "torchao-fp8-tensorwise+compile"), large

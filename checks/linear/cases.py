@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fp8doctor.checks.gpu.facts import capability
+from fp8doctor.checks.gpu.facts import FIRST_FP8, capability
 from fp8doctor.checks.linear.facts import Case, Linear
 from fp8doctor.measuring.statistics import differs, speedup
 from fp8doctor.model import Estimate, Evidence, NotApplicable, Unknown
@@ -179,7 +179,7 @@ def not_measured(linear: Linear) -> NotApplicable | Unknown | None:
     cases = cases_of(linear)
     if cases.typical() is None:
         return Unknown("no shape was timed")
-    if cases.fp8() is None and (capability(linear.compute_capability) or (8, 9)) < (8, 9):
+    if cases.fp8() is None and (capability(linear.compute_capability) or FIRST_FP8) < FIRST_FP8:
         return NotApplicable("this GPU has no FP8 tensor cores")
     if cases.fp8() is None:
         return Unknown("no FP8 layer was timed")

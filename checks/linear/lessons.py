@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fp8doctor.checks.linear.advice import label
 from fp8doctor.checks.linear.cases import (
     Cases,
     Layer,
@@ -73,7 +74,7 @@ def not_compiled(linear: Linear) -> Verdict:
             line("FP8 compiled", compiled, f", {now.median:.2f}x BF16"),
         ),
         actions=(_COMPILE,),
-        gain=Gain(gain.median, config, "measured"),
+        gain=Gain(gain.median, config, "measured", label(config)),
     )
 
 
@@ -131,7 +132,7 @@ def quantize_overhead(linear: Linear) -> Verdict:
             Action("For inference, calibrate one static scale a tensor and check the quality"),
             Action("Quantise an input once for all layers that read it (fuse query, key and value)"),
         ),
-        gain=Gain(gain.median, config, "measured") if gain and static and gains(whole, static) else None,
+        gain=Gain(gain.median, config, "measured", label(config)) if gain and static and gains(whole, static) else None,
     )
 
 

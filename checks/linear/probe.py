@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from fp8doctor.checks.gpu.facts import capability
+from fp8doctor.checks.gpu.facts import FIRST_FP8, capability
 from fp8doctor.checks.linear import ceilings
 from fp8doctor.checks.linear.choice import chosen, read_back_at
 from fp8doctor.checks.linear.facts import Case, Compilation, Linear
@@ -124,7 +124,7 @@ class _Run:
         properties = torch.cuda.get_device_properties(self.device)
         hip = getattr(properties, "gcnArchName", "").partition(":")[0] if torch.version.hip else None
         cc = hip or f"{properties.major}.{properties.minor}"
-        self.with_fp8 = hip is not None or (capability(cc) or (0, 0)) >= (8, 9)
+        self.with_fp8 = hip is not None or (capability(cc) or (0, 0)) >= FIRST_FP8
         warm = ceilings.product(torch, self.device, "bf16", (4096, 4096, 4096))
         self.record = replace(
             self.record,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fp8doctor.checks.linear.advice import label
 from fp8doctor.checks.linear.cases import cases_of, gains, gemm_of, line, not_measured, shape_text, typical
 from fp8doctor.checks.linear.facts import Linear
 from fp8doctor.measuring.statistics import speedup
@@ -29,7 +30,8 @@ def rowwise_slower(linear: Linear) -> Verdict:
         return missing
     cases, eager, m, layer = typical(linear)
     library = eager.partition("-")[0]
-    row = cases.device_us(f"{library}-fp8-rowwise+compile", m, layer)
+    config = f"{library}-fp8-rowwise+compile"
+    row = cases.device_us(config, m, layer)
     tensor = cases.device_us(f"{library}-fp8-tensorwise+compile", m, layer)
     if row is None or tensor is None:
         return Unknown("row-wise and tensor-wise layers were not both timed compiled")
@@ -43,7 +45,7 @@ def rowwise_slower(linear: Linear) -> Verdict:
             line("tensor-wise compiled", tensor),
         ),
         actions=(Action("Where accuracy allows, use one scale a tensor", "granularity=PerTensor()"),),
-        gain=Gain(gain.median, f"{library}-fp8-rowwise+compile", "measured"),
+        gain=Gain(gain.median, config, "measured", label(config)),
     )
 
 
@@ -79,7 +81,7 @@ def fast_accum_off(linear: Linear) -> Verdict:
             line("accurate accumulation", slow),
         ),
         actions=(Action("Use fast accumulation in the forward pass", "use_fast_accum=True"),),
-        gain=Gain(gain.median, f"{gemm_of(eager)}-slowaccum", "measured"),
+        gain=Gain(gain.median, f"{gemm_of(eager)}-slowaccum", "measured", "accurate accumulation"),
     )
 
 

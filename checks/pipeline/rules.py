@@ -193,7 +193,7 @@ def cache_changes_the_image(pipeline: ProbeRun[PipelineRun]) -> Verdict:
                 f"pipe.{run.denoiser}.enable_cache(diffusers.FirstBlockCacheConfig(threshold={best.threshold}))",
             ),
         ),
-        gain=Gain(ratio.median, plain.config or "", "measured"),
+        gain=Gain(ratio.median, plain.config or "", "measured", label(plain.config or "")),
     )
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 
-from fp8doctor.checks.gpu import Gpu, Gpus, capability, capability_of
+from fp8doctor.checks.gpu import FIRST_FP8, Gpu, Gpus, capability, capability_of
 from fp8doctor.checks.serving.facts import Serving, says_fp8
 from fp8doctor.model import Action, ErrorText, Evidence, Finding, NotApplicable, Severity, Unknown, observed
 from fp8doctor.registry import rule
 
-LEAST_FP8 = (8, 9)
 _TAKEN = "the engine took Marlin, which unpacks FP8 weights for a 16-bit product"
 
 
@@ -17,7 +16,7 @@ def _has_fp8(gpus: Gpus | None, serving: Serving) -> bool | None:
     """Whether all GPUs that the text names have FP8 tensor cores; None if it names none, or they differ."""
     seen = list((gpus.gpus if gpus else None) or ()) or _named_in_configs(serving)
     found = [capability(capability_of(gpu)) for gpu in seen]
-    known = {pair >= LEAST_FP8 for pair in found if pair is not None}
+    known = {pair >= FIRST_FP8 for pair in found if pair is not None}
     return known.pop() if len(known) == 1 and None not in found else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fp8doctor.checks.gpu import FIRST_FP8, capability
 from fp8doctor.checks.step.by_hand import layer_us
 from fp8doctor.checks.step.sums import (
     FP8,
@@ -29,8 +30,6 @@ RATE = 2.0
 # A ceiling under this is worth telling of a step that runs in FP8 already.
 LOW_CEILING = 1.3
 ROUNDING = 1.001
-# The first compute capability with FP8 tensor cores.
-FIRST_WITH_FP8 = (8, 9)
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,8 @@ def ceiling_of(trace: Trace) -> Ceiling | None:
 
 
 def _has_no_fp8(trace: Trace) -> bool:
-    seen = [
-        tuple(int(n) for n in c.split(".")) for c in trace.compute_capabilities or () if c.replace(".", "").isdigit()
-    ]
-    return bool(seen) and all(capability < FIRST_WITH_FP8 for capability in seen)
+    seen = [found for text in trace.compute_capabilities or () if (found := capability(text))]
+    return bool(seen) and all(found < FIRST_FP8 for found in seen)
 
 
 @rule("STP020", "amdahl-only-gemm-faster", Severity.INFO, scope="usage")

@@ -45,11 +45,6 @@ def total_us(products: Iterable[ProductTotal]) -> float:
     return sum(product.us or 0.0 for product in products)
 
 
-def total_count(products: Iterable[ProductTotal]) -> int:
-    """Their launches."""
-    return sum(product.count or 0 for product in products)
-
-
 @dataclass(frozen=True)
 class Adapter:
     """Products of a small rank beside a layer: down to the rank, and up from it."""

@@ -54,7 +54,7 @@ def not_compiled(trace: Trace) -> Verdict:
     writes the whole activation. torch.compile makes one or two of them; here it did not.
 
     Why it costs time: on an H200 at 4096 x 3072 x 3072 eager quantising takes 150 us beside a product of 54 us; BF16's
-    product takes 102 us. The host has five times as many kernels to launch, too.
+    product takes 102 us. The host has eight more kernels to launch for it, too.
 
     What to do: compile the model or each of its repeated blocks. If it is compiled, these layers are outside: look for
     graph breaks (TORCH_LOGS="graph_breaks").

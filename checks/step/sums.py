@@ -16,8 +16,8 @@ QUANTISING = ("quantize", "amax", "scale-layout")
 # Less than a twentieth of the recorded time is not told: steps differ among themselves by as much, and recording adds
 # time of its own. From a tenth on it is a warning.
 LEAST, MUCH = 0.05, 0.10
-# What gains in these rules are over.
-RECORDED = "the recorded step, at most"
+# What gains in these rules are over: a slug, and its words.
+RECORDED, RECORDED_LABEL = "recorded-step", "the recorded step, at most"
 HOW_TO_RECORD = (
     "with torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], record_shapes=True, "
     "with_stack=True, schedule=torch.profiler.schedule(wait=1, warmup=3, active=3))"
@@ -138,7 +138,7 @@ def severity_of(lost: float, whole: float, least: float = LEAST, much: float = M
 def gain_without(lost: float, span: float) -> Gain:
     """The most that removing a loss can give: span / (span - lost); nothing above 20x is promised."""
     left = max(span - lost, span / 20)
-    return Gain(round(span / left, 2), RECORDED, "estimated")
+    return Gain(round(span / left, 2), RECORDED, "estimated", RECORDED_LABEL)
 
 
 def part(us: float, whole: float) -> str:

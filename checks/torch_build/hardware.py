@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from fp8doctor.checks.gpu.facts import Gpus, capability
+from fp8doctor.checks.gpu.facts import FIRST_FP8, Gpus, capability
 from fp8doctor.checks.gpu.names import capability_of
-from fp8doctor.checks.gpu.rules import AMD_FP8, AMD_WITHOUT_FP8, FIRST_FP8
+from fp8doctor.checks.gpu.rules import AMD_FP8, AMD_WITHOUT_FP8
 from fp8doctor.checks.torch_build.facts import TorchBuild
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fp8doctor.checks.linear.cases import gains
+from fp8doctor.checks.training.advice import label
 from fp8doctor.checks.training.cases import Trained, layer_text, line, scaling, unmeasured
 from fp8doctor.checks.training.facts import Training
 from fp8doctor.checks.training.recipes import RECIPES
@@ -12,6 +13,9 @@ from fp8doctor.registry import rule
 
 Verdict = Finding | Unknown | NotApplicable | None
 _EAGER = tuple(recipe.config for recipe in RECIPES if recipe.torchao and not recipe.compiled)
+
+
+ROWWISE = "torchao-fp8train-rowwise+compile"
 
 
 @rule("TRN001", "not-compiled", Severity.INFO, scope="usage")
@@ -55,7 +59,7 @@ def not_compiled(training: Training) -> Verdict:
                 line(f"FP8 {scaling(config)}, compiled", compiled, f", {now.median:.2f}x BF16"),
             ),
             actions=(Action("Compile the model after converting it", "model = torch.compile(model)"),),
-            gain=Gain(speedup(eager, compiled).median, config, "measured"),
+            gain=Gain(speedup(eager, compiled).median, config, "measured", label(config)),
         )
     return Unknown("no FP8 training was timed both compiled and not")
 
@@ -135,7 +139,7 @@ def rowwise_slower(training: Training) -> Verdict:
         return missing
     trained = Trained(training)
     for place in trained.places():
-        row = trained.us("torchao-fp8train-rowwise+compile", place)
+        row = trained.us(ROWWISE, place)
         tensor = trained.us("torchao-fp8train-tensorwise+compile", place)
         if row is None or tensor is None:
             continue
@@ -156,6 +160,6 @@ def rowwise_slower(training: Training) -> Verdict:
                     'Float8LinearConfig.from_recipe_name("tensorwise")',
                 ),
             ),
-            gain=Gain(gain.median, "torchao-fp8train-rowwise+compile", "measured"),
+            gain=Gain(gain.median, ROWWISE, "measured", label(ROWWISE)),
         )
     return Unknown("row-wise and tensor-wise training were not both timed compiled")

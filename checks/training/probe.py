@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from fp8doctor.checks.gpu.facts import capability
+from fp8doctor.checks.gpu.facts import FIRST_FP8, capability
 from fp8doctor.checks.linear import ceilings
 from fp8doctor.checks.linear.timing import outcome_of
 from fp8doctor.checks.torch_build import TorchBuild
@@ -110,7 +110,7 @@ class Run:
         properties = torch.cuda.get_device_properties(self.device)
         hip = getattr(properties, "gcnArchName", "").partition(":")[0] if torch.version.hip else None
         cc = hip or f"{properties.major}.{properties.minor}"
-        if hip is None and (capability(cc) or (0, 0)) < (8, 9):
+        if hip is None and (capability(cc) or (0, 0)) < FIRST_FP8:
             yield Training(measurable=False, why_not="this GPU has no FP8 tensor cores", compute_capability=cc)
             return
         if IMPORTING in self.skip:

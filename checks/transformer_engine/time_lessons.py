@@ -27,6 +27,7 @@ from fp8doctor.checks.transformer_engine.configurations import (
     GRAPH,
     STORED,
     TE_BF16,
+    label,
     scaling_of,
     short_label,
 )
@@ -181,7 +182,7 @@ def cpu_launch_bound(times: TransformerEngineTimes, seen: WorkloadSeen | None) -
         f"at {shape}",
         evidence=tuple(evidence),
         actions=tuple(actions),
-        gain=Gain(saved.median, config, "measured") if saved else None,
+        gain=Gain(saved.median, config, "measured", label(config)) if saved else None,
         about=ABOUT,
     )
 
@@ -253,7 +254,7 @@ def weight_cast_every_time(times: TransformerEngineTimes, seen: WorkloadSeen | N
             for p, o in here
         ),
         actions=tuple(action for passes, action in _CAST_ONCE.items() if passes in runs),
-        gain=Gain(gain.median, plain.config or "", "measured"),
+        gain=Gain(gain.median, plain.config or "", "measured", label(plain.config or "")),
         about=ABOUT,
     )
 
@@ -347,7 +348,7 @@ def default_recipe_slower(times: TransformerEngineTimes, seen: WorkloadSeen | No
         f"{short_label(best.config or '')} at {shape}",
         evidence=tuple(_recipes_at(shape, (own, *others)) for shape, own, others in rows),
         actions=(Action("Name the faster recipe", f"te.autocast(recipe={_class(best)}())"),),
-        gain=Gain(gain.median, default, "measured"),
+        gain=Gain(gain.median, default, "measured", label(default)),
         about=ABOUT,
     )
 

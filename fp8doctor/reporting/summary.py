@@ -297,12 +297,12 @@ def leading_bars(view: View) -> list[dict[str, Any]]:
 
 
 def gain(finding: dict[str, Any]) -> str:
-    """What acting on the finding gives: "2.40x over torch-bf16"; how it is known unless measured; "" if not said."""
+    """What acting on the finding gives: "2.40x over BF16"; how it is known unless measured; "" if not said."""
     said = finding["gain"]
     if not said:
         return ""
     basis = "" if said["basis"] == "measured" else f" ({said['basis']})"
-    return f"{factor(said['speedup'])} over {one_line(said['versus'])}{basis}"
+    return f"{factor(said['speedup'])} over {one_line(said.get('versus_label') or said['versus'])}{basis}"
 
 
 def examined_python(view: View) -> str | None:
