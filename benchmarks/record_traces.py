@@ -32,7 +32,8 @@ STEPS = 3
 WARM_UPS = 4
 TRUE = LanguageModelConfig(width=4096, layers=2, heads=32, kv_heads=8, hidden=14_336, vocabulary=4096)
 SMALL = LanguageModelConfig(width=64, layers=2, heads=4, kv_heads=2, hidden=128, vocabulary=64)
-SMALL_TE = LanguageModelConfig(width=1024, layers=2, heads=8, kv_heads=8, hidden=4096, vocabulary=64)
+DEEP = LanguageModelConfig(width=2048, layers=8, heads=16, kv_heads=4, hidden=7168, vocabulary=4096)
+NARROW_TE, WIDE_TE, WIDEST_TE = 1024, 8192, 16_384
 TOKENS = 4096
 LORA_RANK = 16
 MICRO_BATCHES = 8
@@ -53,6 +54,10 @@ class Place:
         config = LanguageModelConfig(**{**vars(self.config), **changed})
         with torch.device(self.device):
             return language_model(config).to(dtype).eval()
+
+    def deep(self) -> Place:
+        """More blocks, narrower."""
+        return self if self.device == "cpu" else Place(self.device, DEEP)
 
     def tokens(self, count: int = TOKENS, batch: int = 1) -> torch.Tensor:
         """Seeded tokens, (batch, count)."""
@@ -87,13 +92,12 @@ def compiled(model: Any) -> Any:
     return model
 
 
-def te_layers(place: Place, tokens: int, microbatches: int, recipe: str = "Float8CurrentScaling") -> Step:
-    """Two te.Linear layers trained on several micro-batches of one step, their weights cast at each."""
+def te_layers(place: Place, width: int, tokens: int, microbatches: int = 1) -> Step:
+    """Two te.Linear layers trained on the micro-batches of one step, their weights cast at each."""
     keep_torchs_cudnn()
     te = importlib.import_module("transformer_engine.pytorch")
-    made = getattr(importlib.import_module("transformer_engine.common.recipe"), recipe)()
-    autocast = partial(te.autocast, enabled=True, recipe=made)
-    width = place.config.width
+    recipe = importlib.import_module("transformer_engine.common.recipe").Float8CurrentScaling()
+    autocast = partial(te.autocast, enabled=True, recipe=recipe)
     layers = torch.nn.Sequential(
         *(te.Linear(width, width, bias=False, params_dtype=torch.bfloat16, device=place.device) for _ in range(2))
     )
@@ -208,15 +212,15 @@ def storage_only(place: Place) -> Any:
 
 
 def recompiling(place: Place) -> Step:
-    """A compiled model that meets another length at every step, told not to generalise."""
-    model = rowwise(place.model())
-    for block in model.blocks:
-        block.compile(dynamic=False)
-    lengths = iter(range(TOKENS, 0, -128))
+    """A compiled part that meets another length at every step, told not to generalise."""
+    model = place.model(layers=1)
+    model.blocks[0].feed_forward.compile(dynamic=False)
+    tokens = place.tokens()
+    lengths = iter(range(tokens.shape[1], 0, -4))
 
     def step() -> Any:
         with torch.no_grad():
-            return model(place.tokens(TOKENS)[:, : next(lengths) if place.device == "cuda" else 32])
+            return model(tokens[:, : next(lengths)])
 
     return step
 
@@ -242,9 +246,9 @@ def training(place: Place, dtype: torch.dtype = torch.bfloat16) -> Step:
     return step
 
 
-def as_graph(place: Place) -> Step:
-    """Compiled FP8 whose launches Inductor keeps in CUDA graphs."""
-    return forward(place, torch.compile(rowwise(place.model()), mode="reduce-overhead"), 16)
+def as_graph(place: Place, layers: int) -> Step:
+    """Compiled FP8 whose launches Inductor keeps in a CUDA graph."""
+    return forward(place, torch.compile(rowwise(place.model(layers=layers)), mode="reduce-overhead"), 512)
 
 
 def weight_only(place: Place) -> Any:
@@ -268,31 +272,36 @@ def breaking(place: Place) -> Any:
 SITUATIONS: dict[str, Callable[[Place], Step]] = {
     "healthy-bf16": lambda place: forward(place, compiled(place.model())),
     "healthy-fp8": lambda place: forward(place, compiled(rowwise(place.model()))),
-    "healthy-fp8-graph": as_graph,
+    "healthy-fp8-graph": lambda place: as_graph(place, 12),
     "healthy-fp8-training": training,
-    "healthy-te": lambda place: te_layers(place, 8192, 1),
+    "healthy-te": lambda place: te_layers(place, WIDE_TE, 16_384),
     "eager-bf16": lambda place: forward(place, place.model()),
     "eager-fp8": lambda place: forward(place, rowwise(place.model())),
+    "short-graph": lambda place: as_graph(place, 2),
     "graph-breaks": lambda place: forward(place, breaking(place)),
     "weight-only": lambda place: forward(place, weight_only(place)),
     "storage-only": lambda place: forward(place, storage_only(place)),
     "recompiling": recompiling,
     "training-in-fp32": lambda place: training(place, torch.float32),
-    "te-small-layers": lambda place: te_layers(Place(place.device, SMALL_TE), 1024, 1),
-    "te-microbatches": lambda place: te_layers(place, 2048, MICRO_BATCHES),
+    "te-small-layers": lambda place: te_layers(place, NARROW_TE, 1024),
+    "te-microbatches": lambda place: te_layers(place, WIDEST_TE, 2048, MICRO_BATCHES),
     "attention-fp32": lambda place: attention_with(place, place.model(), in_fp32),
     "attention-math": lambda place: attention_with(place, place.model(), by_hand),
     "lora-unfused": lambda place: forward(place, with_lora(place.model())),
     "half-converted": lambda place: forward(place, compiled(rowwise(place.model(), lambda name: "feed" in name))),
-    "item-in-every-block": lambda place: forward(place, with_item(place.model()), 512),
+    "item-in-every-block": lambda place: forward(place, with_item(place.deep().model())),
     "weights-from-host": offloaded,
     "host-asleep": asleep,
     "sixteen-tokens": lambda place: forward(place, rowwise(place.model()), 16),
 }
 
 
-def record(step: Step, file: Path, device: str) -> None:
-    """Warm a step up and write the trace of `STEPS` steps, gzipped."""
+# Keeping stacks slows the host down, which these would be held by then; the compiler's calls fill megabytes.
+WITHOUT_STACKS = ("recompiling", "healthy-fp8-graph", "short-graph", "healthy-te", "te-microbatches", "te-small-layers")
+
+
+def record(step: Step, file: Path, device: str, *, stacks: bool) -> None:
+    """Warm a step up and write the trace of `STEPS` steps, gzipped; `stacks`: with the lines of Python."""
     for _ in range(WARM_UPS):
         step()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
@@ -300,7 +309,7 @@ def record(step: Step, file: Path, device: str) -> None:
         activities=activities,
         schedule=schedule(wait=0, warmup=1, active=STEPS),
         record_shapes=True,
-        with_stack=True,
+        with_stack=stacks,
         on_trace_ready=lambda done: done.export_chrome_trace(str(file.with_suffix(""))),
     ) as profiler:
         for _ in range(1 + STEPS):
@@ -321,7 +330,7 @@ def main() -> int:
     """Record what was asked for; 1 if something could not be."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", nargs="+", choices=sorted(SITUATIONS), default=sorted(SITUATIONS))
+    parser.add_argument("--only", nargs="+", choices=sorted(SITUATIONS), default=list(SITUATIONS))
     parser.add_argument("--small", action="store_true")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
@@ -332,7 +341,7 @@ def main() -> int:
         began = time.monotonic()
         try:
             file = asked.folder / f"{name}.json.gz"
-            record(SITUATIONS[name](place), file, place.device)
+            record(SITUATIONS[name](place), file, place.device, stacks=name not in WITHOUT_STACKS)
             print(f"{name}: {file.stat().st_size >> 10} KiB, {time.monotonic() - began:.0f} s", flush=True)
         except Exception:
             failed = 1

@@ -40,6 +40,9 @@ from fp8doctor.traced import KernelTotal, ProductTotal, Trace
 MUCH_IN_16_BITS = 0.15
 # Products in 32 bits below this part of the GPU's time are a router or a position.
 MUCH_IN_32_BITS = 0.05
+# What a product in FP32 loses of its time at most once it is in BF16: 19.5 of 312 TFLOP/s on an A100, 67 of 989 on an
+# H100 (their data sheets).
+WITHOUT_TENSOR_CORES = 15 / 16
 # What a LoRA takes is certain, by its sizes, and fusing it gives all of it back: it is told earlier than other losses.
 LEAST_OF_LORA, MUCH_OF_LORA = 0.03, 0.05
 
@@ -118,7 +121,9 @@ def rest_in_fp32(trace: Trace) -> Verdict:
 
     Sources: the trace itself: products in 32 bits for a twentieth of the GPU's time (attention's own are counted
     there), or attention in 32 bits with most element-wise work in 32 bits. Half of that time is taken to be saved, as
-    half of the bytes are. huggingface/accelerate#2655, NVIDIA/TransformerEngine#438.
+    half of the bytes are; the gain, an upper bound, has products outside of Tensor Cores at a sixteenth of their time
+    (A100 and H100 by their data sheets; at half on consumer GPUs). huggingface/accelerate#2655,
+    NVIDIA/TransformerEngine#438.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
@@ -134,6 +139,8 @@ def rest_in_fp32(trace: Trace) -> Verdict:
     if not by_products and not by_rest:
         return None
     lost = (sum_us(products) + sum_us(wide) + sum_us(attention)) / 2
+    plain = us_of(trace, "fp32-gemm")  # those of attention, too
+    at_most = lost + plain * WITHOUT_TENSOR_CORES - sum_us(k for k in products if k.kind == "fp32-gemm") / 2
     severity = severity_of(lost, span)
     if severity is None:
         return None
@@ -146,7 +153,7 @@ def rest_in_fp32(trace: Trace) -> Verdict:
         title="FP8 products run beside FP32: the rest of the model is not in BF16",
         evidence=tuple(took(words, sum_us(kernels), trace, "kernels") for words, kernels in said if kernels),
         actions=(Action("Run the rest in BF16", 'with torch.autocast("cuda", dtype=torch.bfloat16): ...'),),
-        gain=gain_without(lost, span),
+        gain=gain_without(at_most, span),
         severity=severity,
     )
 

@@ -29,9 +29,6 @@ STALL_MUCH = 0.20
 # Reading a few values back a step is customary (a loss, a norm of the gradients, whether the scaler found infinities):
 # they are told only if they cost much. One is never told.
 CUSTOMARY_LOOKS, ALWAYS_FINE = 4, 1
-# What a look costs besides its wait: the queue is empty, and the GPU idles until the host is ahead again. A choice, not
-# a measurement: some operators of eager code, at tens of microseconds each under a profiler.
-REFILL_US = 100.0
 # Operators that bring a value of the GPU to the host.
 LOOKING = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal"}
 # A compiled block is one region of dozens of kernels; many regions of few kernels are a model in pieces.
@@ -103,9 +100,9 @@ def host_looks(trace: Trace) -> Verdict:
     torch.cuda.set_sync_debug_mode("warn") names each place.
 
     Sources: the trace itself: waiting calls below aten::item, aten::_local_scalar_dense or aten::nonzero. Counted as
-    lost is what the GPU idles in them, and at most 0.1 ms after each to fill the queue again, no more than the host
-    waited. Up to four a step are told only from a tenth of the time on. PyTorch's tuning guide asks to avoid
-    unnecessary CPU-GPU synchronisation.
+    lost is what the GPU idles in them, and after each until the host waits again, no more than the host waited for a
+    busy GPU: that far it was ahead. Up to four a step are told only from a tenth of the time on. PyTorch's tuning guide
+    asks to avoid unnecessary CPU-GPU synchronisation.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
@@ -144,10 +141,9 @@ def host_looks(trace: Trace) -> Verdict:
 
 
 def _lost_by_looks(trace: Trace, looks: list[WaitTotal]) -> float:
-    """Idle time in the looks, and until the queue is filled again; a look that hardly waited emptied no queue."""
-    waited, idle = sum(w.us or 0.0 for w in looks), sum(w.idle_us or 0.0 for w in looks)
-    after = min(max(0.0, waited - idle), REFILL_US * _looks(looks))
-    return min(idle + after, (launching_us(trace) or 0.0) + (trace.idle_waiting_us or 0.0))
+    """Idle time in the looks, and until the host is as far ahead again; one that hardly waited cost nothing."""
+    lost = sum((w.idle_us or 0.0) + (w.idle_after_us or 0.0) for w in looks)
+    return min(lost, (launching_us(trace) or 0.0) + (trace.idle_waiting_us or 0.0))
 
 
 def _looks(waits: list[WaitTotal]) -> int:
@@ -243,6 +239,8 @@ def launch_bound(trace: Trace) -> Verdict:
         a_launch = (trace.busy_us or 0.0) / trace.launches
         text = f"{shown(trace, trace.launches):,.0f} launches {a_step(trace)}, {a_launch:,.1f} us of GPU time each"
         evidence.append(Evidence(text, trace.launches, None, "trace.launches"))
+    if trace.has_stacks:
+        evidence.append(Evidence("recorded with stacks, which slows the host", fact="trace.has_stacks"))
     evidence += [
         Evidence(f"{op.name}: {op.count:,} times, {(op.host_self_us or 0) / 1e3:,.2f} ms of host time", op.host_self_us)
         for op in sorted(trace.operators or (), key=lambda op: -(op.host_self_us or 0.0))[:2]
@@ -252,11 +250,21 @@ def launch_bound(trace: Trace) -> Verdict:
         title=f"The GPU waits for the host to launch work {part(lost, span)} of the time",
         evidence=tuple(evidence),
         actions=(
-            Action("Replay the step as a CUDA graph", 'model = torch.compile(model, mode="reduce-overhead")'),
+            _as_graph(trace),
             Action("Give each step more work: a larger batch, packed sequences"),
         ),
         gain=gain_without(lost, span),
         severity=severity,
+    )
+
+
+def _as_graph(trace: Trace) -> Action:
+    if not trace.graph_launches:
+        return Action("Replay the step as a CUDA graph", 'model = torch.compile(model, mode="reduce-overhead")')
+    replayed = shown(trace, trace.graph_launches)
+    return Action(
+        f"CUDA graphs are replayed {a_step(trace)} already ({replayed:,.0f}): record more of the step in one, or "
+        "shorten what the host does around them"
     )
 
 

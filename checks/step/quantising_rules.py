@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from math import gcd
 
-from fp8doctor.checks.step.products import FEW_ROWS
+from fp8doctor.checks.step.products import FEW_ROWS, total_us
 from fp8doctor.checks.step.sums import (
     FP8,
     LEAST,
@@ -32,6 +32,8 @@ from fp8doctor.model import Action, Evidence, Finding, NotApplicable, Severity, 
 from fp8doctor.registry import rule
 from fp8doctor.traced import Trace
 
+# Microseconds that a product of unknown size takes at most to be called small.
+SHORT_US = 20.0
 # An FP8 product saves at most its own time, at twice the rate. Half of that spent on casts is told, all is a warning.
 HALF, ALL = 0.5, 1.0
 _TE = re.compile(r"transformer_engine|cast_transpose")
@@ -205,45 +207,48 @@ def _backwards(trace: Trace) -> int:
     explains=("cpu-launch-bound", "quantize-overhead", "not-compiled"),
 )
 def small_shapes(trace: Trace) -> Verdict:
-    """The FP8 products have so few rows that fixed costs exceed what FP8 can save.
+    """The FP8 products are so small that fixed costs exceed what FP8 can save.
 
-    What it means: with few tokens a product only reads its weights. FP8 halves those bytes at best, and each product
-    still has its casts and its launches.
+    What it means: with few tokens a product only reads its weights, and FP8 halves those bytes at best; a narrow layer
+    is done in microseconds in either format. Each product still has its casts and its launches.
 
     Why it costs time: a cast or a launch costs a few microseconds however few rows there are. If they take longer than
     the products themselves, FP8 cannot win, whatever the rate of the tensor cores.
 
-    What to do: use BF16 for such steps or batch more tokens; where few tokens are what there is (decoding), FP8 pays
-    only with fused casts inside a CUDA graph, and for large layers.
+    What to do: use BF16 for such steps and layers, or batch more tokens; where few tokens are what there is (decoding),
+    FP8 pays only with fused casts inside a CUDA graph, and for large layers.
 
     Sources: the trace itself. Few rows are 128 and fewer: on an H200, 1,400 TFLOP/s over 4.3 TB/s is 325 FLOP for each
-    byte, and M rows do 2 M for each byte of an FP8 weight. An FP8 product saves at most its own time.
+    byte, and M rows do 2 M for each byte of an FP8 weight. Where sizes were not recorded (Transformer Engine's products
+    have none), products of 20 us and less on average are small: an eager FP8 layer takes the host 0.1 ms and more, on
+    an H200 too (benchmarks/RESULTS.md). An FP8 product saves at most its own time.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
-    if not fp8_products(trace):
+    count, products = fp8_products(trace), us_of(trace, *FP8)
+    if not count:
         return NotApplicable("no product ran in FP8")
     sized = [p for p in trace.products or () if p.kind in FP8 and p.m is not None]
-    if not sized:
-        return Unknown("the sizes of the FP8 products were not recorded: record_shapes=True")
     few = [p for p in sized if (p.m or 0) <= FEW_ROWS]
-    if 2 * sum(p.us or 0.0 for p in few) < sum(p.us or 0.0 for p in sized):
+    if sized and 2 * total_us(few) < total_us(sized):
         return None
-    products, casting, span = us_of(trace, *FP8), quantising_us(trace), span_of(trace)
+    if not sized and products > SHORT_US * count:
+        return Unknown("the sizes of the FP8 products were not recorded: record_shapes=True")
+    casting, span = quantising_us(trace), span_of(trace)
     lost = casting + (launching_us(trace) or 0.0)
     severity = severity_of(lost, span)
     if lost < products or severity is None:
         return None
-    rows = max((p.us or 0.0, p.m or 0) for p in few)[1]
+    size = f"{max((p.us or 0.0, p.m or 0) for p in few)[1]:,} rows" if few else f"{products / count:,.0f} us each"
     return Finding(
-        title=f"FP8 products of {rows:,} rows cost more to prepare and launch than they take",
+        title=f"FP8 products of {size} cost more to prepare and launch than they take",
         evidence=(
             took("FP8 products", products, trace),
             took("scales and casts", casting, trace),
             took("idle while the host launches", launching_us(trace) or 0.0, trace, None),
         ),
         actions=(
-            Action("Use BF16 for steps of so few tokens, or batch more of them"),
+            Action("Use BF16 for products this small, or batch more tokens"),
             Action(
                 "Where it must be FP8: compile, and replay a CUDA graph", 'torch.compile(model, mode="reduce-overhead")'
             ),

@@ -21,18 +21,19 @@ _GEMM = r"(?i)^(?!.*(?:flash|fmha|attention|sdpa|triton_(?:poi|red|per)_)).*"
 # (kernel_for_sm, f8f8bf16_rowwise) and torch/_inductor/kernel/mm.py (templates of scaled_mm and int_mm); DeepGEMM's
 # impls folder.
 # nvjet names are put together at run time and documented nowhere: that they spell the types of A, B and the result
-# (q 8-bit float, t BF16, h FP16, s FP32, o FP4) is inferred from public traces, where the operator stands beside them.
+# (q e4m3, r e5m2, t BF16, h FP16, s FP32, o FP4) is inferred from traces, where the operator with its types stands
+# beside them; q and r from an H200's (tests/traces).
 KERNELS = (
     Kernel(_GEMM + r"nvjet_(sm\d+_)?oo[a-z]+_", "fp4-gemm"),
     Kernel(_GEMM + r"(cutlass|(?<!fb)gemm).*x(e2m1|f4)_", "fp4-gemm"),
     Kernel(_GEMM + r"(cutlass|(?<!fb)gemm).*float_e2m1_t", "fp4-gemm"),
-    Kernel(_GEMM + r"nvjet_(sm\d+_)?qq[a-z]+_", "fp8-gemm", "aten::_scaled_mm"),
+    Kernel(_GEMM + r"nvjet_(sm\d+_)?[qr]{2}[a-z]+_", "fp8-gemm", "aten::_scaled_mm"),
     Kernel(_GEMM + r"(f8f8bf16_rowwise|triton_.*scaled_mm|scaled_mm_device_tma)", "fp8-gemm", "aten::_scaled_mm"),
     Kernel(_GEMM + r"(cutlass|(?<!fb)gemm|kernel_for_sm).*(e4m3|e5m2|_f8_)", "fp8-gemm", "aten::_scaled_mm"),
     Kernel(_GEMM + r"fp8(_fp4)?_gemm", "fp8-gemm"),
     # The same kernels below operators that came later; all four are registered in torch 2.13.
     *(
-        Kernel(_GEMM + r"nvjet_(sm\d+_)?qq[a-z]+_", "fp8-gemm", operator)
+        Kernel(_GEMM + r"nvjet_(sm\d+_)?[qr]{2}[a-z]+_", "fp8-gemm", operator)
         for operator in ("aten::_scaled_mm_v2", "aten::_scaled_grouped_mm", "aten::_scaled_grouped_mm_v2")
     ),
     Kernel(

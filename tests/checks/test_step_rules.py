@@ -167,7 +167,10 @@ def test_weights_cast_once_a_step_are_right() -> None:
 
 def test_few_rows_are_fine_where_nothing_else_costs() -> None:
     few = steps.sixteen_tokens()
-    assert isinstance(quantising_rules.small_shapes(replace(few, products=None)), Unknown)
+    unsized = replace(few, products=None)
+    assert isinstance(quantising_rules.small_shapes(unsized), Finding)  # microseconds each: small, whatever their sizes
+    longer = {**(few.us_by_kind or {}), "fp8-gemm": 50.0 * (few.count_by_kind or {})["fp8-gemm"]}
+    assert isinstance(quantising_rules.small_shapes(replace(unsized, us_by_kind=longer)), Unknown)
     assert quantising_rules.small_shapes(steps.eager_fp8()) is None
     graph = trace(gemms(layers("fp8-gemm", 16)), products=tuple(layers("fp8-gemm", 16)), launching=0.0)
     assert quantising_rules.small_shapes(graph) is None

@@ -24,7 +24,7 @@ def judged(trace: Trace) -> Report:
         (facts.eager_fp8_by_functions, {"not-compiled"}),
         (facts.weight_only, {"weight-only-dequant"}),
         (facts.storage_only, {"storage-only-fp8"}),
-        (facts.te_small_layers, {"cpu-launch-bound"}),
+        (facts.te_small_layers, {"small-shapes"}),
         (facts.te_microbatches, {"weight-requantized-every-microbatch"}),
         (facts.attention_fp32, {"attention-backend-slow"}),
         (facts.attention_efficient_fp32, {"attention-backend-slow"}),

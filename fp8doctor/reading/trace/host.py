@@ -71,8 +71,8 @@ class Host:
     threads: dict[int, Thread] = field(default_factory=dict)
     # Number of the operator's name -> [how often, its own microseconds].
     operators: dict[int, list[float]] = field(default_factory=dict)
-    # (call, start, end, operator above).
-    waits: list[tuple[int, float, float, int]] = field(default_factory=list)
+    # (call, start, end, operator above, thread), thread by thread in order.
+    waits: list[tuple[int, float, float, int, int]] = field(default_factory=list)
     calls: int = 0
     launches: int = 0
     graph_launches: int = 0
@@ -226,7 +226,8 @@ class _Walker:
                 thread.waits.add(start, end)
             if len(host.waits) < MAX_WAITS:
                 direct, telling, enclosing, _, _ = host.contexts[context]
-                host.waits.append((events.name[at], start, end, direct or telling or enclosing))
+                above = direct or telling or enclosing
+                host.waits.append((events.name[at], start, end, above, events.thread[at]))
 
     def _meaning(self, name: int, sort: int) -> _Meaning:
         text = self.recording.names.texts[name]
