@@ -201,7 +201,6 @@ def read(text: str | bytes) -> Report:
     from fp8doctor.reading import environment, own
     from fp8doctor.reading.messages import known_lines
     from fp8doctor.reading.text import clean
-    from fp8doctor.reading.untold import without_fp8
 
     registry = knowledge()
     if (document := own.find(text)) is not None:
@@ -217,9 +216,7 @@ def read(text: str | bytes) -> Report:
     if not facts and not messages.messages and not seen.formats:
         raise NothingRecognisedError("nothing in this text is known: no environment report, log line or error")
     facts |= {Reading.key: seen, Messages.key: messages}
-    report = _read_report(registry, facts, "text")
-    without = {**facts, Reading.key: without_fp8(seen)}
-    return _read_report(registry, without, "text") if report.verdict.status == "unavailable" else report
+    return _read_report(registry, facts, "text")
 
 
 def trace(*paths: Path) -> Report:
@@ -294,7 +291,8 @@ def _report(
         probes={
             key: ProbeRecord(run.outcome, run.detail, run.stderr_tail, run.elapsed_ms, run.interpreter)
             for key, run in runs.items()
-            if key not in OWN_FACTS
+            # What readers alone fill is no probe of a box that was examined.
+            if key not in OWN_FACTS and (key in registry.probes or run.facts is not None)
         },
         facts=raw_facts,
     )

@@ -244,10 +244,6 @@ class Kernel:
     operator: str | None = None
 
 
-# Said of a text with reports of several boxes.
-ONLY_FIRST = "only the first was judged"
-
-
 @dataclass(frozen=True)
 class Message:
     """A line that matched an `ErrorText`, and where it was read."""

@@ -26,6 +26,8 @@ class Untold:
     what: str
     why: str
     command: str | None = None
+    # It is no question where the hardware has no FP8.
+    of_fp8: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Reading(Facts, key="reading"):
 
     # What wrote it, as far as it was recognised: "torch-collect-env", "vllm-collect-env", "nvidia-smi", ...
     formats: tuple[str, ...] | None = None
+    # Boxes or environments that are in it; the first is judged.
+    boxes: int | None = None
     untold: tuple[Untold, ...] | None = None
     # Something was cut off: the text was longer than what is read, or breaks off inside a report.
     cut: bool | None = None

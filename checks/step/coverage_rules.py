@@ -148,6 +148,7 @@ def rest_in_fp32(trace: Trace) -> Verdict:
         ("products in FP32 or TF32", products),
         ("attention in 32 bits", attention),
         ("element-wise, 32 bits", wide),
+        ("products of attention in FP32 or TF32", chosen(trace, lambda k: k.kind in FULL and _of_attention(k))),
     ]
     return Finding(
         title="FP8 products run beside FP32: the rest of the model is not in BF16",

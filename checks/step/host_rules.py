@@ -177,8 +177,9 @@ def compiles(trace: Trace) -> Verdict:
     look = Action("Ask torch for the reasons", 'TORCH_LOGS="recompiles,graph_breaks" python ...')
     severity = severity_of(lost, span) if compilations else None
     if severity is not None:
+        times = "once" if compilations == 1 else f"{compilations:,} times"
         return Finding(
-            title=f"torch.compile compiled {compilations:,} times within the recorded steps",
+            title=f"torch.compile compiled {times} within the recorded steps",
             evidence=(
                 took("compiling, with the GPU idle", lost, trace, "compilation_us"),
                 Evidence(f"compilations recorded: {compilations:,}", compilations, None, "trace.compilations"),
@@ -235,7 +236,7 @@ def launch_bound(trace: Trace) -> Verdict:
     if 2 * _lost_by_looks(trace, looks) >= lost and isinstance(host_looks(trace), Finding):
         return NotApplicable("the host reads values back, which is most of it")
     evidence = [_idle_names(trace)]
-    if trace.launches:
+    if trace.launches and not trace.graph_launches:  # kernels of a graph have no launch of their own
         a_launch = (trace.busy_us or 0.0) / trace.launches
         text = f"{shown(trace, trace.launches):,.0f} launches {a_step(trace)}, {a_launch:,.1f} us of GPU time each"
         evidence.append(Evidence(text, trace.launches, None, "trace.launches"))
@@ -261,10 +262,11 @@ def launch_bound(trace: Trace) -> Verdict:
 def _as_graph(trace: Trace) -> Action:
     if not trace.graph_launches:
         return Action("Replay the step as a CUDA graph", 'model = torch.compile(model, mode="reduce-overhead")')
-    replayed = shown(trace, trace.graph_launches)
+    replayed = f"{shown(trace, trace.graph_launches):,.0f}"
+    graphs = "CUDA graph is" if replayed == "1" else "CUDA graphs are"
     return Action(
-        f"CUDA graphs are replayed {a_step(trace)} already ({replayed:,.0f}): record more of the step in one, or "
-        "shorten what the host does around them"
+        f"{replayed} {graphs} replayed {a_step(trace)} already: record more in one, or shorten what the host does around "
+        "them"
     )
 
 

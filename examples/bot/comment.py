@@ -105,6 +105,8 @@ def _parts(document: dict[str, Any]) -> Iterator[str]:
             + "."
         )
     gaps = ((document["facts"].get("reading") or {}).get("untold")) or []
+    if document["verdict"]["status"] == "unavailable":
+        gaps = [gap for gap in gaps if not gap["of_fp8"]]
     if gaps:
         told = "\n".join(f"- {inline(gap['what'])}: {inline(gap['why'])}" for gap in gaps[:MOST_GAPS])
         yield f"What the text cannot tell:\n\n{told}"

@@ -10,7 +10,7 @@ from fp8doctor.judging.causes import order_findings
 from fp8doctor.judging.outcomes import Outcome, judge_rules, make
 from fp8doctor.judging.report import FindingRecord, OutcomeRecord, Use, VerdictRecord
 from fp8doctor.judging.verdict import decide
-from fp8doctor.model import ONLY_FIRST, Candidate, Caption, Exhibit, Facts, ProbeRun
+from fp8doctor.model import Candidate, Caption, Exhibit, Facts, ProbeRun
 from fp8doctor.pasted import Reading
 from fp8doctor.registry import Registry
 
@@ -71,8 +71,9 @@ def _in_doubt(outcomes: list[Outcome]) -> bool:
 def _beforehand(runs: Mapping[str, ProbeRun[Facts]]) -> list[str]:
     """That a text is of several boxes, before what is said of the first."""
     reading = runs.get(Reading.key)
-    untold = reading.facts.untold if reading is not None and isinstance(reading.facts, Reading) else None
-    return [f"{gap.what}." for gap in (untold or ())[:1] if ONLY_FIRST in gap.what]
+    boxes = reading.facts.boxes if reading is not None and isinstance(reading.facts, Reading) else None
+    several = boxes is not None and boxes > 1
+    return [f"{boxes} boxes or environments in this text; only the first was judged."] if several else []
 
 
 def _said(runs: Mapping[str, ProbeRun[Facts]], broken: list[OutcomeRecord]) -> str | None:

@@ -67,7 +67,7 @@ def read(pasted: Pasted) -> tuple[dict[str, dict[str, Any]], Reading]:
         formats[NO_CODE_FORMAT] = None
     kinds = tuple(formats)
     records = {} if box is None else {key: record for key, record in box.records.items() if record}
-    return records, Reading(formats=kinds, untold=untold(box, kinds, others), cut=cut)
+    return records, Reading(kinds, len(others) + 1 if box else 0, untold(box, kinds, others), cut)
 
 
 def _reports(lines: Sequence[str]) -> Iterator[Found]:

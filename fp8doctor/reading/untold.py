@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
-from fp8doctor.model import ONLY_FIRST
-from fp8doctor.pasted import Reading, Untold
+from fp8doctor.pasted import Untold
 from fp8doctor.reading import header
 from fp8doctor.reading.saying import Found
 
@@ -16,11 +14,12 @@ MOST = 5
 _NEVER_LISTED = ("flash-attn", "transformer-engine")
 _COLLECT = "python -m torch.utils.collect_env"
 _OTHER_PYTHON = "the Python that wrote the report had no torch; ask with the Python that runs the model"
-_RUNS = Untold("whether FP8 runs here, is right and pays", "a text calls and times nothing", "fp8doctor")
+_RUNS = Untold("whether FP8 runs here, is right and pays", "a text calls and times nothing", "fp8doctor", of_fp8=True)
 _LISTS = Untold(
     "whether FlashAttention and Transformer Engine are installed",
     "these reports never list them, so that their absence says nothing",
     "python -m pip show flash-attn transformer-engine",
+    of_fp8=True,
 )
 # Any extension's kernel may raise it as well as torch's own, so that alone it settles no rule.
 _NO_CODE = re.compile(r"CUDA error: no kernel image is available for execution on the device")
@@ -35,11 +34,6 @@ _WHOSE_CODE = Untold(
 def lacks_code(lines: Sequence[str]) -> bool:
     """Whether CUDA said that some program has no code for the GPU."""
     return any("no kernel image" in line and _NO_CODE.search(line) for line in lines)
-
-
-def without_fp8(reading: Reading) -> Reading:
-    """The same where the hardware has no FP8: what would use it is no question then."""
-    return replace(reading, untold=tuple(gap for gap in reading.untold or () if gap not in (_RUNS, _LISTS)))
 
 
 def untold(box: Found | None, formats: tuple[str, ...], others: list[Found]) -> tuple[Untold, ...]:
@@ -89,9 +83,8 @@ def _gpu(box: Found, gpus: list[dict[str, object]] | None) -> list[Untold]:
 
 
 def _others(others: list[Found]) -> Untold:
-    what = f"{len(others) + 1} boxes or environments in this text; {ONLY_FIRST}"
     told = "; ".join(_told(other) for other in others[:2])
-    return Untold(what, f"it differs from the next ({told})", "fp8doctor read FILE")
+    return Untold("what the other boxes are like", f"the first differs from the next ({told})", "fp8doctor read FILE")
 
 
 def _told(other: Found) -> str:

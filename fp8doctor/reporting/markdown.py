@@ -87,7 +87,9 @@ def _readable(view: View) -> Iterator[str]:
 def _findings(view: View) -> Iterator[str]:
     shown = summary.fold(view["findings"])
     counts = summary.counts(view).text()
-    if not any(one.finding["scope"] == "box" for one in shown):
+    if view["source"] == "trace":
+        yield f"\n**Checks**: {counts}"
+    elif not any(one.finding["scope"] == "box" for one in shown):
         yield f"\n**On this box**: {summary.all_well(view)} ({counts})"
     for scope, title in (("box", f"On this box** ({counts})"), ("usage", "In use**")):
         members = [one for one in shown if one.finding["scope"] == scope]

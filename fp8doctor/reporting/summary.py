@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fp8doctor.model import ONLY_FIRST
 from fp8doctor.reporting.text import factor, one_line
 
 View = dict[str, Any]
@@ -257,19 +256,25 @@ def is_foreign(view: View) -> bool:
 
 def untold(view: View) -> list[tuple[str, str]]:
     """What a text cannot tell, and the command that would settle it: ("the driver's version: why", "nvidia-smi")."""
-    reading = view["facts"].get("reading") if view["source"] == "text" else None
-    gaps = (reading or {}).get("untold") or []
+    gaps = _reading(view).get("untold") or []
+    if view["verdict"]["status"] == "unavailable":
+        gaps = [gap for gap in gaps if not gap.get("of_fp8")]
     return [(one_line(f"{gap['what']}: {gap['why']}"), str(gap.get("command") or "")) for gap in gaps]
+
+
+def _reading(view: View) -> dict[str, Any]:
+    """What a text was; nothing of other sources."""
+    return (view["facts"].get("reading") or {}) if view["source"] == "text" else {}
 
 
 def all_well(view: View) -> str:
     """What is said where no finding is; of several boxes in a text, of which one was judged, not that all is well."""
-    return "no finding on the first box" if ONLY_FIRST in view["verdict"]["headline"] else "nothing wrong found"
+    return "no finding on the first box" if (_reading(view).get("boxes") or 1) > 1 else "nothing wrong found"
 
 
 def was_cut(view: View) -> bool:
     """Whether a text was longer than what is read, or breaks off inside a report."""
-    return view["source"] == "text" and bool((view["facts"].get("reading") or {}).get("cut"))
+    return bool(_reading(view).get("cut"))
 
 
 def dated(view: View) -> str:

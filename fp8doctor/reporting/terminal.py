@@ -161,6 +161,9 @@ class _Page:
             yield Text.assemble(("On this box", "bold"), "  ", counts)
             for one in box:
                 yield from self._finding(one, full=True)
+        elif self.view["source"] == "trace":
+            counts = self._text(summary.counts(self.view).text(), "dim")
+            yield from self._wrapped(counts, 13, Text("Checks       ", style="bold"))
         else:
             yield from self._wrapped(self._all_well(), 13, Text("On this box  ", style="bold"))
         if usage:
@@ -235,7 +238,8 @@ class _Page:
             for reason, ids in kept:
                 yield from self._wrapped(self._text(f"{_which(ids)}: {reason}"), 4, Text("  ?"))
             if len(reasons) > len(kept):
-                yield Text(f"    {len(reasons) - len(kept)} more reasons with --verbose", style="dim")
+                more = len(reasons) - len(kept)
+                yield Text(f"    {more} more {'reason' if more == 1 else 'reasons'} with --verbose", style="dim")
 
     def _farewell(self) -> Iterator[Text]:
         if summary.needs_demo(self.view):

@@ -229,8 +229,9 @@ def test_of_two_boxes_the_first_counts_and_the_other_is_told() -> None:
     said, reading = environment.read(clean(texts.collect_env() + "\nAnd on the server:\n\n" + texts.NVIDIA_SMI))
     assert [gpu["name"] for gpu in said["gpus"]["gpus"]] == ["NVIDIA GeForce RTX 4090"]
     assert said["driver"]["version"] == "550.54.14"
+    assert reading.boxes == 2
     gap = (reading.untold or ())[0]
-    assert gap.what == "2 boxes or environments in this text; only the first was judged"
+    assert gap.what == "what the other boxes are like"
     assert "NVIDIA H100 80GB HBM3" in gap.why
 
 
