@@ -24,6 +24,7 @@ from fp8doctor.traced import Trace, WaitTotal
 
 # A profiler slows the host down, one that keeps stacks by more: a small share of idle time is its own.
 IDLE_LEAST, IDLE_MUCH, IDLE_MUCH_WITH_STACKS = 0.10, 0.25, 0.40
+_SLOWED = Evidence("recorded with stacks, which slows the host: without them it idles less", fact="trace.has_stacks")
 # Between two steps a program logs and counts; a GPU that waits less than this for it is not starved.
 STALL_MUCH = 0.20
 # Reading a few values back a step is customary (a loss, a norm of the gradients, whether the scaler found infinities):
@@ -59,17 +60,21 @@ def host_stalls(trace: Trace) -> Verdict:
     saving to another thread or to every n-th step. Recorded with stacks, the trace shows the Python function.
 
     Sources: the trace itself: idle time of the device, set against what the host's threads did then. A twentieth is not
-    told, a fifth is a warning; profilers spend some time between steps themselves. Without marked steps it is a note: a
-    server that is asked for nothing is idle, too.
+    told, a fifth is a warning (two fifths with stacks, which slow Python down); profilers spend some time between steps
+    themselves. Without marked steps it is a note: a server that is asked for nothing is idle, too.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
     lost, span = observed(elsewhere_us(trace), "what the host did while the GPU was idle"), span_of(trace)
-    severity = severity_of(lost, span, LEAST, STALL_MUCH)
+    severity = severity_of(lost, span, LEAST, IDLE_MUCH_WITH_STACKS if trace.has_stacks else STALL_MUCH)
     if severity is None:
         return None
     evidence = [took("idle, the host elsewhere", lost, trace, None), _idle_names(trace)]
-    action = Action("See what the host does then: record with with_stack=True, which names Python's functions")
+    if trace.has_stacks:
+        evidence.append(_SLOWED)
+        action = Action("See what the host does then: the trace names the Python functions in its gaps (Perfetto)")
+    else:
+        action = Action("See what the host does then: record with with_stack=True, which names Python's functions")
     if trace.idle_loading_us:
         evidence.append(took("idle, the host in a data loader", trace.idle_loading_us, trace, "idle_loading_us"))
         action = Action(
@@ -241,7 +246,7 @@ def launch_bound(trace: Trace) -> Verdict:
         text = f"{shown(trace, trace.launches):,.0f} launches {a_step(trace)}, {a_launch:,.1f} us of GPU time each"
         evidence.append(Evidence(text, trace.launches, None, "trace.launches"))
     if trace.has_stacks:
-        evidence.append(Evidence("recorded with stacks, which slows the host", fact="trace.has_stacks"))
+        evidence.append(_SLOWED)
     evidence += [
         Evidence(f"{op.name}: {op.count:,} times, {(op.host_self_us or 0) / 1e3:,.2f} ms of host time", op.host_self_us)
         for op in sorted(trace.operators or (), key=lambda op: -(op.host_self_us or 0.0))[:2]
@@ -265,8 +270,8 @@ def _as_graph(trace: Trace) -> Action:
     replayed = f"{shown(trace, trace.graph_launches):,.0f}"
     graphs = "CUDA graph is" if replayed == "1" else "CUDA graphs are"
     return Action(
-        f"{replayed} {graphs} replayed {a_step(trace)} already: record more in one, or shorten what the host does around "
-        "them"
+        f"{replayed} {graphs} replayed {a_step(trace)} already: record more in one, or shorten what the host does "
+        "around them"
     )
 
 

@@ -44,7 +44,8 @@ def test_python_between_two_operators_is_launching_and_no_stall() -> None:
     base = steps.eager_bf16()
     assert base.span_us
     slow = replace(base, idle_launching_us=0.3 * base.span_us, idle_elsewhere_us=0.25 * base.span_us)
-    assert found(host_rules.host_stalls(slow)).severity is Severity.WARNING
+    assert found(host_rules.host_stalls(slow)).severity is Severity.INFO  # stacks slow Python down
+    assert found(host_rules.host_stalls(replace(slow, has_stacks=False))).severity is Severity.WARNING
     between = replace(slow, idle_between_us=0.25 * base.span_us)
     assert host_rules.host_stalls(between) is None
     assert "55 %" in found(host_rules.launch_bound(between)).title
