@@ -17,7 +17,8 @@ import pytest
 hypothesis.settings.register_profile(
     "fp8doctor", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
-hypothesis.settings.load_profile("fp8doctor")
+hypothesis.settings.register_profile("fewer", hypothesis.settings.get_profile("fp8doctor"), max_examples=25)
+hypothesis.settings.load_profile("fewer" if os.environ.get("FP8DOCTOR_FEWER_EXAMPLES") else "fp8doctor")
 
 # Set by .ci/run where torch and the libraries of models were installed: a test that is skipped for want of one of them
 # is a fault of the set-up there.

@@ -225,7 +225,7 @@ def test_recorded_boxes_are_listed_with_what_is_in_them() -> None:
     lines = dict(line.split(maxsplit=1) for line in doctor("demo", "--list").stdout.splitlines())
     assert list(lines) == list(recorded())
     assert lines["h200"] == "NVIDIA H200: torch 2.11.0+cu130, torchao 0.17.0, TE 2.20.2, flash-attn 2.8.3.post2"
-    assert lines["h200-bench-flux"].startswith("NVIDIA H200: flux, 34 rungs; torch 2.11.0+cu130, torchao")
+    assert lines["h200-bench-flux"].startswith("NVIDIA H200: flux, 41 rungs; torch 2.11.0+cu130, torchao")
     assert lines["h200-bench-pipeline"].startswith("NVIDIA H200: FluxPipeline, 9 rungs; torch 2.11.0+cu130")
     assert lines["no-gpu"] == "no GPU visible: torch 2.13.0+cpu"
 
