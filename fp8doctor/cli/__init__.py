@@ -36,6 +36,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.NoSuchOption as error:
         known = [name for one in error.ctx.command.params for name in one.opts] if error.ctx else []
         return _misused(f"No such option {error.option_name!r}{did_you_mean(error.option_name, known)}", error)
+    except click.MissingParameter as error:
+        from fp8doctor.cli.options import swallowed
+
+        return _misused(f"{_one_line(error).rstrip('.')}{swallowed(error.ctx.params if error.ctx else {})}", error)
     except click.UsageError as error:
         return _misused(_one_line(error), error)
     except click.ClickException as error:

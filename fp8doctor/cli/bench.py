@@ -124,7 +124,7 @@ def command(workload: str | None, folder: Path | None, resume: bool, **chosen: A
     from fp8doctor.cli import examination, output, results
 
     if (workload is None) == (chosen["pipeline"] is None):
-        raise click.UsageError("Name a workload, or a folder with --pipeline.")
+        raise click.UsageError(f"Name a workload, or a folder with --pipeline{options.swallowed(chosen)}.")
     if chosen["pipeline"] is None and (chosen["prompt"] is not None or chosen["steps"] is not None):
         raise click.UsageError("--prompt and --steps go with --pipeline FOLDER.")
     if chosen["pipeline"] is not None and (chosen["full"] or chosen["hit_rate"] is not None):

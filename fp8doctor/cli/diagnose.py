@@ -23,7 +23,7 @@ def command(file: str, **chosen: Any) -> int:
     from fp8doctor.cli.bench import REPORT
     from fp8doctor.cli.output import Outputs
 
-    outputs = Outputs.of(chosen)
+    outputs = Outputs.of(chosen, file)
     place = Path(file)
     if (place / REPORT).is_file():
         place /= REPORT

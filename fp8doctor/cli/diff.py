@@ -30,7 +30,7 @@ def command(before: str, after: str, **chosen: Any) -> int:
     from fp8doctor import api
     from fp8doctor.cli.output import Outputs
 
-    outputs = Outputs.of(chosen)
+    outputs = Outputs.of(chosen, before, after)
     if before == after == options.STDOUT:
         raise click.UsageError('A and B cannot both be "-".')
     names = (_name(before), _name(after))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +25,10 @@ LARGEST_DIMENSION = 1 << 24
 LARGEST_MATRIX = 1 << 34
 LEAST_BUDGET_S = 5.0
 LARGEST_BUDGET_S = 86_400.0
+# The options that take a FILE if one follows.
+_TAKES_FILE = {"json_to": "--json", "markdown_to": "--markdown"}
+# How what we write begins: JSON with a schema of ours, Markdown with our name.
+_OURS = re.compile(rb'\s*(?:\{\s*"schema":\s*"fp8doctor\.|### fp8doctor\b)')
 
 
 class ShapeType(Type):
@@ -81,7 +85,43 @@ class OutputFile(Type):
             self.fail(f"cannot write {value}: there is no folder {path.parent}.", param, ctx)
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             self.fail(f"cannot write {value}: no permission.", param, ctx)
+        if path.is_file() and not _is_ours(path):
+            last = f"; without a FILE, {param.opts[0]} comes last" if param and param.name in _TAKES_FILE else ""
+            self.fail(f"{value} is there, and nothing that fp8doctor wrote: it is not overwritten{last}.", param, ctx)
         return str(value)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file may be written over: it is empty, or begins as a document or Markdown of ours does."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(256)
+    except OSError:
+        return False
+    return not start.strip() or _OURS.match(start) is not None
+
+
+def swallowed(params: Mapping[str, Any]) -> str:
+    """Which option may have taken the argument that is missing, as the end of a complaint; "" if none did."""
+    for name, flag in _TAKES_FILE.items():
+        if (taken := params.get(name)) not in (None, STDOUT):
+            return f"; {flag} takes a FILE after it, here {taken}: without one it comes last"
+    return ""
+
+
+def refuse_inputs(chosen: Mapping[str, Any], inputs: Iterable[str]) -> None:
+    """A report is never written over what it is made from."""
+    for name, flag in _TAKES_FILE.items():
+        place = chosen.get(name)
+        if place not in (None, STDOUT) and any(_is_same(Path(place), Path(one)) for one in inputs):
+            raise click.UsageError(f"{flag} {place}: this file is read, and is not overwritten.")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):  # one of them is not there, or its name holds a NUL
+        return False
 
 
 def workload(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -182,6 +222,6 @@ def output(function: F, fail_on: str = "error") -> F:
 
 def refuse_command_names(chosen: dict[str, Any], names: Iterable[str], before: str = "") -> None:
     """`--json demo` would write a file called "demo"; the command is meant."""
-    for option, flag in (("json_to", "--json"), ("markdown_to", "--markdown")):
+    for option, flag in _TAKES_FILE.items():
         if chosen[option] in names:
             raise click.UsageError(f"{flag} comes last: fp8doctor {before}{chosen[option]} {flag}.")

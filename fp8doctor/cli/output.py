@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fp8doctor.cli import FAILED
-from fp8doctor.cli.options import STDOUT
+from fp8doctor.cli.options import STDOUT, refuse_inputs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,8 +32,9 @@ class Outputs:
     fail_on: str = "never"
 
     @classmethod
-    def of(cls, chosen: dict[str, Any]) -> Outputs:
-        """The outputs that a command's options name."""
+    def of(cls, chosen: dict[str, Any], *inputs: str) -> Outputs:
+        """The outputs that a command's options name; none of them is one of the command's `inputs`."""
+        refuse_inputs(chosen, inputs)
         if chosen["json_to"] == chosen["markdown_to"] == STDOUT:
             raise click.UsageError("--json and --markdown cannot both go to standard output; give one a FILE.")
         return cls(

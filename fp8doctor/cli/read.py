@@ -25,7 +25,7 @@ def command(file: str, **chosen: Any) -> int:
     from fp8doctor.cli.output import Outputs
     from fp8doctor.reading.text import MAX_BYTES
 
-    outputs = Outputs.of(chosen)
+    outputs = Outputs.of(chosen, file)
     try:
         if file == options.STDOUT:
             text = sys.stdin.buffer.read(MAX_BYTES + 1)

@@ -23,7 +23,7 @@ def command(files: tuple[str, ...], **chosen: Any) -> int:
     from fp8doctor.cli.output import Outputs
     from fp8doctor.reading.trace import NotATraceError
 
-    outputs = Outputs.of(chosen)
+    outputs = Outputs.of(chosen, *files)
     try:
         return outputs.deliver(api.trace(*map(Path, files)))
     except NotATraceError as error:
