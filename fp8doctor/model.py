@@ -204,7 +204,7 @@ def observed(value: T | None, what: str) -> T:
         NotObservedError: if `value` is None.
     """
     if value is None:
-        raise NotObservedError(f"{what} was not observed")
+        raise NotObservedError(f"not observed: {what}")
     return value
 
 

@@ -89,7 +89,7 @@ def test_a_rule_is_called_as_a_function_and_an_unobserved_value_makes_it_unknown
 
     assert stopped(Fan(rpm=0.0)) == Finding("stopped")
     assert stopped(Fan(rpm=900.0)) is None
-    assert stopped(Fan()) == Unknown("the fan's speed was not observed")
+    assert stopped(Fan()) == Unknown("not observed: the fan's speed")
 
 
 @pytest.mark.parametrize("id", ["fan001", "F001", "FANFAN001", "FAN01", "FAN0001", "FAN001 ", ""])

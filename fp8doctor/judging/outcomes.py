@@ -119,12 +119,23 @@ def _judge(rule: Rule, runs: Runs, unprobed: set[str]) -> Outcome:
     if unread:
         return Outcome(rule, "not-applicable", f"no {unread[0]} was read")
     try:
-        result = rule.function(**arguments(rule.needs, runs))
-        return _outcome(rule, result)
+        outcome = _outcome(rule, rule.function(**arguments(rule.needs, runs)))
     except MissingFactsError as missing:
         return Outcome(rule, "unknown", str(missing), unseen=missing.unseen)
     except Exception as error:  # a rule's own fault must not take the report down
         return Outcome(rule, "crashed", f"{type(error).__name__}: {error}")
+    # That the question does not arise it may say without facts; that it cannot tell is then no news.
+    if outcome.name == "unknown" and (unseen := _unseen(rule, runs, unprobed)) is not None:
+        return Outcome(rule, "unknown", _why_missing(unseen, ProbeRun("not-observed")), unseen=True)
+    return outcome
+
+
+def _unseen(rule: Rule, runs: Runs, unprobed: set[str]) -> str | None:
+    """The first of a rule's facts, where nobody looked at any of them; None if somebody did."""
+    keys = [need.key for need in rule.needs.values()]
+    if any(key in runs and runs[key].outcome != "not-observed" for key in keys):
+        return None
+    return next((key for key in keys if key not in unprobed), None)
 
 
 def _seen(runs: Runs) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from fp8doctor.judging.advice import advise, compared_steps, effective, in_fp8
@@ -136,7 +137,8 @@ def _undecided(outcomes: list[Outcome], findings: tuple[FindingRecord, ...]) -> 
     lacking = {o.rule.id for o in asked} if unlike else set()
     error = next((f.title for f in findings if f.severity is Severity.ERROR and f.id not in lacking), None)
     reasons = [o.reason for o in asked if o.name == "unknown" and o.reason and not o.unseen]
-    open_ = next((reason for reason in reasons if not reason.endswith(" was not observed")), None)
+    lacks = re.compile(r"not observed: | was not observed$")
+    open_ = next((reason for reason in reasons if not lacks.search(reason)), None)
     said = [f"Cannot say: {_clause(error)}."] if error else []
     if unlike:
         return " ".join([*said, _sentence(unlike)])

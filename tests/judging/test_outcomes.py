@@ -134,7 +134,7 @@ def test_a_value_that_was_not_observed_makes_the_rule_unknown_and_zero_is_a_valu
         """The fan stands still."""
         return Finding("stopped") if observed(fan.rpm, "the fan's speed") == 0 else None
 
-    assert outcome_of(stopped, ok(fan=Fan())).reason == "the fan's speed was not observed"
+    assert outcome_of(stopped, ok(fan=Fan())).reason == "not observed: the fan's speed"
     assert outcome_of(stopped, ok(fan=Fan(rpm=0.0))).name == "finding"
 
 
@@ -146,7 +146,7 @@ def test_one_item_that_was_not_observed_does_not_hide_the_others() -> None:
 
     assert outcome_of(cracked, ok(fan=Fan())).name == "unknown"
     assert outcome_of(cracked, ok(fan=Fan(blades=()))).name == "not-applicable"
-    assert outcome_of(cracked, ok(fan=Fan(blades=(1.0, None)))).reason == "a blade was not observed"
+    assert outcome_of(cracked, ok(fan=Fan(blades=(1.0, None)))).reason == "not observed: a blade"
     found = outcome_of(cracked, ok(fan=Fan(blades=(0.5, None, 1.0))))
     assert (found.name, len(found.findings), found.mixed) == ("finding", 1, True)
 
@@ -168,6 +168,26 @@ def test_a_rule_whose_facts_are_missing_is_unknown_and_says_why(run: ProbeRun[An
 
     outcome = outcome_of(never, {} if run is None else {"fan": run})
     assert (outcome.name, outcome.reason) == ("unknown", reason)
+
+
+def test_what_a_rule_cannot_tell_is_no_riddle_where_nobody_looked_at_any_of_its_facts() -> None:
+    def dusty(fan: Fan | None, room: ProbeRun[Room]) -> Unknown:
+        """Dust."""
+        return Unknown("neither the fan nor the room was seen")
+
+    nobody = outcome_of(dusty, {"fan": ProbeRun("not-observed")})
+    assert (nobody.name, nobody.reason, nobody.unseen) == ("unknown", "fan was not observed", True)
+    for somebody in (ok(fan=Fan()), {"room": ProbeRun[Any]("signal")}):
+        looked = outcome_of(dusty, somebody)
+        assert (looked.reason, looked.unseen) == ("neither the fan nor the room was seen", False)
+
+
+def test_that_a_question_does_not_arise_needs_no_facts() -> None:
+    def asked(fan: Fan | None) -> NotApplicable:
+        """Not asked for."""
+        return NotApplicable("no fan was asked for")
+
+    assert outcome_of(asked, {}).reason == "no fan was asked for"
 
 
 def test_facts_as_far_as_they_came_are_judged_although_the_probe_crashed() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fp8doctor import api
 from fp8doctor.cli.output import console
-from fp8doctor.reporting import terminal
+from fp8doctor.reporting import summary, terminal
+
+TRACES = Path(__file__).parent.parent / "traces"
 
 PASTE = """PyTorch version: 2.6.0+cu124
 Is debug build: False
@@ -50,3 +54,10 @@ def test_nobody_who_pasted_a_text_is_sent_to_a_recorded_box() -> None:
 def test_a_text_was_read_on_this_day_and_not_recorded() -> None:
     assert "recorded" not in printed(verbose=False).partition("VERDICT")[0]
     assert "recorded" not in api.read(PASTE).to_markdown().partition("Verdict")[0]
+
+
+def test_what_nobody_looked_at_in_a_text_or_a_trace_is_no_riddle() -> None:
+    for view in (api.view(api.read(PASTE)), api.view(api.trace(TRACES / "healthy-fp8.json.gz"))):
+        riddles = " ".join(reason for reason, _ in summary.unsettled(view))
+        assert not any(word in riddles for word in ("Transformer Engine", "compiled", "neither")), riddles
+        assert summary.counts(view).not_examined > summary.counts(view).unknown
