@@ -37,6 +37,7 @@ KIND_WORDS = {
     "copy-to-host": "copies to the host",
     "copy-on-device": "copies on the device",
     "fill": "filling memory",
+    "compile": "the compiler's own trials",
 }
 
 # What is no calculation, and runs beside them on streams of its own.
@@ -116,6 +117,18 @@ class WaitTotal:
     # What the GPU idled after it, before the thread waited again, and at most as long as the host waited for a busy
     # GPU: that far the host was ahead, and launches one by one until it is again.
     idle_after_us: float | None = None
+    # The Python function that asked for it ("model.py(162): look"); only of traces with stacks, and of long calls.
+    function: str | None = None
+
+
+@dataclass(frozen=True)
+class FunctionTotal:
+    """A Python function in which the host was while the GPU had long been idle; only of traces with stacks."""
+
+    name: str | None = None
+    # The function that called it.
+    caller: str | None = None
+    us: float | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +181,13 @@ class Trace(Facts, key="trace"):
     idle_loading_us: float | None = None
     # Of the same, in Python that leads within 0.1 ms from one operator to the next: eager code that is slow to launch.
     idle_between_us: float | None = None
+    # Where the host was in pauses of a millisecond and more in which it did neither; at most ten.
+    idle_functions: tuple[FunctionTotal, ...] | None = None
+    # GPU work that was launched before the recording began and is left out of all else: activities, and their time.
+    before: int | None = None
+    before_us: float | None = None
+    # What ran between two batched products with a softmax among it (an attention by hand), that softmax left out.
+    between_products_us: float | None = None
     # kind -> microseconds, and kind -> launches. Overlapping streams are each counted in full here.
     us_by_kind: dict[str, float] | None = None
     count_by_kind: dict[str, int] | None = None
@@ -183,6 +203,10 @@ class Trace(Facts, key="trace"):
     # Regions of torch.compile that were entered, and Triton kernels that Inductor generated.
     compiled_regions: int | None = None
     inductor_kernels: int | None = None
+    # The most often that one of them had been compiled before ("Torch-Compiled Region: 0/5").
+    recompiled: int | None = None
+    # Where compiled graphs broke and went on ("model.py(98)") -> how often; only of traces with stacks; at most ten.
+    graph_breaks: dict[str, int] | None = None
     # Compilations that fell into the recorded time (Dynamo or Inductor frames), and how long they took.
     compilations: int | None = None
     compilation_us: float | None = None
@@ -205,11 +229,14 @@ class Trace(Facts, key="trace"):
 
     def caption(self) -> Caption | None:
         """What was recorded, in the header line."""
-        said = [f"{self.steps} steps"] if self.steps else []
+        said = [f"{self.steps} step{'s' if self.steps > 1 else ''}"] if self.steps else []
         return Caption(15, " of ".join([*said, f"a {self.format} trace"])) if self.format else None
 
     def headline(self) -> str | None:
         """Where the recorded time went: the largest parts, and the idle one."""
+        cut = "The file breaks off in the middle. " if self.cut else ""
+        if self.accelerator == "cpu" and self.cut:
+            return f"{cut}Until there it holds no GPU activity: get the whole file"
         if self.accelerator == "cpu":
             return "The trace holds no GPU activity, so it does not say where the GPU's time went"
         if not self.span_us or not self.us_by_kind:
@@ -220,4 +247,4 @@ class Trace(Facts, key="trace"):
             said.append(f"{self.idle_us / self.span_us:.0%} idle".replace("%", " %"))
         steps = f"{self.steps} steps of " if self.steps and self.steps > 1 else ""
         whole = self.span_us / (self.steps or 1) / 1e3
-        return f"Where the GPU's time went ({steps}{whole:,.1f} ms): {', '.join(said)}"
+        return f"{cut}Where the GPU's time went ({steps}{whole:,.1f} ms): {', '.join(said)}"

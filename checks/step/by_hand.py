@@ -27,7 +27,9 @@ def apart(trace: Trace) -> list[KernelTotal]:
     if not products:
         return math
     softmax = chosen(trace, lambda k: _is_softmax(k) and k not in math)
-    return [*math, *products, *softmax, *chosen(trace, lambda k: k.operator in _MASKING)]
+    # What stands between the products is known by its order, or else by its operator.
+    masking = [] if trace.between_products_us else chosen(trace, lambda k: k.operator in _MASKING)
+    return [*math, *products, *softmax, *masking]
 
 
 def layer_us(trace: Trace, *kinds: str) -> float:

@@ -10,9 +10,12 @@ from fp8doctor.checks.step.sums import (
     FP8,
     FULL,
     LEAST,
+    MUCH,
     SIXTEEN,
     a_step,
+    eager_quantising,
     fp8_products,
+    launching_us,
     part,
     quantising_us,
     shown,
@@ -76,6 +79,11 @@ def _has_no_fp8(trace: Trace) -> bool:
     return bool(seen) and all(found < FIRST_FP8 for found in seen)
 
 
+def _waits_for_fp8(trace: Trace) -> bool:
+    """Whether much of the time is waiting for launches that BF16 would not have."""
+    return bool(eager_quantising(trace)) and (launching_us(trace) or 0.0) >= MUCH * span_of(trace)
+
+
 @rule("STP020", "amdahl-only-gemm-faster", Severity.INFO, scope="usage")
 def only_products_gain(trace: Trace) -> Verdict:
     """FP8 in the products of layers alone makes nothing else faster: how much that can be for this step.
@@ -101,6 +109,8 @@ def only_products_gain(trace: Trace) -> Verdict:
         return Unknown("most products are in 32 bits or in a format that is not told: what BF16 takes was not recorded")
     if found is None or found.share < LEAST:
         return NotApplicable("no product here would run in FP8")
+    if _waits_for_fp8(trace):
+        return Unknown("the GPU waits for the launches that eager quantising adds: BF16's time was not recorded")
     if fp8_products(trace) and found.factor >= LOW_CEILING:
         return None
     recorded = "this step" if trace.steps else "what was recorded"
@@ -124,7 +134,7 @@ def only_products_gain(trace: Trace) -> Verdict:
 def ceiling_table(trace: Trace) -> Exhibit | None:
     """The step as recorded, in BF16, and in perfect FP8."""
     found = ceiling_of(trace)
-    if found is None or found.share < LEAST:
+    if found is None or found.share < LEAST or _waits_for_fp8(trace):
         return None
     rows = [("as recorded", found.recorded_us, ""), ("in BF16", found.bf16_us, "estimated")]
     if not fp8_products(trace):

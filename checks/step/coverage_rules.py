@@ -121,9 +121,9 @@ def rest_in_fp32(trace: Trace) -> Verdict:
 
     Sources: the trace itself: products in 32 bits for a twentieth of the GPU's time (attention's own are counted
     there), or attention in 32 bits with most element-wise work in 32 bits. Half of that time is taken to be saved, as
-    half of the bytes are; the gain, an upper bound, has products outside of Tensor Cores at a sixteenth of their time
-    (A100 and H100 by their data sheets; at half on consumer GPUs). huggingface/accelerate#2655,
-    NVIDIA/TransformerEngine#438.
+    half of the bytes are; products outside of Tensor Cores are taken to run in a sixteenth of it (A100 and H100 by
+    their data sheets; in half of it on consumer GPUs). Kernels of which the precision is not told are not counted.
+    huggingface/accelerate#2655, NVIDIA/TransformerEngine#438.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
@@ -138,9 +138,8 @@ def rest_in_fp32(trace: Trace) -> Verdict:
     by_rest = sum_us(attention) > 0 and sum_us(wide) > sum_us(light) / 2
     if not by_products and not by_rest:
         return None
-    lost = (sum_us(products) + sum_us(wide) + sum_us(attention)) / 2
-    plain = us_of(trace, "fp32-gemm")  # those of attention, too
-    at_most = lost + plain * WITHOUT_TENSOR_CORES - sum_us(k for k in products if k.kind == "fp32-gemm") / 2
+    plain, tensor_cores = us_of(trace, "fp32-gemm"), us_of(trace, "tf32-gemm")  # those of attention, too
+    lost = plain * WITHOUT_TENSOR_CORES + (tensor_cores + sum_us(wide) + sum_us(attention)) / 2
     severity = severity_of(lost, span)
     if severity is None:
         return None
@@ -154,7 +153,7 @@ def rest_in_fp32(trace: Trace) -> Verdict:
         title="FP8 products run beside FP32: the rest of the model is not in BF16",
         evidence=tuple(took(words, sum_us(kernels), trace, "kernels") for words, kernels in said if kernels),
         actions=(Action("Run the rest in BF16", 'with torch.autocast("cuda", dtype=torch.bfloat16): ...'),),
-        gain=gain_without(at_most, span),
+        gain=gain_without(lost, span),
         severity=severity,
     )
 
@@ -219,10 +218,15 @@ def _lora(trace: Trace, *, in_fp8: bool) -> Verdict:
             took("additions beside them, about", added, trace, "kernels"),
             *(Evidence(f"beside {_shape(one)}: down to {one.rank} and up again") for one in found[:4]),
         ),
-        actions=(Action("Fuse the LoRA into the weights, in BF16, before quantising", "pipe.fuse_lora()"),),
+        actions=(_fuse(in_fp8=in_fp8),),
         gain=gain_without(small + added, span),
         severity=severity,
     )
+
+
+def _fuse(*, in_fp8: bool) -> Action:
+    before = ", in BF16, before quantising" if in_fp8 else ""
+    return Action(f"Fuse the LoRA into the weights{before}", "model = model.merge_and_unload()  # or pipe.fuse_lora()")
 
 
 def _shape(adapter: Adapter) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fp8doctor.checks.step.sums import a_step, elsewhere_us, launching_us, part, shown, span_of, unreadable
 from fp8doctor.model import Exhibit
 from fp8doctor.registry import exhibit
-from fp8doctor.traced import KIND_WORDS, Trace
+from fp8doctor.traced import KIND_WORDS, ProductTotal, Trace
 
 LARGEST = 10
 # Kinds below this part of the recorded time are drawn as one.
@@ -36,10 +36,12 @@ def where_time_went(trace: Trace) -> Exhibit | None:
     if all(us is None for _, us in idle):
         idle = [("idle", trace.idle_us)]
     drawn += [(label, us) for label, us in idle if us]
+    whole = "a step" if trace.steps else "the recording"
+    earlier = f" ({(trace.before_us or 0.0) / 1e3:,.1f} ms launched earlier are left out)" if trace.before else ""
     return Exhibit(
         id="step-time",
         kind="bars",
-        title=f"where {'a step' if trace.steps else 'the recording'}'s time went, us {a_step(trace)} on the GPU",
+        title=f"where {whole}'s time went, us {a_step(trace)} on the GPU{earlier}",
         unit="us",
         rows=tuple(
             {"label": f"{label}, {part(us, span)}", "value": round(shown(trace, us), 1), "start": 0, "ratio": None}
@@ -79,14 +81,20 @@ def largest_products(trace: Trace) -> Exhibit | None:
     rows = tuple(
         {
             "cells": {
-                "MxKxN": f"{p.m}x{p.k}x{p.n}",
+                "MxKxN": f"{f'{p.batch} of ' if p.batch else ''}{p.m}x{p.k}x{p.n}",
                 "format": words(p.kind or "").removesuffix(" products"),
                 "by": ", ".join((p.modules or ())[:2]),
                 a_step(trace): f"{shown(trace, p.count or 0):,.0f}",
                 "us each": f"{(p.us or 0.0) / (p.count or 1):,.1f}",
-                "TFLOP/s": f"{2e-6 * (p.m or 0) * (p.k or 0) * (p.n or 0) * (p.count or 0) / (p.us or 1.0):,.0f}",
+                "TFLOP/s": f"{_tflops(p):,.0f}",
             }
         }
         for p in sorted(sized, key=lambda p: -(p.us or 0.0))[:LARGEST]
     )
     return Exhibit("step-products", "table", "the largest products", "", rows) if rows else None
+
+
+def _tflops(product: ProductTotal) -> float:
+    """The rate that a product of known sizes reached, in TFLOP/s: 2 M K N for each."""
+    each = (product.batch or 1) * (product.m or 0) * (product.k or 0) * (product.n or 0)
+    return 2e-6 * each * (product.count or 0) / (product.us or float("inf"))

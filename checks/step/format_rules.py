@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from fp8doctor.checks.step.advice import TE_LAYERS
 from fp8doctor.checks.step.by_hand import is_by_hand
 from fp8doctor.checks.step.products import BATCHED
 from fp8doctor.checks.step.sums import (
@@ -24,6 +25,7 @@ from fp8doctor.checks.step.sums import (
     sum_us,
     took,
     unreadable,
+    unsized,
     us_of,
 )
 from fp8doctor.model import Action, Evidence, Finding, NotApplicable, RuleResult, Severity, Unknown, Verdict
@@ -38,14 +40,12 @@ EVERY_PRODUCT = 0.8
 TRACE_OF_FP8 = 0.05
 # FP8 products take half of BF16's time at best: the dense rates of the boards with FP8 differ by two.
 SAVED_AT_BEST = 0.5
-# A weight that torchao dequantises one operator at a time is cast to FP32 (5 bytes moved for each element), multiplied
-# by its scales (8) and cast to 16 bits (6); only the first is told by its types, the whole is this much more.
-MULTIPLIED, WHOLE = 1.5, (5 + 8 + 6) / 5
+# Multiplying by scales takes this much of the cast's time at least: it moves 8 bytes for each element, the cast 5.
+MULTIPLIED = 1.5
 
 _FUSED_DEQUANTISING = re.compile(r"(?i)marlin|machete|tinygemm|weight_int[48]pack|w8a16|wna16")
 _FP8_LAYER = re.compile(r"(?i)float8_?linear|fp8_?linear")
 _FP8_OPERATOR = re.compile(r"(?i)float8|fp8|e4m3")
-_TE_LAYERS = ("_Linear", "_LayerNormLinear", "_LayerNormMLP", "_GroupedLinear")
 
 
 def _none_in_fp8(trace: Trace) -> bool:
@@ -59,8 +59,8 @@ def _in_fp8(type_name: str | None) -> bool:
 def _dequantising(trace: Trace) -> tuple[int, float]:
     """How many FP8 tensors were made 16 or 32 bits wide, and the GPU time of that."""
     casts = [c for c in trace.casts or () if _in_fp8(c.source) and not _in_fp8(c.target)]
-    by_type = sum(c.count or 0 for c in casts), sum(c.us or 0.0 for c in casts)
-    return max((count_of(trace, "dequantize"), us_of(trace, "dequantize")), by_type)
+    count = sum(c.count or 0 for c in casts) or count_of(trace, "dequantize")
+    return count, max(us_of(trace, "dequantize"), sum(c.us or 0.0 for c in casts))
 
 
 def _layer_products(trace: Trace) -> int:
@@ -121,7 +121,7 @@ def not_applied(trace: Trace) -> RuleResult:
     layers = sorted({m for p in trace.products or () for m in p.modules or () if _FP8_LAYER.search(m)})
     named = sorted({o.name for o in trace.operators or () if o.name and _FP8_OPERATOR.search(o.name)})
     casts = count_of(trace, "quantize")
-    engine = operator_count(trace, *_TE_LAYERS)
+    engine = operator_count(trace, *TE_LAYERS)
     evidence = [took(f"{products:,} products in 16 or 32 bits", us_of(trace, *SIXTEEN, *FULL), trace)]
     severity = None
     if layers:
@@ -225,30 +225,24 @@ def _dequantised(trace: Trace, *, with_scales: bool) -> Verdict:
         return NotApplicable("nothing was cast from FP8 to a wider format")
     if not dequantises(trace) or _has_scales(trace) is not with_scales:
         return None
-    span, products, cast_us = span_of(trace), us_of(trace, *SIXTEEN), us
-    about = "about " if with_scales and _to_fp32(trace) else ""
-    if about:
-        us = min(WHOLE * us, us + us_of(trace, "elementwise", "copy-on-device"))
+    span, products = span_of(trace), us_of(trace, *SIXTEEN)
     severity = severity_of(us + SAVED_AT_BEST * products, span)
     if severity is None:
         return None
     how = "dequantised" if with_scales else "cast"
     words = "Casting FP8 weights back" if not with_scales else "Dequantising FP8 weights"
     evidence = [
-        took(f"{count:,} casts from FP8", cast_us, trace),
+        took(f"{count:,} casts from FP8" + (", with their scales" if with_scales else ""), us, trace),
         took(f"{_layer_products(trace):,} products in 16 bits", products, trace),
         Evidence("no product ran in FP8", 0, None, "trace.count_by_kind"),
     ]
-    if about:
-        text = "with scales and the cast to 16 bits, 19 bytes to the first cast's 5, about"
-        evidence.insert(1, took(text, us, trace, "casts"))
     return Finding(
         title=f"FP8 weights are {how} and multiplied in 16 bits; {words[0].lower()}{words[1:]} takes "
-        f"{about}{part(us, span)} of the time",
+        f"{part(us, span)} of the time",
         evidence=tuple(evidence),
         actions=(
             Action(
-                "Multiply in FP8: quantise activations too, and compile",
+                "Multiply in FP8: quantise the BF16 weights with their activations instead, and compile",
                 "quantize_(model, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()))",
             ),
             Action("If memory is the question and not time, leave it"),
@@ -261,5 +255,5 @@ def _dequantised(trace: Trace, *, with_scales: bool) -> Verdict:
 def products_known(trace: Trace) -> Unknown | None:
     """Why the products' sizes are not known, if so."""
     if not trace.products:
-        return Unknown("the sizes of products were not recorded: record_shapes=True")
+        return Unknown(unsized(trace, "products"))
     return None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fp8doctor.checks.step.advice import as_graph
 from fp8doctor.checks.step.sums import (
     LEAST,
     MUCH,
     a_step,
+    chosen,
     elsewhere_us,
     gain_without,
     launching_us,
@@ -14,9 +16,11 @@ from fp8doctor.checks.step.sums import (
     severity_of,
     shown,
     span_of,
+    sum_us,
     took,
     unmarked,
     unreadable,
+    us_of,
 )
 from fp8doctor.model import Action, Evidence, Finding, NotApplicable, Severity, Verdict, observed
 from fp8doctor.registry import rule
@@ -70,9 +74,19 @@ def host_stalls(trace: Trace) -> Verdict:
     if severity is None:
         return None
     evidence = [took("idle, the host elsewhere", lost, trace, None), _idle_names(trace)]
+    evidence += [
+        Evidence(
+            f"{function.name}{f', called by {function.caller}' if function.caller else ''}: "
+            f"{(function.us or 0.0) / 1e3:,.2f} ms",
+            function.us,
+            "us",
+            "trace.idle_functions",
+        )
+        for function in (trace.idle_functions or ())[:2]
+    ]
     if trace.has_stacks:
         evidence.append(_SLOWED)
-        action = Action("See what the host does then: the trace names the Python functions in its gaps (Perfetto)")
+        action = Action("Move what the host does then off the path to the next step: another thread, every n-th step")
     else:
         action = Action("See what the host does then: record with with_stack=True, which names Python's functions")
     if trace.idle_loading_us:
@@ -134,6 +148,7 @@ def host_looks(trace: Trace) -> Verdict:
                 None,
                 "trace.waits",
             ),
+            *_places(looks),
             _idle_names(trace),
         ),
         actions=(
@@ -143,6 +158,16 @@ def host_looks(trace: Trace) -> Verdict:
         gain=gain_without(lost, span),
         severity=severity,
     )
+
+
+def _places(looks: list[WaitTotal]) -> list[Evidence]:
+    """The functions that look, where the trace has stacks, the one that waits longest first."""
+    waited: dict[str, float] = {}
+    for look in looks:
+        if look.function:
+            waited[look.function] = waited.get(look.function, 0.0) + (look.us or 0.0)
+    longest = sorted(waited.items(), key=lambda item: -item[1])[:3]
+    return [Evidence(f"asked for by {name}", round(us, 1), "us", "trace.waits") for name, us in longest]
 
 
 def _lost_by_looks(trace: Trace, looks: list[WaitTotal]) -> float:
@@ -171,14 +196,16 @@ def compiles(trace: Trace) -> Verdict:
     What to do: warm up for three steps and more; look for the reason (TORCH_LOGS="recompiles,graph_breaks"); mark sizes
     that change (torch._dynamo.mark_dynamic); leave Transformer Engine's layers and attention packages outside.
 
-    Sources: the trace itself (Dynamo's and Inductor's frames). A step of 50 regions with fewer than 8 launches each is
-    called one in pieces; a repeated block that is compiled by itself has dozens. NVIDIA/TransformerEngine#2759.
+    Sources: the trace itself (Dynamo's and Inductor's frames; functions named torch_dynamo_resume_in_..., which go on
+    after a break; a region's number, "0/5" for one that was compiled five times before). A step of 50 regions with
+    fewer than 8 launches each is called one in pieces; a repeated block that is compiled by itself has dozens. Graph
+    breaks are a note unless the GPU waits for the host. NVIDIA/TransformerEngine#2759.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
     compilations, span = observed(trace.compilations, "whether something was compiled"), span_of(trace)
     idle = trace.idle_us or 0.0
-    lost = min(trace.compilation_us or 0.0, idle)
+    lost = min(trace.compilation_us or 0.0, idle + us_of(trace, "compile"))
     look = Action("Ask torch for the reasons", 'TORCH_LOGS="recompiles,graph_breaks" python ...')
     severity = severity_of(lost, span) if compilations else None
     if severity is not None:
@@ -186,14 +213,16 @@ def compiles(trace: Trace) -> Verdict:
         return Finding(
             title=f"torch.compile compiled {times} within the recorded steps",
             evidence=(
-                took("compiling, with the GPU idle", lost, trace, "compilation_us"),
-                Evidence(f"compilations recorded: {compilations:,}", compilations, None, "trace.compilations"),
+                took("compiling, with the GPU idle or at its trials", lost, trace, "compilation_us"),
+                *([] if not trace.recompiled else [_again(trace)]),
             ),
-            actions=(Action("Warm up for three steps before recording or timing"), look),
+            actions=(_compile_less(trace), look),
             gain=gain_without(lost, span),
             severity=severity,
         )
     launching, regions = launching_us(trace) or 0.0, trace.compiled_regions or 0
+    if trace.graph_breaks and (severity := severity_of(launching, span, LEAST, IDLE_MUCH_WITH_STACKS)) is not None:
+        return _breaks(trace, trace.graph_breaks, severity, look)
     if regions < PIECES_A_STEP or not trace.launches or launching < IDLE_MUCH * span:
         return None
     if trace.launches >= LAUNCHES_A_PIECE * regions:
@@ -211,6 +240,34 @@ def compiles(trace: Trace) -> Verdict:
         ),
         actions=(look,),
         gain=gain_without(launching, span),
+    )
+
+
+def _again(trace: Trace) -> Evidence:
+    return Evidence(f"a region had been compiled {trace.recompiled} times before", trace.recompiled, None)
+
+
+def _compile_less(trace: Trace) -> Action:
+    if not trace.recompiled:
+        return Action("Warm up for three steps before recording or timing")
+    return Action(
+        "Let the code serve all sizes: mark those that change, or pad to a few",
+        "torch._dynamo.mark_dynamic(x, 1)  # or torch.compile(model, dynamic=True)",
+    )
+
+
+def _breaks(trace: Trace, breaks: dict[str, int], severity: Severity, look: Action) -> Finding:
+    each, count = per_step(trace, sum(breaks.values())), sum(breaks.values())
+    often = f"{each:,.0f} times a step" if each else f"{count:,} times"
+    return Finding(
+        title=f"Compiled code breaks into pieces {often}, and the GPU waits for the host "
+        f"{part(launching_us(trace) or 0.0, span_of(trace))} of the time",
+        evidence=(
+            *(Evidence(f"goes on at {at}: {n:,} times", n, None, "trace.graph_breaks") for at, n in breaks.items()),
+            _idle_names(trace),
+        ),
+        actions=(look,),
+        severity=severity,
     )
 
 
@@ -256,22 +313,11 @@ def launch_bound(trace: Trace) -> Verdict:
         title=f"The GPU waits for the host to launch work {part(lost, span)} of the time",
         evidence=tuple(evidence),
         actions=(
-            _as_graph(trace),
+            as_graph(trace),
             Action("Give each step more work: a larger batch, packed sequences"),
         ),
         gain=gain_without(lost, span),
         severity=severity,
-    )
-
-
-def _as_graph(trace: Trace) -> Action:
-    if not trace.graph_launches:
-        return Action("Replay the step as a CUDA graph", 'model = torch.compile(model, mode="reduce-overhead")')
-    replayed = f"{shown(trace, trace.graph_launches):,.0f}"
-    graphs = "CUDA graph is" if replayed == "1" else "CUDA graphs are"
-    return Action(
-        f"{replayed} {graphs} replayed {a_step(trace)} already: record more in one, or shorten what the host does "
-        "around them"
     )
 
 
@@ -304,6 +350,8 @@ def copied_from_host(trace: Trace) -> Verdict:
         return None
     count = (trace.count_by_kind or {}).get("copy-from-host", 0)
     evidence = [took(f"copies from the host ({count:,})", copies, trace)]
+    pageable = chosen(trace, lambda k: k.kind == "copy-from-host" and "Pinned" not in (k.name or ""))
+    memory = "from pinned memory " if sum_us(pageable) > copies / 10 else ""
     if beside:
         evidence.append(took("beside calculations of the GPU", beside, trace, None))
     return Finding(
@@ -311,7 +359,7 @@ def copied_from_host(trace: Trace) -> Verdict:
         evidence=tuple(evidence),
         actions=(
             Action("Keep the weights on the GPU; FP8 or INT8 weights take half the memory of BF16"),
-            Action("Copy from pinned memory beside the computation (a stream of its own, non_blocking=True)"),
+            Action(f"Copy {memory}beside the computation (a stream of its own, non_blocking=True)"),
         ),
         gain=gain_without(lost, span),
         severity=severity,

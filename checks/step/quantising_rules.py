@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from math import gcd
 
-from fp8doctor.checks.step.products import FEW_ROWS, total_us
+from fp8doctor.checks.step.advice import as_graph
+from fp8doctor.checks.step.products import FEW_ROWS, size_of, total_us
 from fp8doctor.checks.step.sums import (
     FP8,
     LEAST,
@@ -26,6 +27,7 @@ from fp8doctor.checks.step.sums import (
     took,
     unmarked,
     unreadable,
+    unsized,
     us_of,
 )
 from fp8doctor.model import Action, Evidence, Finding, NotApplicable, Severity, Unknown, Verdict
@@ -42,13 +44,20 @@ _TE = re.compile(r"transformer_engine|cast_transpose")
 # TransformerLayer that casts its weights every time has 0.75, and 1.25 forward.
 KEPT, KEPT_FORWARD = 2 / 3, 1.2
 WEIGHT_ONCE, MARGIN = 1 / 3, 0.03
+_TE_FORWARD = ("_Linear",)
 # What goes backward in Transformer Engine, once for each layer and pass.
 _TE_BACKWARD = ("_LinearBackward", "_LayerNormLinearBackward", "_LayerNormMLPBackward", "_GroupedLinearBackward")
-# Of those of a training step, the weights' are a third.
+# Of those of a training step the weights' are a third, if weights, inputs and gradients are of a size.
 WEIGHTS_PART = 1 / 3
 
 
-@rule("STP008", "not-compiled", Severity.WARNING, scope="usage", explains=("quantize-overhead", "cpu-launch-bound"))
+@rule(
+    "STP008",
+    "not-compiled",
+    Severity.WARNING,
+    scope="usage",
+    explains=("quantize-overhead", "cpu-launch-bound", "host-stall"),
+)
 def not_compiled(trace: Trace) -> Verdict:
     """FP8 products ran, and their operands were scaled and cast by one kernel after another.
 
@@ -73,6 +82,8 @@ def not_compiled(trace: Trace) -> Verdict:
     severity = severity_of(lost, span)
     if severity is None:
         return None
+    # With these kernels their part of the launches goes, too.
+    launches = (launching_us(trace) or 0.0) * min(1.0, sum_count(eager) / (trace.launches or float("inf")))
     products, beside = us_of(trace, *FP8), bool(trace.inductor_kernels)
     return Finding(
         title=f"Eager quantising takes {part(lost, span)} of the time: {lost / products:.1f}x the FP8 products'"
@@ -87,7 +98,7 @@ def not_compiled(trace: Trace) -> Verdict:
             if not beside
             else Action("Find what keeps these layers out", 'TORCH_LOGS="graph_breaks" python ...'),
         ),
-        gain=gain_without(lost, span),
+        gain=gain_without(lost + launches, span),
         severity=severity,
     )
 
@@ -150,7 +161,8 @@ def requantised(trace: Trace) -> Verdict:
     Sources: the trace itself: as many casts as products mean that inputs, gradients and weights were all cast; without
     the weights there are two for three, and fewer where a norm writes FP8. How often a step goes backward is told by
     how often autograd makes the first gradient (aten::ones_like), as far as it divides the backward calls of
-    Transformer Engine's layers: models call that operator, too. Transformer Engine's performance_considerations.rst;
+    Transformer Engine's layers: models call that operator, too. The weights' part of the casts is by the sizes of its
+    plain layers, a third without them. Transformer Engine's performance_considerations.rst;
     NVIDIA/TransformerEngine#44.
     """
     if (missing := unreadable(trace)) is not None:
@@ -170,7 +182,7 @@ def requantised(trace: Trace) -> Verdict:
     if training and (passes < 2 or ratio < KEPT + WEIGHT_ONCE / passes + MARGIN):
         return None
     casting = us_of(trace, *QUANTISING)
-    lost = casting * WEIGHTS_PART * (1 - 1 / passes) if training else casting / 2
+    lost = casting * _weights_part(trace, training=training) * (1 - 1 / passes if training else 1)
     severity, span = severity_of(lost, span_of(trace), least=LEAST / 2, much=MUCH / 2), span_of(trace)
     if severity is None:
         return None
@@ -183,7 +195,7 @@ def requantised(trace: Trace) -> Verdict:
                 f"{sum_count(casts):,} casts for {products:,} FP8 products", round(ratio, 2), None, "trace.kernels"
             ),
             took("scales and casts", casting, trace),
-            took("of it the weights', about", lost, trace),
+            took("of it casting weights again, about", lost, trace, None),
         ),
         actions=(
             Action("Keep the FP8 weights between micro-batches" if training else "Keep the weights in FP8", code),
@@ -191,6 +203,19 @@ def requantised(trace: Trace) -> Verdict:
         gain=gain_without(lost, span),
         severity=severity,
     )
+
+
+def _weights_part(trace: Trace, *, training: bool) -> float:
+    """The weights' part of what is cast, by the sizes of the forward's layers: K x N beside M x K and M x N."""
+    weights = others = 0
+    for product in trace.products or ():
+        if product.operator in _TE_FORWARD and (size := size_of(product)) is not None:
+            m, k, n = size
+            weights += k * n * (product.count or 0)
+            others += m * (k + n if training else k) * (product.count or 0)
+    if not weights:
+        return WEIGHTS_PART if training else 1 / 2
+    return weights / (weights + others)
 
 
 def _backwards(trace: Trace) -> int:
@@ -219,9 +244,9 @@ def small_shapes(trace: Trace) -> Verdict:
     FP8 pays only with fused casts inside a CUDA graph, and for large layers.
 
     Sources: the trace itself. Few rows are 128 and fewer: on an H200, 1,400 TFLOP/s over 4.3 TB/s is 325 FLOP for each
-    byte, and M rows do 2 M for each byte of an FP8 weight. Where sizes were not recorded (Transformer Engine's products
-    have none), products of 20 us and less on average are small: an eager FP8 layer takes the host 0.1 ms and more, on
-    an H200 too (benchmarks/RESULTS.md). An FP8 product saves at most its own time.
+    byte, and M rows do 2 M for each byte of an FP8 weight. Whatever their sizes, products of 20 us and less on average
+    are small: an eager FP8 layer takes the host 0.1 ms and more, on an H200 too (benchmarks/RESULTS.md). An FP8 product
+    saves at most its own time. What BF16 gives is not said: it has launches of its own.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
@@ -230,10 +255,11 @@ def small_shapes(trace: Trace) -> Verdict:
         return NotApplicable("no product ran in FP8")
     sized = [p for p in trace.products or () if p.kind in FP8 and p.m is not None]
     few = [p for p in sized if (p.m or 0) <= FEW_ROWS]
-    if sized and 2 * total_us(few) < total_us(sized):
-        return None
-    if not sized and products > SHORT_US * count:
-        return Unknown("the sizes of the FP8 products were not recorded: record_shapes=True")
+    if products > SHORT_US * count:
+        if not sized:
+            return Unknown(unsized(trace, "the FP8 products"))
+        if 2 * total_us(few) < total_us(sized):
+            return None
     casting, span = quantising_us(trace), span_of(trace)
     lost = casting + (launching_us(trace) or 0.0)
     severity = severity_of(lost, span)
@@ -249,10 +275,7 @@ def small_shapes(trace: Trace) -> Verdict:
         ),
         actions=(
             Action("Use BF16 for products this small, or batch more tokens"),
-            Action(
-                "Where it must be FP8: compile, and replay a CUDA graph", 'torch.compile(model, mode="reduce-overhead")'
-            ),
+            as_graph(trace, "Where it must be FP8: "),
         ),
-        gain=gain_without(lost, span),
         severity=severity,
     )

@@ -17,7 +17,7 @@ QUANTISING = ("quantize", "amax", "scale-layout")
 # time of its own. From a tenth on it is a warning.
 LEAST, MUCH = 0.05, 0.10
 # What gains in these rules are over: a slug, and its words.
-RECORDED, RECORDED_LABEL = "recorded-step", "the recorded step, at most"
+RECORDED, RECORDED_LABEL = "recorded-step", "the recorded step"
 HOW_TO_RECORD = (
     "with torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], record_shapes=True, "
     "with_stack=True, schedule=torch.profiler.schedule(wait=1, warmup=3, active=3))"
@@ -31,6 +31,8 @@ _EAGER_NAMES = re.compile(r"abs_kernel|AbsFunctor|MaxNanFunctor|clamp_scalar|flo
 def unreadable(trace: Trace) -> Unknown | None:
     """Why nothing can be said of the GPU's time, if so."""
     if trace.accelerator == "cpu" or not trace.span_us or not trace.busy_us:
+        if trace.cut:
+            return Unknown("the file breaks off before any GPU activity")
         return Unknown(f"the trace holds no GPU activity; record it {HOW_TO_RECORD}")
     return None
 
@@ -136,7 +138,7 @@ def severity_of(lost: float, whole: float, least: float = LEAST, much: float = M
 
 
 def gain_without(lost: float, span: float) -> Gain:
-    """The most that removing a loss can give: span / (span - lost); nothing above 20x is promised."""
+    """What removing a loss gives, all else the same: span / (span - lost); nothing above 20x is promised."""
     left = max(span - lost, span / 20)
     return Gain(round(span / left, 2), RECORDED, "estimated", RECORDED_LABEL)
 
@@ -166,6 +168,13 @@ def a_step(trace: Trace) -> str:
 def shown(trace: Trace, count: float) -> float:
     """A count or a time for one step, or of the whole recording: see `a_step`."""
     return count / (trace.steps or 1)
+
+
+def unsized(trace: Trace, what: str) -> str:
+    """Why the sizes of products are not known."""
+    if not trace.has_shapes:
+        return f"the sizes of {what} were not recorded: record_shapes=True"
+    return f"the sizes of {what} are not in the trace: those in a CUDA graph and in fused layers have none"
 
 
 def unmarked(what: str) -> Unknown:

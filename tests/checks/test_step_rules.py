@@ -231,7 +231,7 @@ def test_a_head_narrow_layers_and_gradients_of_weights_are_rightly_no_fp8() -> N
 
 
 def test_without_sizes_the_layers_that_stayed_are_not_known() -> None:
-    half = replace(steps.half_converted(), products=None)
+    half = replace(steps.half_converted(), products=None, has_shapes=False)
     verdict = coverage_rules.partly_covered(half)
     assert isinstance(verdict, Unknown)
     assert "record_shapes" in verdict.reason

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fp8doctor.reading.trace.host import Host
-from fp8doctor.reading.trace.intervals import Stretches, overlap_us, union, without
+from fp8doctor.reading.trace.intervals import Stretches
 from fp8doctor.reading.trace.names import OTHER
-from fp8doctor.reading.trace.recording import FROM_HOST, TO_HOST, Recording
+from fp8doctor.reading.trace.recording import CALL, FROM_HOST, TO_HOST, Recording
 
 # (category, name, context, kind that its neighbours tell or "").
 Key = tuple[int, int, int, str]
@@ -17,10 +17,12 @@ Key = tuple[int, int, int, str]
 # may stand before it on the same stream, the nearest first: a missing one ends the row.
 # Source: `Float8Tensor.from_hp` of torchao 0.17, recorded: to float32, divided by the scale, clamped, cast.
 _ROWS = {"cast": ("quantize", ("clamp", "scale", "copy")), "amax": ("amax", ("abs",))}
+# Of dequantising only the first is: from FP8 to float32, then scaled, then cast to 16 bits, these in order behind it.
+# Source: `_dequantize_affine_float8` of torchao 0.17, recorded.
+_BEHIND = ("scale", "copy")
+# Between the two products of an attention by hand: masks, scaling and a softmax in so many kernels at most.
+MOST_BETWEEN = 16
 MAX_KEYS = 1_000_000
-# Eager Python takes some tens of microseconds from one operator to the next, more under a profiler; who sleeps, reads a
-# file or prints takes longer. A choice, not a measurement.
-SHORTLY_US = 100.0
 # A GPU activity further than a day from the others has a wrong time.
 _DAY_US = 86_400e6
 
@@ -40,6 +42,28 @@ class Device:
     # Copies from the host, and whatever is neither a copy between GPU and host nor communication.
     copies: Stretches = field(default_factory=Stretches)
     computing: Stretches = field(default_factory=Stretches)
+    # What was launched before the recording began, and is left out.
+    before: int = 0
+    before_us: float = 0.0
+    # What stood between two batched products with a softmax among it, that softmax left out.
+    between_products_us: float = 0.0
+    # When the last step ended, if the host was still in it after the last activity.
+    end: float | None = None
+
+    @property
+    def gaps(self) -> Stretches:
+        """When nothing ran, up to the end of the last step."""
+        gaps = self.busy.gaps()
+        if self.end is not None and len(self.busy.ends):
+            gaps.add(self.busy.ends[-1], self.end)
+        return gaps
+
+    @property
+    def span_us(self) -> float:
+        """From the first activity to the end of the last, or of the last step."""
+        if not len(self.busy.starts):
+            return 0.0
+        return max(self.busy.ends[-1], self.end or self.busy.ends[-1]) - self.busy.starts[0]
 
 
 def busiest(recording: Recording) -> int:
@@ -57,7 +81,8 @@ def follow(recording: Recording, host: Host, number: int, part: Callable[[Key], 
         recording: what was read.
         host: what stands above each launch.
         number: the device's.
-        part: what an activity is a part of: "communication", or a part of `_ROWS`; None for all else.
+        part: what an activity is a part of: "communication", a part of `_ROWS`, "dequantize", "batched" (a product) or
+            "softmax"; None for all else.
     """
     kept = recording.activities
     device = Device(number)
@@ -67,12 +92,19 @@ def follow(recording: Recording, host: Host, number: int, part: Callable[[Key], 
     mine = [at for at, found in enumerate(kept.device) if found == number]
     low, high = _sane(array("d", [kept.start[at] for at in mine]))
     names, dur, start = kept.name, kept.dur, kept.start
-    before: dict[int, list[tuple[Key, float]]] = {}
+    streams: dict[int, _Stream] = {}
     if low > -float("inf"):
         mine = [at for at in mine if low <= start[at] <= high]
     mine.sort(key=start.__getitem__)
+    first = first_calls(recording)
+    if all(_earlier(kept.correlation[at], first) for at in mine):
+        first = {}  # then these calls are not those that launched it
     for at in mine:
         correlation = kept.correlation[at]
+        if _earlier(correlation, first):
+            device.before += 1
+            device.before_us += dur[at]
+            continue
         if correlation and correlation in graphs:
             context = 0
         else:
@@ -98,16 +130,77 @@ def follow(recording: Recording, host: Host, number: int, part: Callable[[Key], 
             device.copies.add(begin, end)
         elif kept.category[at] != TO_HOST:
             device.computing.add(begin, end)
-        last = before.get(kept.stream[at])
-        if last is None:
-            last = before[kept.stream[at]] = []
+        stream = streams.get(kept.stream[at])
+        if stream is None:
+            stream = streams[kept.stream[at]] = _Stream()
+        last = stream.last
         if found in _ROWS:
             _relabel(totals, parts, last, *_ROWS[found])
+        device.between_products_us += stream.between(found, dur[at])
+        if stream.behind(found):
+            _move(totals, key, "dequantize", dur[at])
         last.append((key, dur[at]))
         del last[:-3]
-    device.streams = len({kept.stream[at] for at in mine})
-    device.activities = len(mine)
+    device.streams = len(streams)
+    device.activities = len(mine) - device.before
+    ended = max((end for _, end in recording.steps.values()), default=0.0)
+    device.end = ended if len(device.busy.ends) and ended > device.busy.ends[-1] else None
     return device
+
+
+@dataclass
+class _Stream:
+    """What stood just before on one stream."""
+
+    last: list[tuple[Key, float]] = field(default_factory=list)
+    # Of a row behind a cast from FP8: what may come next.
+    _awaited: int = len(_BEHIND)
+    # Since the last batched product: kernels, their time, whether a softmax was among them; -1: there was no product.
+    _kernels: int = -1
+    _us: float = 0.0
+    _softmax: bool = False
+
+    def behind(self, found: str | None) -> bool:
+        """Whether an activity goes on with a row of dequantising."""
+        if found == "dequantize":
+            self._awaited = 0
+            return False
+        if self._awaited < len(_BEHIND) and found == _BEHIND[self._awaited]:
+            self._awaited += 1
+            return True
+        self._awaited = len(_BEHIND)
+        return False
+
+    def between(self, found: str | None, us: float) -> float:
+        """At a batched product the time since the one before it, if those two are an attention's; else 0."""
+        if found == "batched":
+            paired = self._softmax and 0 <= self._kernels <= MOST_BETWEEN
+            since = self._us if paired else 0.0
+            self._kernels, self._us, self._softmax = (-1 if paired else 0), 0.0, False
+            return since
+        if self._kernels >= 0:
+            self._kernels += 1
+            if found == "softmax":
+                self._softmax = True
+            else:
+                self._us += us
+        return 0.0
+
+
+def _earlier(correlation: int, first: dict[int, int]) -> bool:
+    return 0 < correlation < first.get(correlation >> 40, 0)
+
+
+def first_calls(recording: Recording) -> dict[int, int]:
+    """The first call that was recorded of each process: what has a lower number was launched before the recording.
+
+    CUPTI numbers the calls of a process in their order. Without recorded calls nothing is known.
+    """
+    first: dict[int, int] = {}
+    for sort, link in zip(recording.host.what, recording.host.link, strict=True):
+        if sort == CALL and link > 0 and link < first.get(link >> 40, 1 << 62):
+            first[link >> 40] = link
+    return first
 
 
 def _relabel(
@@ -121,11 +214,16 @@ def _relabel(
     for wanted, (key, dur) in zip(row, reversed(last), strict=False):
         if parts[key] != wanted:
             return
-        totals[key][0] -= 1
-        totals[key][1] -= dur
-        total = totals.setdefault((*key[:3], kind), [0, 0.0])
-        total[0] += 1
-        total[1] += dur
+        _move(totals, key, kind, dur)
+
+
+def _move(totals: dict[Key, list[float]], key: Key, kind: str, dur: float) -> None:
+    """Count one activity as of the kind that its neighbours tell."""
+    totals[key][0] -= 1
+    totals[key][1] -= dur
+    total = totals.setdefault((*key[:3], kind), [0, 0.0])
+    total[0] += 1
+    total[1] += dur
 
 
 def _sane(starts: Sequence[float]) -> tuple[float, float]:
@@ -134,41 +232,3 @@ def _sane(starts: Sequence[float]) -> tuple[float, float]:
         return -float("inf"), float("inf")
     middle = sorted(starts)[len(starts) // 2]
     return middle - _DAY_US / 2, middle + _DAY_US / 2
-
-
-@dataclass(frozen=True)
-class Idle:
-    """What the host did while the device had nothing to do. Microseconds."""
-
-    gaps: Stretches
-    launching_us: float
-    waiting_us: float
-    elsewhere_us: float
-    # Of the last, in a data loader, and between two operators that follow shortly upon one another.
-    loading_us: float
-    between_us: float
-
-
-def idle(device: Device, host: Host) -> Idle | None:
-    """Where the idle time went; None if the trace has no host events.
-
-    Those threads count that launched something. While one of them works, what another waits for is that one's work.
-    """
-    gaps = device.busy.gaps()
-    threads = [thread for thread in host.threads.values() if thread.launches]
-    threads = threads or sorted(host.threads.values(), key=lambda thread: len(thread.busy.starts))[-1:]
-    if not threads:
-        return None
-    loading = union(thread.loading for thread in threads)
-    launching = union(without(without(thread.busy, thread.waits), thread.loading) for thread in threads)
-    waiting = union(without(thread.waits, thread.loading) for thread in threads)
-    in_launching = overlap_us(gaps, launching)
-    in_either = overlap_us(gaps, union((launching, waiting)))
-    elsewhere = max(0.0, gaps.total_us - in_either)
-    in_loading = overlap_us(without(gaps, launching), loading)
-    # Python that leads from one operator to the next.
-    known = union((launching, waiting, loading))
-    leading = union(without(thread.busy.closed(SHORTLY_US), known) for thread in threads)
-    in_loading = min(elsewhere, in_loading)
-    between = min(elsewhere - in_loading, overlap_us(gaps, leading))
-    return Idle(gaps, in_launching, max(0.0, in_either - in_launching), elsewhere, in_loading, between)

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from fp8doctor.reading.trace import operators
 from fp8doctor.reading.trace.intervals import Stretches
 from fp8doctor.reading.trace.kinds import is_enclosing
-from fp8doctor.reading.trace.recording import CALL, MODULE, HostEvents, Recording
+from fp8doctor.reading.trace.recording import CALL, FRAME, MODULE, HostEvents, Recording
 
 # (innermost operator, innermost that tells, enclosing one that tells, shape, module): numbers of names, 0 for none.
 Context = tuple[int, int, int, int, int]
 NOWHERE: Context = (0, 0, 0, 0, 0)
 MAX_CONTEXTS = 1_000_000
 MAX_WAITS = 1_000_000
+# Of each thread.
+MAX_FRAMES = 1_000_000
 # Beyond this many numbers for one that is used, a table of all numbers is larger than a dictionary.
 _SPARSE = 8
 
@@ -56,6 +58,10 @@ class Thread:
     waits: Stretches = field(default_factory=Stretches)
     # While it stood in a data loader, whatever that did.
     loading: Stretches = field(default_factory=Stretches)
+    # While it was in a module's forward; only of traces with stacks.
+    modules: Stretches = field(default_factory=Stretches)
+    # Python functions that took long: (start, end, number of the name), by their start.
+    frames: list[tuple[float, float, int]] = field(default_factory=list)
     launches: int = 0
 
 
@@ -71,12 +77,16 @@ class Host:
     threads: dict[int, Thread] = field(default_factory=dict)
     # Number of the operator's name -> [how often, its own microseconds].
     operators: dict[int, list[float]] = field(default_factory=dict)
-    # (call, start, end, operator above, thread), thread by thread in order.
-    waits: list[tuple[int, float, float, int, int]] = field(default_factory=list)
+    # (call, start, end, operator above, function above, thread), thread by thread in order.
+    waits: list[tuple[int, float, float, int, int, int]] = field(default_factory=list)
     calls: int = 0
     launches: int = 0
     graph_launches: int = 0
     regions: list[int] = field(default_factory=lambda: [0, 0, 0])
+    # The most often that a region of torch.compile had been compiled before it was entered.
+    recompiled: int = 0
+    # Number of the frame in which a compiled graph goes on after a break -> how often.
+    graph_breaks: dict[int, int] = field(default_factory=dict)
     compilations: int = 0
     compilation_us: float = 0.0
 
@@ -92,8 +102,11 @@ class _Meaning:
     scope: bool = False
     loading: bool = False
     compiling: bool = False
+    trying: bool = False
     region: int | None = None
+    attempt: int = 0
     module: bool = False
+    graph_break: bool = False
 
 
 def follow(recording: Recording, role: Callable[[str], str | None], copied_by: Callable[[int, float], bool]) -> Host:
@@ -161,8 +174,12 @@ class _Walker:
         contexts = [0]
         open_totals: list[list[float] | None] = []
         compiling = 0  # how many open events there were when the outermost that compiles began
+        self.frames: list[tuple[float, int]] = []
         for at in order:
             start, end, name, sort = starts[at], ends[at], names[at], what[at]
+            if sort == FRAME:
+                self._frame(thread, start, end, name)
+                continue
             while open_ends and open_ends[-1] <= start:
                 open_ends.pop()
                 contexts.pop()
@@ -196,10 +213,15 @@ class _Walker:
                 total[1] += end - start
                 if meaning.region is not None:
                     host.regions[meaning.region] += 1
+                    host.recompiled = max(host.recompiled, meaning.attempt)
                 if meaning.compiling and not compiling:
                     compiling = len(open_ends) + 1
-                    host.compilations += 1
+                    host.compilations += not meaning.trying
                     host.compilation_us += end - start
+            elif meaning.module:
+                thread.modules.add(start, end)
+            elif meaning.graph_break:
+                host.graph_breaks[name] = host.graph_breaks.get(name, 0) + 1
             key = (context, name, shapes[at])
             inner = self.below.get(key)
             if inner is None:
@@ -210,6 +232,20 @@ class _Walker:
             contexts.append(inner)
             open_totals.append(total)
         return thread
+
+    def _frame(self, thread: Thread, start: float, end: float, name: int) -> None:
+        frames = self.frames
+        while frames and frames[-1][0] <= start:
+            frames.pop()
+        frames.append((end, name))
+        if len(thread.frames) < MAX_FRAMES:
+            thread.frames.append((start, end, name))
+
+    def _function(self, start: float) -> int:
+        """The innermost function of somebody's own that is open; 0 if none is known."""
+        texts = self.recording.names.texts
+        open_ = (name for end, name in reversed(self.frames) if end > start)
+        return next((name for name in open_ if operators.is_own_function(texts[name])), 0)
 
     def _call(self, thread: Thread, call: str, at: int, context: int) -> None:
         events, host = self.recording.host, self.host
@@ -227,7 +263,7 @@ class _Walker:
             if len(host.waits) < MAX_WAITS:
                 direct, telling, enclosing, _, _ = host.contexts[context]
                 above = direct or telling or enclosing
-                host.waits.append((events.name[at], start, end, above, events.thread[at]))
+                host.waits.append((events.name[at], start, end, above, self._function(start), events.thread[at]))
 
     def _meaning(self, name: int, sort: int) -> _Meaning:
         text = self.recording.names.texts[name]
@@ -235,6 +271,8 @@ class _Walker:
             return _Meaning(call=operators.call_kind(text))
         if sort == MODULE and operators.module_of(text) is not None:
             return _Meaning(module=True)
+        if sort == MODULE and operators.graph_break_at(text) is not None:
+            return _Meaning(graph_break=True)
         found = self.role(text)
         return _Meaning(
             role=found,
@@ -243,7 +281,9 @@ class _Walker:
             scope=operators.is_annotation(text),
             loading=operators.is_loading(text),
             compiling=operators.is_compiling(text),
+            trying=operators.is_trying(text),
             region=operators.region_level(text),
+            attempt=operators.region_attempt(text),
         )
 
     def _enter(self, key: tuple[int, int, int], meaning: _Meaning) -> int:
@@ -255,8 +295,9 @@ class _Walker:
             direct = name if not meaning.scope else direct
             if meaning.role is not None:
                 telling = name
-                known_shape = shape
                 enclosing = self._enclosing(enclosing, name, meaning)
+            if meaning.role is not None or shape:
+                known_shape = shape
         inner = (direct, telling, enclosing, known_shape, module)
         number = self.numbers.get(inner)
         if number is None:
@@ -272,8 +313,8 @@ class _Walker:
     def _enclosing(self, around: int, name: int, meaning: _Meaning) -> int:
         if not meaning.enclosing:
             return around
-        # Attention is what it is, whatever it is made of.
-        return around if around and self.role(self.recording.names.texts[around]) == "attention" else name
+        outer = self.role(self.recording.names.texts[around]) if around else None
+        return around if outer in operators.OUTERMOST else name
 
 
 def _innermost(totals: list[list[float] | None]) -> list[float] | None:

@@ -6,7 +6,7 @@ A stretch is (start, end). What a function here returns is in order and does not
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class Stretches:
@@ -40,6 +40,21 @@ class Stretches:
             else:
                 filled.add(start, end)
         return filled
+
+    def shorter(self, than_us: float) -> Stretches:
+        """Those that last less."""
+        return self._those(lambda us: us < than_us)
+
+    def longer(self, than_us: float) -> Stretches:
+        """Those that last at least so long."""
+        return self._those(lambda us: us >= than_us)
+
+    def _those(self, wanted: Callable[[float], bool]) -> Stretches:
+        kept = Stretches()
+        for start, end in zip(self.starts, self.ends, strict=True):
+            if wanted(end - start):
+                kept.add(start, end)
+        return kept
 
     def gaps(self) -> Stretches:
         """What lies between them."""

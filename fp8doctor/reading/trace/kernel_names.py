@@ -12,6 +12,8 @@ _COMMUNICATION = re.compile(
 )
 # PyTorch's own work on single elements, whatever operator it is done for.
 _GENERIC = re.compile(r"at::native::.*(elementwise|reduce_kernel|CatArray|multi_tensor_apply)|^triton_(poi|red|per)_")
+# cuBLASLt's, beside the product's own kernel ("nvjet_..._splitK_TNT", "cublasLt::splitKreduce_kernel").
+_SPLIT = re.compile(r"(?i)split_?K_?reduce")
 _INDUCTOR = re.compile(r"^triton_(poi|red|per|tem|for|unk)_(fused_)?(.*?)(_\d+)*$")
 # The first hit wins.
 _KINDS = tuple(
@@ -59,9 +61,10 @@ _KINDS = tuple(
 )
 # What Inductor names when all that a kernel does is to scale and cast.
 _SCALING = re.compile(
-    r"_to_copy|convert_element_type|_?unsafe_view|abs|a?max(imum)?|aminmax|clamp(_min|_max)?|div|mul|reciprocal|view|reshape"
+    r"_scaled_mm|_to_copy|convert_element_type|_?unsafe_view|abs|a?max(imum)?|aminmax|clamp(_min|_max)?|div|mul|reciprocal|view|reshape"
     r"|transpose|permute|clone|log2|exp2|floor|ceil|pow|eq|where|full|unsqueeze|squeeze|expand|slice|copy|t|_|\d"
 )
+_NORMS = re.compile(r"_?fused_(rms|layer)_norm(_backward)?")
 _NORMALISING = re.compile(r"layer_norm|rms_norm|group_norm|batch_norm|(?=.*mean)(?=.*rsqrt)")
 
 
@@ -73,6 +76,11 @@ def is_communication(name: str) -> bool:
 def is_generic(name: str) -> bool:
     """Whether a kernel works element by element, so that the operator above it need not be what its name says."""
     return _GENERIC.search(name) is not None
+
+
+def is_reduction_of_product(name: str) -> bool:
+    """Whether a kernel adds up the parts of a product that was split along K."""
+    return _SPLIT.search(name) is not None
 
 
 def is_inductor(name: str) -> bool:
@@ -95,6 +103,8 @@ def _kind_of_fusion(heuristic: str, fused: str) -> str:
     """
     if heuristic == "for" or "foreach" in fused or "adam" in fused:
         return "optimizer"
+    # In a pointwise kernel a norm is at most its last multiplication: what casts to FP8 there casts.
+    fused = _NORMS.sub("", fused) if heuristic == "poi" else fused
     scales = (
         "amax" in fused or "abs" in fused or ("clamp" in fused and ("_to_copy" in fused or "convert_element" in fused))
     )

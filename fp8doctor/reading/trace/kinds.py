@@ -88,6 +88,8 @@ class Kinds:
         named = self._named(name)
         telling, enclosing = self.role(above.telling), self.role(above.enclosing)
         generic = kernel_names.is_generic(name)
+        if enclosing == "compile":
+            return "compile", "operator"
         if enclosing == "attention":
             return (named, "name") if named in _BESIDE_ATTENTION else ("attention", "operator")
         if telling is not None and telling.endswith("gemm") and not generic:

@@ -17,10 +17,11 @@ from msgspec.json import Decoder
 
 from fp8doctor.reading.trace import cutting, meta
 from fp8doctor.reading.trace.opening import MAX_UNPACKED_BYTES, Source
-from fp8doctor.reading.trace.operators import CAST, is_kept_annotation, is_kept_frame, is_product, is_step
+from fp8doctor.reading.trace.operators import CAST, has_sizes, is_kept_annotation, is_kept_frame, is_step
 from fp8doctor.reading.trace.recording import (
     CALL,
     FILL,
+    FRAME,
     FROM_HOST,
     KERNEL,
     MODULE,
@@ -28,6 +29,7 @@ from fp8doctor.reading.trace.recording import (
     OPERATOR,
     TO_HOST,
     Recording,
+    keep_step,
     numbered,
 )
 from fp8doctor.reading.trace.refusal import BROKEN_JSON, NotATraceError
@@ -38,7 +40,8 @@ MAX_EVENT_BYTES = 8 << 20
 MAX_HEAD_BYTES = 64 << 20
 MAX_TAIL_BYTES = 16 << 20
 MAX_SHAPES = 20_000
-MAX_STEPS = 100_000
+# Frames of Python that are shorter explain no pause that is worth telling.
+LONG_US = 300.0
 # Microseconds; a recording of eleven days is a wrong number. Times may count from 1970, in nanoseconds at worst.
 MAX_DUR_US = 1e12
 MAX_TIME_US = 1e19
@@ -252,6 +255,8 @@ class _Reader:
         self.recording.has_stacks = True
         kept = [event for event in events if self._is_kept_frame(event.name)]
         self._host(kept, MODULE, [0] * len(kept), [0] * len(kept))
+        kept = [event for event in events if event.dur >= LONG_US and not self._is_kept_frame(event.name)]
+        self._host(kept, FRAME, [0] * len(kept), [0] * len(kept))
 
     def _is_kept_frame(self, name: str) -> bool:
         known = self.kept_frames.get(name)
@@ -265,9 +270,8 @@ class _Reader:
         self._host(events, CALL, [event.args.correlation for event in events], [0] * len(events))
 
     def _step(self, event: _Event) -> None:
-        steps = self.recording.steps
-        if is_step(event.name) and len(steps) < MAX_STEPS:
-            steps[event.name] = max(steps.get(event.name, 0.0), event.dur)
+        if is_step(event.name):
+            keep_step(self.recording.steps, event.name, event.ts, event.ts + event.dur)
 
     def _shape(self, event: _Event) -> int:
         args = event.args
@@ -276,7 +280,7 @@ class _Reader:
             return 0
         self.recording.has_shapes = True
         shapes = self.recording.shapes
-        if is_product(event.name):
+        if has_sizes(event.name):
             key = (event.name, dims, bytes(args.types))
         elif event.name == CAST and _EIGHT_BITS.search(types := bytes(args.types)):
             key = (CAST, b"", types)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fp8doctor.reading.trace.operators import is_product, role
+from fp8doctor.reading.trace.operators import has_sizes, role
 from fp8doctor.reading.trace.recording import (
     CALL,
     FILL,
@@ -22,6 +22,7 @@ from fp8doctor.reading.trace.recording import (
     OPERATOR,
     TO_HOST,
     Recording,
+    keep_step,
     numbered,
 )
 from fp8doctor.reading.trace.refusal import NotATraceError
@@ -29,7 +30,6 @@ from fp8doctor.reading.trace.refusal import NotATraceError
 # The second is what sqlite3 itself raises where a broken name would stand in the message of the first.
 _BROKEN = (sqlite3.Error, UnicodeError)
 MAX_ROWS = 50_000_000
-MAX_STEPS = 100_000
 MAX_SHAPES = 20_000
 _KERNELS = "CUPTI_ACTIVITY_KIND_KERNEL"
 _CALLS = "CUPTI_ACTIVITY_KIND_RUNTIME"
@@ -192,9 +192,8 @@ class _Export:
             said = text if isinstance(text, str) else texts.get(number)
             if said is None or sort not in (_PUSH_POP, None):
                 continue
-            steps = self.recording.steps
-            if _STEP.search(said) and len(steps) < MAX_STEPS:
-                steps[said] = max(steps.get(said, 0.0), (end - start) / 1000)
+            if _STEP.search(said):
+                keep_step(self.recording.steps, said, start / 1000, end / 1000)
                 continue
             name = _SUFFIX.split(said, maxsplit=1)[0]
             if name != said or "::" in name or role(name) is not None:
@@ -212,7 +211,7 @@ class _Export:
         self.recording.has_shapes = True
         shapes = self.recording.shapes
         key = (name, found[1].encode(), b"")
-        if not is_product(name) or (key not in shapes and len(shapes) >= MAX_SHAPES):
+        if not has_sizes(name) or (key not in shapes and len(shapes) >= MAX_SHAPES):
             return 0
         return shapes.setdefault(key, len(shapes) + 1)
 

@@ -28,6 +28,10 @@ PRODUCTS = {
     "sgl_kernel::fp8_scaled_mm": (0, 1, False),
     "fbgemm::f8f8bf16_rowwise": (0, 1, True),
 }
+# Products inside an attention, not layers.
+BATCHED = {"aten::bmm", "aten::baddbmm"}
+# A cross-entropy's softmax is a logarithm's, and no attention.
+_SOFTMAX, _LOG_SOFTMAX = re.compile(r"(?i)softmax"), re.compile(r"(?i)log_?softmax")
 # An FP8 cast tells by its types; its sizes are not kept.
 CAST = "aten::copy_"
 
@@ -39,10 +43,15 @@ _FP8_PRODUCTS = {
 }
 _FP8_PRODUCTS |= {"aten::_scaled_grouped_mm", "aten::_scaled_grouped_mm_v2"}
 
+# The layers of Transformer Engine compute a product among other things: the same, of their forward's inputs
+# (`_Linear.forward(weight, inp, bias, ...)` in transformer_engine/pytorch/module/linear.py).
+LAYERS = {"_Linear": (1, 0, True)}
+
 # The first hit wins. What an operator does, if its name says so; "gemm" stands for a product of types yet to be found.
 _ROLES = tuple(
     (re.compile(pattern), role)
     for pattern, role in (
+        (r"\(dynamo_timed\)$|^(dynamo|entire_frame_compile|backend_compile|compile_fx_inner)$", "compile"),
         (
             r"^(Optimizer\.(step|zero_grad)#|aten::_fused_(adam|adamw|sgd|adagrad)_?$)|FusedAdam|multi_tensor_adam",
             "optimizer",
@@ -82,18 +91,23 @@ _ROLES = tuple(
     )
 )
 # Of a context: what stands below one of these is part of it, unless it is a product.
-ENCLOSING = ("attention", "quantize", "dequantize", "normalisation", "optimizer")
+ENCLOSING = ("compile", "attention", "quantize", "dequantize", "normalisation", "optimizer")
+# Of these an outer one is not taken over by one in it: an attention is what it is, whatever it is made of, and what a
+# compiler runs are its own trials.
+OUTERMOST = ("compile", "attention")
 
 _STEP = "ProfilerStep#"
 _ANNOTATIONS = re.compile(
     r"^(Optimizer\.|enumerate\(DataLoader\)|Torch-Compiled Region|## Call CompiledFxGraph|CompiledFunction|nccl:)"
 )
 _FRAMES = re.compile(
-    r"^nn\.Module: |: (_?quantize_\w*float8|_choose_scale_float8|hp_tensor_to_float8_dynamic|_?cast_to_fp8|to_fp8_\w+"
+    r"^nn\.Module: |: torch_dynamo_resume_in_"
+    r"|: (_?quantize_\w*float8|_choose_scale_float8|hp_tensor_to_float8_dynamic|_?cast_to_fp8|to_fp8_\w+"
     r"|to_float8|scaled_fp8_quant|_quantize_affine_float8|per_token_group_quant_fp8)$"
 )
-# One compilation is a frame of Dynamo, or a graph that is compiled outside of one (a backward).
-_COMPILING = re.compile(r"\(dynamo_timed\)$|^(dynamo|entire_frame_compile|backend_compile|compile_fx_inner)$")
+# Trying variants of a kernel at its first call is the compiler's time, and no compilation more.
+_TRYING = re.compile(r"^CachingAutotuner\b")
+_ATTEMPT = re.compile(r"^Torch-Compiled Region: \d+/(\d{1,9})")
 _REGIONS = (("Torch-Compiled Region", 0), ("## Call CompiledFxGraph", 1), ("CompiledFunction", 2))
 _VERSION = re.compile(r"(_v\d+)?(_ptsz|_ptds)?$")
 # In each of these the host stands still until the device got there; freeing memory does so, too (CUDA's C++ programming
@@ -108,8 +122,18 @@ _GRAPH_LAUNCHES = re.compile(r"^(cuda|cu|hip)GraphLaunch$")
 
 
 def is_product(name: str) -> bool:
-    """Whether the shapes of an operator are kept."""
+    """Whether an operator is a matrix product, and nothing else."""
     return name in PRODUCTS
+
+
+def is_softmax(words: str) -> bool:
+    """Whether an operator's or kernel's name is that of a softmax."""
+    return _SOFTMAX.search(words) is not None and _LOG_SOFTMAX.search(words) is None
+
+
+def has_sizes(name: str) -> bool:
+    """Whether the shapes of an operator are kept."""
+    return name in PRODUCTS or name in LAYERS
 
 
 def is_step(name: str) -> bool:
@@ -137,6 +161,11 @@ def is_loading(name: str) -> bool:
     return name.startswith("enumerate(DataLoader)")
 
 
+def is_own_function(name: str) -> bool:
+    """Whether a Python function is somebody's own: no built-in one, and none of torch."""
+    return not name.startswith(("<", "torch/")) and "/torch/" not in name
+
+
 def module_of(name: str) -> str | None:
     """The module that a Python function is ("Linear_12"), None if it is none."""
     return name.removeprefix("nn.Module: ")[:80] if name.startswith("nn.Module: ") else None
@@ -153,7 +182,24 @@ def role(name: str) -> str | None:
 
 def is_compiling(name: str) -> bool:
     """Whether an operator is a part of compiling."""
-    return _COMPILING.search(name) is not None
+    return role(name) == "compile"
+
+
+def is_trying(name: str) -> bool:
+    """Whether a part of compiling is that kernels are tried."""
+    return _TRYING.search(name) is not None
+
+
+def graph_break_at(name: str) -> str | None:
+    """The place where a compiled graph goes on after a break ("model.py(98)"), None if a frame is no such place."""
+    place, found, _ = name.partition(": torch_dynamo_resume_in_")
+    return place if found else None
+
+
+def region_attempt(name: str) -> int:
+    """How many times a region of torch.compile had been compiled before: 5 of "Torch-Compiled Region: 0/5"."""
+    found = _ATTEMPT.search(name)
+    return int(found[1]) if found else 0
 
 
 def region_level(name: str) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.json import decode
 
-from fp8doctor.reading.trace.operators import CAST, PRODUCTS
+from fp8doctor.reading.trace.operators import CAST, LAYERS, PRODUCTS
 from fp8doctor.reading.trace.refusal import BROKEN_JSON
 
 
@@ -27,11 +27,11 @@ def product(operator: str, dims: bytes, types: bytes) -> Product:
     """The product that an operator with these inputs computes.
 
     Args:
-        operator: its name, one of `PRODUCTS`.
+        operator: its name, one of `PRODUCTS` or `LAYERS`.
         dims: "Input Dims" as JSON, a list of sizes for each input.
         types: "Input type" as JSON, a name for each input.
     """
-    first, second, transposed = PRODUCTS[operator]
+    first, second, transposed = PRODUCTS[operator] if operator in PRODUCTS else LAYERS[operator]
     sizes, names = _list(dims), _list(types)
     a, b = _sizes(sizes, first), _sizes(sizes, second)
     said = tuple(str(names[at])[:80] for at in (first, second) if at < len(names))
@@ -47,7 +47,12 @@ def product(operator: str, dims: bytes, types: bytes) -> Product:
 
 
 def types_of(operator: str, types: bytes) -> str:
-    """The types of the operands, for telling a kind; of a copy those of destination and source."""
+    """The types of the operands, for telling a kind; of a copy those of destination and source.
+
+    Of a layer nothing: what it is called with is not what its product is of.
+    """
+    if operator in LAYERS:
+        return ""
     names = _list(types)
     first, second, _ = (0, 1, False) if operator == CAST else PRODUCTS[operator]
     return ",".join(str(names[at]) for at in (first, second) if at < len(names))

@@ -10,8 +10,9 @@ from fp8doctor.reading.trace.names import Names
 
 # What a GPU activity is by its category alone.
 KERNEL, FROM_HOST, TO_HOST, ON_DEVICE, FILL = range(5)
+MAX_STEPS = 100_000
 # What a host event is.
-OPERATOR, CALL, MODULE = range(3)
+OPERATOR, CALL, MODULE, FRAME = range(4)
 
 
 class Activities:
@@ -33,7 +34,7 @@ class Activities:
 
 
 class HostEvents:
-    """What ran on the host: operators, calls of the runtime or driver, modules. Times in microseconds."""
+    """What ran on the host: operators, calls of the runtime or driver, modules, long frames. Times in microseconds."""
 
     def __init__(self) -> None:
         self.start = array("d")
@@ -59,8 +60,8 @@ class Recording:
     host: HostEvents = field(default_factory=HostEvents)
     # (operator, dimensions as JSON, types as JSON) -> number, from 1.
     shapes: dict[tuple[str, bytes, bytes], int] = field(default_factory=dict)
-    # Steps that the profiler marked: name -> microseconds.
-    steps: dict[str, float] = field(default_factory=dict)
+    # Steps that the profiler marked: name -> (start, end); of a name that comes twice the longer.
+    steps: dict[str, tuple[float, float]] = field(default_factory=dict)
     devices: dict[Any, int] = field(default_factory=dict)
     streams: dict[Any, int] = field(default_factory=dict)
     threads: dict[Any, int] = field(default_factory=dict)
@@ -78,6 +79,13 @@ class Recording:
     properties: dict[Any, tuple[str, str | None]] = field(default_factory=dict)
     # What an export lacks, in words.
     missing: list[str] = field(default_factory=list)
+
+
+def keep_step(steps: dict[str, tuple[float, float]], name: str, start: float, end: float) -> None:
+    """Keep a step that the profiler marked, unless a longer one of its name is kept."""
+    known = steps.get(name)
+    if (known is None or known[1] - known[0] < end - start) and len(steps) < MAX_STEPS:
+        steps[name] = (start, end)
 
 
 def numbered(table: dict[Any, int], key: Any) -> int:

@@ -9,15 +9,17 @@ from typing import Any, TypeVar
 
 from fp8doctor.reading.trace import device as devices
 from fp8doctor.reading.trace import host as hosts
+from fp8doctor.reading.trace import idle as idling
 from fp8doctor.reading.trace import kernel_names, operators, products
 from fp8doctor.reading.trace.intervals import Overlap, without
 from fp8doctor.reading.trace.kinds import NOTHING, Above, Kinds, Told
 from fp8doctor.reading.trace.recording import FROM_HOST, KERNEL, TO_HOST, Recording
-from fp8doctor.traced import CastTotal, KernelTotal, OperatorTotal, ProductTotal, Trace, WaitTotal
+from fp8doctor.traced import CastTotal, FunctionTotal, KernelTotal, OperatorTotal, ProductTotal, Trace, WaitTotal
 
 # Of each list; what is left out of the kernels is said.
 MAX_LISTED = 200
 MAX_MODULES = 8
+MAX_FUNCTIONS = 10
 MAX_NAME = 200
 _US_DIGITS = 3
 T = TypeVar("T")
@@ -54,7 +56,7 @@ class _Adder:
         gaps = None
         if len(recording.activities):
             device = devices.follow(recording, host, devices.busiest(recording), self._part)
-            idle = devices.idle(device, host)
+            idle = idling.idle(device, host)
             gaps = idle.gaps if idle else None
             facts = self._of_device(device, idle)
             for (_, _, context, _), (_, us) in device.totals.items():
@@ -73,16 +75,35 @@ class _Adder:
             skipped_events=recording.skipped,
             missing=tuple(recording.missing) or None,
             steps=len(recording.steps) if recording.steps else None,
-            step_us=_us(median(recording.steps.values())) if recording.steps else None,
+            step_us=_us(median(end - start for start, end in recording.steps.values())) if recording.steps else None,
             operators=self._operators(device_us) if host.operators else None,
             waits=self._waits(gaps) if host.calls else None,
             launches=host.launches if host.calls else None,
             graph_launches=host.graph_launches if host.calls else None,
             compiled_regions=regions if has_host else None,
+            recompiled=host.recompiled if has_host else None,
+            graph_breaks=self._graph_breaks() if recording.has_stacks else None,
             compilations=host.compilations if has_host else None,
             compilation_us=_us(host.compilation_us) if has_host else None,
             **facts,
         )
+
+    def _graph_breaks(self) -> dict[str, int]:
+        """Where graphs go on after a break, the most frequent first."""
+        texts = self.recording.names.texts
+        found: dict[str, int] = {}
+        for name, count in self.host.graph_breaks.items():
+            place = (operators.graph_break_at(texts[name]) or "")[:MAX_NAME]
+            found[place] = found.get(place, 0) + count
+        return dict(_largest(found.items(), lambda item: item[1])[:MAX_FUNCTIONS])
+
+    def _functions(self, idle: idling.Idle) -> tuple[FunctionTotal, ...]:
+        texts = self.recording.names.texts
+        rows = [
+            FunctionTotal(texts[name][:MAX_NAME], texts[caller][:MAX_NAME] if caller else None, _us(us))
+            for (name, caller), us in idle.functions.items()
+        ]
+        return tuple(_largest(rows, lambda row: row.us or 0.0)[:MAX_FUNCTIONS])
 
     def _accelerator(self) -> str:
         recording = self.recording
@@ -95,7 +116,7 @@ class _Adder:
         amd = any("AMD" in name or "Instinct" in name for name, _ in recording.properties.values())
         return "rocm" if hip or amd else "cuda"
 
-    def _of_device(self, device: devices.Device, idle: devices.Idle | None) -> dict[str, Any]:
+    def _of_device(self, device: devices.Device, idle: idling.Idle | None) -> dict[str, Any]:
         us_by_kind: dict[str, float] = {}
         count_by_kind: dict[str, int] = {}
         kernels: dict[tuple[str, str, str | None, str | None], _Sum] = {}
@@ -117,15 +138,17 @@ class _Adder:
             if shape and self.shapes[shape][0] == operators.CAST:
                 _add(casts, self.shapes[shape][2], told, count, us)
             elif shape and told.kind.endswith("gemm"):
-                modules = _add(found, (shape, told.kind), told, count, us).modules
+                # What adds up a product that was split along K is no product more.
+                products_here = 0 if kernel_names.is_reduction_of_product(text) else count
+                modules = _add(found, (shape, told.kind), told, products_here, us).modules
                 name_of_module = operators.module_of(self.recording.names.texts[module]) if module else None
                 if name_of_module and len(modules) < MAX_MODULES:
                     modules[name_of_module] = None
         listed = _largest(kernels.items(), lambda item: item[1].us)
-        busy, gaps = device.busy, device.busy.gaps()
+        busy, gaps = device.busy, device.gaps
         exposed = without(device.communication, device.working).total_us
         copied = without(device.copies, device.computing).total_us
-        span = busy.ends[-1] - busy.starts[0] if len(busy.starts) else 0.0
+        span = device.span_us
         names, capabilities = self._properties(device)
         return {
             "device_names": names,
@@ -139,6 +162,10 @@ class _Adder:
             "idle_elsewhere_us": _us(idle.elsewhere_us) if idle else None,
             "idle_loading_us": _us(idle.loading_us) if idle else None,
             "idle_between_us": _us(idle.between_us) if idle else None,
+            "idle_functions": self._functions(idle) if idle else None,
+            "before": device.before,
+            "before_us": _us(device.before_us),
+            "between_products_us": _us(device.between_products_us),
             "us_by_kind": {kind: _us(us) for kind, us in sorted(us_by_kind.items(), key=lambda item: -item[1])},
             "count_by_kind": count_by_kind,
             "kernels": tuple(_kernel_total(key, total) for key, total in listed),
@@ -176,10 +203,15 @@ class _Adder:
         return told
 
     def _part(self, key: devices.Key) -> str | None:
-        kind = self._tell(key).kind
-        if kind in ("communication", "amax"):
+        told = self._tell(key)
+        kind = told.kind
+        if kind in ("communication", "amax", "dequantize"):
             return kind
         operator = self._above(key[2]).direct
+        if told.operator in operators.BATCHED and kind.endswith("gemm"):
+            return "batched"
+        if operators.is_softmax(f"{told.operator} {self.recording.names.texts[key[1]]}"):
+            return "softmax"
         if kind == "quantize":
             cast = operator == operators.CAST or "float8_copy" in self.recording.names.texts[key[1]]
             return "cast" if cast else None
@@ -245,11 +277,11 @@ class _Adder:
     def _waits(self, gaps: Any) -> tuple[WaitTotal, ...]:
         texts = self.recording.names.texts
         idle = Overlap(gaps) if gaps is not None else None
-        totals: dict[tuple[int, int], list[float]] = {}
+        totals: dict[tuple[int, int, int], list[float]] = {}
         # Walked backward, so that the next wait of the thread is known.
         following: dict[int, float] = {}
-        for call, start, end, operator, thread in reversed(self.host.waits):
-            total = totals.setdefault((call, operator), [0, 0.0, 0.0, 0.0])
+        for call, start, end, operator, function, thread in reversed(self.host.waits):
+            total = totals.setdefault((call, operator, function), [0, 0.0, 0.0, 0.0])
             total[0] += 1
             total[1] += end - start
             if idle:
@@ -265,8 +297,9 @@ class _Adder:
                 _us(us),
                 _us(idle_us) if idle else None,
                 _us(after_us) if idle else None,
+                texts[function][:MAX_NAME] if function else None,
             )
-            for (call, operator), (count, us, idle_us, after_us) in totals.items()
+            for (call, operator, function), (count, us, idle_us, after_us) in totals.items()
         ]
         return tuple(_largest(rows, lambda row: row.us or 0.0))
 

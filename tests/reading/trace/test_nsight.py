@@ -73,7 +73,8 @@ def test_an_export_adds_up_like_a_trace(tmp_path: Path) -> None:
     assert trace.device_names == ("NVIDIA H200",)
     assert trace.compute_capabilities == ("9.0",)
     assert trace.us_by_kind == {"bf16-gemm": 103, "fp8-gemm": 56, "copy-to-host": 2, "fill": 1}
-    assert (trace.span_us, trace.busy_us) == (301, 162)
+    # The step ends 89 us after its last activity.
+    assert (trace.span_us, trace.busy_us) == (390, 162)
     assert (trace.steps, trace.step_us, trace.launches) == (1, 400, 2)
     (wait,) = trace.waits or ()
     assert (wait.call, wait.us, wait.idle_us) == ("cudaStreamSynchronize_v3020", 140, 37)
