@@ -189,4 +189,4 @@ def candidates(linear: Linear, gpus: Gpus | None = ONE_H200) -> list[Candidate]:
 def given(needs: dict[str, Need], linear: Linear, gpus: Gpus | None, clocks: Clocks | None) -> dict[str, Facts | None]:
     """The parameters that a rule or maker asks for."""
     have: dict[str, Facts | None] = {Linear.key: linear, Gpus.key: gpus, Clocks.key: clocks}
-    return {name: have[need.key] for name, need in needs.items()}
+    return {name: have.get(need.key) for name, need in needs.items()}

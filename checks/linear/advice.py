@@ -6,14 +6,19 @@ from functools import cache
 
 from fp8doctor.checks.gpu.facts import FIRST_FP8, Gpus, capability
 from fp8doctor.checks.gpu.names import capability_of
+from fp8doctor.checks.libraries.facts import Libraries
 from fp8doctor.checks.linear.cases import cases_of, waits_for_host
 from fp8doctor.checks.linear.facts import Case, Linear
+from fp8doctor.checks.torch_build.facts import TorchBuild
+from fp8doctor.checks.torch_build.hardware import release
 from fp8doctor.model import Candidate
 from fp8doctor.registry import candidates
 
 TASK = "linear"
 # Static scales are fast and need calibration on the user's data: shown as a figure, never advised unseen.
 NOT_ADVISED = ("static",)
+# The first torch with which torchao scales row by row.
+ROWWISE = (2, 5)
 
 _IMPORT = "import torchao.quantization as q"
 _DYNAMIC = """Config = q.Float8DynamicActivationFloat8WeightConfig
@@ -119,12 +124,12 @@ def _candidate(case: Case, waits_up_to: int | None) -> Candidate:
 
 
 @candidates
-def known(gpus: Gpus, linear: Linear | None) -> list[Candidate]:
+def known(gpus: Gpus, linear: Linear | None, libraries: Libraries | None, build: TorchBuild | None) -> list[Candidate]:
     """What is known to be best for an architecture; it counts only where nothing was timed.
 
     Sources: hardware support by compute capability (Transformer Engine, pytorch/quantization.py); which scaling
     cuBLASLt does itself (PyTorch, ScaledBlas.cpp); torchao's own advice to compile
-    (docs/source/eager_tutorials/pretraining.rst).
+    (docs/source/eager_tutorials/pretraining.rst), and from which torch on it scales row by row (its README).
     """
     if not gpus.gpus or (linear is not None and any(c.device_us for c in linear.cases or ())):
         return []
@@ -132,15 +137,17 @@ def known(gpus: Gpus, linear: Linear | None) -> list[Candidate]:
     if len(kinds) != 1:
         return []
     config, when = _known_for(kinds.pop())
-    if config is None:
+    if config is None or ("rowwise" in config and (release(build.version if build else None) or ROWWISE) < ROWWISE):
         return []
+    listed = libraries is not None and libraries.version("torchao") is not None
+    install = [] if listed or not config.startswith("torchao") else ["# pip install torchao, if it is not there"]
     return [
         Candidate(
             task=TASK,
             config=config,
             label=label(config),
             format="fp8" if "fp8" in config else "bf16",
-            how=how(config),
+            how="\n".join([*install, how(config)]),
             basis="known",
             when=when,
             baseline="fp8" not in config,

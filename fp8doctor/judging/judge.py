@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from fp8doctor.judging.advice import advise
 from fp8doctor.judging.causes import order_findings
-from fp8doctor.judging.outcomes import Outcome, judge_rules, make
+from fp8doctor.judging.outcomes import Outcome, effective_severity, judge_rules, make
 from fp8doctor.judging.report import FindingRecord, OutcomeRecord, Use, VerdictRecord
 from fp8doctor.judging.verdict import decide
-from fp8doctor.model import Candidate, Caption, Exhibit, Facts, ProbeRun
+from fp8doctor.model import Candidate, Caption, Exhibit, Facts, ProbeRun, Severity
 from fp8doctor.pasted import Reading
 from fp8doctor.registry import Registry
 
@@ -51,8 +51,8 @@ def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]]) -> Judgement:
     findings = order_findings(outcomes)
     use = advise(candidates)
     verdict = decide(outcomes, findings, use, candidates, _said(runs, broken))
-    # Hearsay of what pays is no advice to a box whose software does not get there, or of which messages doubt the GPU.
-    if verdict.fp8_software is False or _in_doubt(outcomes):
+    # Hearsay of what pays is no advice to a box that is broken, or of which messages doubt the GPU.
+    if verdict.fp8_software is False or _is_broken(outcomes) or _in_doubt(outcomes):
         use = tuple(one for one in use if one.basis != "known")
     return Judgement(
         verdict=replace(verdict, headline=" ".join([*_beforehand(runs), verdict.headline])),
@@ -61,6 +61,16 @@ def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]]) -> Judgement:
         outcomes=tuple(OutcomeRecord(o.rule.id, o.name, o.reason) for o in outcomes) + tuple(broken),
         exhibits=tuple(exhibits),
         captions=captions,
+    )
+
+
+def _is_broken(outcomes: list[Outcome]) -> bool:
+    """Whether an error of the box was found; that the hardware has no FP8 is none that keeps 16 bits from running."""
+    return any(
+        effective_severity(o.rule, finding) is Severity.ERROR and (finding.scope or o.rule.scope) == "box"
+        for o in outcomes
+        for finding in o.findings
+        if o.rule.settles != "hardware"
     )
 
 

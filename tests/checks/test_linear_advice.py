@@ -10,10 +10,12 @@ import pytest
 
 import fp8doctor
 from fp8doctor.checks.gpu.facts import Gpu, Gpus
-from fp8doctor.checks.linear.advice import how, label
+from fp8doctor.checks.libraries.facts import Libraries
+from fp8doctor.checks.linear.advice import how, known, label
 from fp8doctor.checks.linear.cases import gains, waits_for_host
 from fp8doctor.checks.linear.facts import Linear
 from fp8doctor.checks.linear.variants import variants
+from fp8doctor.checks.torch_build.facts import TorchBuild
 from fp8doctor.judging.advice import advise
 from fp8doctor.judging.report import Report
 from fp8doctor.model import Candidate
@@ -175,6 +177,24 @@ def test_gpus_that_differ_or_that_nobody_saw_get_no_advice_unseen() -> None:
     unlike = Gpus(gpus=(Gpu(compute_capability="8.0"), Gpu(compute_capability="9.0")))
     for gpus in (unlike, Gpus(gpus=()), Gpus()):
         assert candidates(NO_GPU, gpus) == []
+
+
+def test_hearsay_says_to_install_torchao_where_nothing_lists_it() -> None:
+    hopper = Gpus(gpus=(Gpu(compute_capability="9.0"),))
+    (listed,) = known(hopper, None, Libraries(installed={"torchao": "0.14.1"}), None)
+    assert "pip install" not in listed.how
+    for libraries in (None, Libraries(installed={"vllm": "0.11"}), Libraries(absent=("torchao",))):
+        (unlisted,) = known(hopper, None, libraries, None)
+        assert unlisted.how == f"# pip install torchao, if it is not there\n{listed.how}"
+    (bf16,) = known(Gpus(gpus=(Gpu(compute_capability="8.0"),)), None, None, None)
+    assert "torchao" not in bf16.how
+
+
+def test_hearsay_advises_no_rows_to_a_torch_that_has_them_not() -> None:
+    hopper, ada = (Gpus(gpus=(Gpu(compute_capability=number),)) for number in ("9.0", "8.9"))
+    assert known(hopper, None, None, TorchBuild(version="2.4.1+cu124")) == []
+    assert len(known(hopper, None, None, TorchBuild(version="2.5.0+cu124"))) == 1
+    assert len(known(ada, None, None, TorchBuild(version="2.4.1+cu124"))) == 1
 
 
 # --- real boxes ------------------------------------------------------------------------------------------------------

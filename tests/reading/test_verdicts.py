@@ -135,6 +135,15 @@ def test_where_the_software_does_not_get_to_fp8_none_is_advised() -> None:
     assert report.use == ()
 
 
+def test_nothing_is_advised_for_a_box_on_which_torch_does_not_start() -> None:
+    report = api.read(texts.collect_env(torch="2.9.0+cu130", cuda="13.0", driver="535.183.01"))
+    assert "DRV" in report.findings[0].id
+    assert report.use == ()
+    assert [use.config for use in api.read(texts.collect_env(gpus=" GPU 0: NVIDIA A100-SXM4-80GB")).use] == [
+        "torch-bf16+compile"
+    ]
+
+
 def test_nothing_is_advised_for_a_gpu_that_a_message_contradicts() -> None:
     report = api.read(
         "GPU: NVIDIA GeForce RTX 4090\nTorch: 2.6.0+cu124\ntype fp8e4nv not supported in this architecture"
