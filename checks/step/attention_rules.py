@@ -61,13 +61,14 @@ def slow_attention(trace: Trace) -> Verdict:
     ):
         # By hand there are masks and copies between the two products as well.
         us = sum_us(kernels) + (trace.between_products_us or 0.0 if kernels is apart else 0.0)
+        between = " and what stands between them" if kernels is apart and trace.between_products_us else ""
         severity = severity_of(saved * us, span, LEAST, MUCH)
         if severity is None:
             continue
         return Finding(
             title=f"{said}, {part(us, span)} of the time",
             evidence=(
-                took(f"{words}, {sum_count(kernels):,} launches", us, trace, "kernels"),
+                took(f"{words}, {sum_count(kernels):,} launches{between}", us, trace, "kernels"),
                 *(Evidence(f"{k.operator or 'kernel'}: {(k.name or '')[:100]}", k.us, "us") for k in _largest(kernels)),
             ),
             actions=(

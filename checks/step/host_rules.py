@@ -148,6 +148,13 @@ def host_looks(trace: Trace) -> Verdict:
                 None,
                 "trace.waits",
             ),
+            Evidence(
+                f"in them the GPU idles for {_ms(looks, 'idle_us')} ms, and after them, until the host is as far ahead "
+                f"again, for about {_ms(looks, 'idle_after_us')} ms",
+                round(lost, 1),
+                "us",
+                "trace.waits",
+            ),
             *_places(looks),
             _idle_names(trace),
         ),
@@ -158,6 +165,10 @@ def host_looks(trace: Trace) -> Verdict:
         gain=gain_without(lost, span),
         severity=severity,
     )
+
+
+def _ms(waits: list[WaitTotal], field: str) -> str:
+    return f"{sum(getattr(wait, field) or 0.0 for wait in waits) / 1e3:,.2f}"
 
 
 def _places(looks: list[WaitTotal]) -> list[Evidence]:

@@ -31,8 +31,8 @@ PLANTED = {
     "weight-only": "weight-only-dequant",
     "weights-from-host": "vram-offload-dominates",
 }
-# Nothing is wrong, or nothing that costs such steps much: of graph breaks and of a graph with little work in it there is
-# a note.
+# Nothing is wrong, or nothing that costs such steps much: graph breaks, and a graph with little work in it, are
+# noted.
 NOTED = {"graph-breaks": "graph-break-recompile", "short-graph": "cpu-launch-bound"}
 HEALTHY = (
     *NOTED,
