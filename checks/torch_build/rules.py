@@ -197,7 +197,7 @@ def _no_code(build: TorchBuild) -> bool:
     return "no kernel image" in (build.trivial_kernel_error or "")
 
 
-@rule("TOR005", "arch-not-in-torch", Severity.ERROR, scope="box", explains=SYMPTOMS)
+@rule("TOR005", "arch-not-in-torch", Severity.ERROR, scope="box", explains=(*SYMPTOMS, "no-kernel-image"))
 def no_code_for_gpu(
     torch_build: TorchBuild,
     gpus: Gpus | None,

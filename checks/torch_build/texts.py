@@ -1,8 +1,9 @@
 """What torch says when an FP8 product is called wrongly, or where it is not: literal messages and their fixes.
 
 The texts are PyTorch's own: ScaledBlas.cpp, _meta_registrations.py (the same checks under torch.compile),
-torch/cuda/__init__.py and c10/cuda/CUDAFunctions.cpp. `no kernel image is available` and CUBLAS_STATUS_NOT_SUPPORTED
-are not among them: any extension and any product may raise those, so that alone they settle nothing.
+torch/cuda/__init__.py and c10/cuda/CUDAFunctions.cpp. CUBLAS_STATUS_NOT_SUPPORTED is not among them: any product may
+raise it, so that alone it settles nothing. `no kernel image is available` any extension may raise: whose it is stays
+open, and that it is an error does not.
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ _PAD = "Pad K and N to multiples of 16, or leave this layer in BF16."
 _NATIVE = "Take a scaling that this GPU has: tensorwise everywhere, 128-blocks on Hopper, MXFP8 and NVFP4 on Blackwell."
 _LEGAL = "Correct the call; the GPU is not the reason."
 _UPDATE = ANYWHERE
+_ARCHITECTURES = 'python -c "import torch; print(torch.cuda.get_arch_list(), torch.cuda.get_device_capability())"'
 
 ERROR_TEXTS = (
     ErrorText(r"Torch not compiled with CUDA enabled", "TOR003", "Install a CUDA build of torch."),
@@ -117,6 +119,13 @@ ERROR_TEXTS = (
         r"|with CUDA capability sm_\d+ is not compatible with the current PyTorch installation",
         "TOR005",
         "Install a build of torch whose architectures cover this GPU: CUDA 12.8 or newer for Blackwell.",
+    ),
+    ErrorText(
+        r"CUDA error: no kernel image is available for execution on the device",
+        "TOR021",
+        "Ask torch for its architectures and the GPU's: if the GPU's is not among them, install a torch that has it;"
+        " else rebuild the extension that the traceback names.",
+        _ARCHITECTURES,
     ),
     # diffusers and others name the types while they are imported (Comfy-Org/ComfyUI#4434).
     ErrorText(r"module 'torch' has no attribute 'float8_e\dm\d\w*'", "TOR006", "Update torch.", _UPDATE),

@@ -21,7 +21,7 @@ _LISTS = Untold(
     "python -m pip show flash-attn transformer-engine",
     of_fp8=True,
 )
-# Any extension's kernel may raise it as well as torch's own, so that alone it settles no rule.
+# Any extension's kernel may raise it as well as torch's own, so that alone it does not say what to mend.
 _NO_CODE = re.compile(r"CUDA error: no kernel image is available for execution on the device")
 NO_CODE_FORMAT = "cuda-error"
 _WHOSE_CODE = Untold(

@@ -88,9 +88,13 @@ def test_an_error_alone_is_answered_with_the_command_that_tells_the_box() -> Non
     assert untold[0]["command"] == "python -m torch.utils.collect_env"
 
 
-def test_a_missing_kernel_image_alone_is_known_and_settles_nothing() -> None:
+def test_a_missing_kernel_image_is_an_error_whose_owner_is_asked_for() -> None:
     report = api.read("RuntimeError: CUDA error: no kernel image is available for execution on the device")
-    assert report.findings == ()
+    assert [(one.name, one.severity.value, one.scope) for one in report.findings] == [
+        ("no-kernel-image", "error", "box")
+    ]
+    assert "get_arch_list" in str(report.findings[0].actions[0].command)
+    assert "nothing wrong found" not in printed(report)
     assert "get_arch_list" in report.facts["reading"]["untold"][0]["command"]
 
 
@@ -136,7 +140,7 @@ def test_where_the_software_does_not_get_to_fp8_none_is_advised() -> None:
 
 
 def test_nothing_is_advised_for_a_box_on_which_torch_does_not_start() -> None:
-    report = api.read(texts.collect_env(torch="2.9.0+cu130", cuda="13.0", driver="535.183.01"))
+    report = api.read(texts.collect_env(torch="2.9.0+cu130", cuda="13.0", driver="535.183.01", available="False"))
     assert "DRV" in report.findings[0].id
     assert report.use == ()
     assert [use.config for use in api.read(texts.collect_env(gpus=" GPU 0: NVIDIA A100-SXM4-80GB")).use] == [
