@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -115,6 +115,13 @@ def refuse_inputs(chosen: Mapping[str, Any], inputs: Iterable[str]) -> None:
         place = chosen.get(name)
         if place not in (None, STDOUT) and any(_is_same(Path(place), Path(one)) for one in inputs):
             raise click.UsageError(f"{flag} {place}: this file is read, and is not overwritten.")
+
+
+def named_twice(files: Sequence[str]) -> str | None:
+    """The first of the files that was named before, by whatever path."""
+    paths = [Path(file) for file in files]
+    again = (str(one) for place, one in enumerate(paths) if any(_is_same(one, other) for other in paths[:place]))
+    return next(again, None)
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -24,6 +24,8 @@ def command(files: tuple[str, ...], **chosen: Any) -> int:
     from fp8doctor.reading.trace import NotATraceError
 
     outputs = Outputs.of(chosen, *files)
+    if twice := options.named_twice(files):
+        raise click.UsageError(f"{twice} is named twice: each FILE is the trace of another rank.")
     try:
         return outputs.deliver(api.trace(*map(Path, files)))
     except NotATraceError as error:

@@ -13,6 +13,7 @@ from fp8doctor.judging.verdict import decide
 from fp8doctor.model import Candidate, Caption, Exhibit, Facts, ProbeRun, Severity
 from fp8doctor.pasted import Reading
 from fp8doctor.registry import Registry
+from fp8doctor.traced import Trace
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]]) -> Judgement:
         findings=findings,
         outcomes=tuple(OutcomeRecord(o.rule.id, o.name, o.reason) for o in outcomes) + tuple(broken),
         exhibits=tuple(exhibits),
-        captions=captions,
+        captions=(*captions, *_ranks(runs)),
     )
 
 
@@ -110,6 +111,13 @@ def _captions(runs: Mapping[str, ProbeRun[Facts]], broken: list[OutcomeRecord]) 
         if caption is not None:
             captions.append(caption)
     return tuple(caption.text for caption in sorted(captions, key=lambda caption: caption.place))
+
+
+def _ranks(runs: Mapping[str, ProbeRun[Facts]]) -> list[str]:
+    """Which of several files of one run the report is of."""
+    trace = runs.get(Trace.key)
+    ranks = trace.facts.ranks if trace is not None and isinstance(trace.facts, Trace) else None
+    return [f"rank {ranks[0].rank} of {len(ranks)} files"] if ranks else []
 
 
 def _crashed(where: str, error: Exception) -> OutcomeRecord:

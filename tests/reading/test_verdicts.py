@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from fp8doctor import api
@@ -90,12 +91,23 @@ def test_an_error_alone_is_answered_with_the_command_that_tells_the_box() -> Non
 
 def test_a_missing_kernel_image_is_an_error_whose_owner_is_asked_for() -> None:
     report = api.read("RuntimeError: CUDA error: no kernel image is available for execution on the device")
-    assert [(one.name, one.severity.value, one.scope) for one in report.findings] == [
-        ("no-kernel-image", "error", "box")
-    ]
-    assert "get_arch_list" in str(report.findings[0].actions[0].command)
+    (finding,) = report.findings
+    assert (finding.name, finding.severity.value, finding.scope) == ("no-kernel-image", "error", "box")
+    assert "get_arch_list" in str(finding.actions[0].command)
     assert "nothing wrong found" not in printed(report)
     assert "get_arch_list" in report.facts["reading"]["untold"][0]["command"]
+
+
+def test_a_missing_kernel_image_is_explained_where_torch_is_seen_to_lack_the_gpu() -> None:
+    box = texts.collect_env(torch="2.6.0+cu124", gpus=" GPU 0: NVIDIA GeForce RTX 5090")
+    report = api.read(f"{box}\nRuntimeError: CUDA error: no kernel image is available for execution on the device")
+    assert report.findings[0].id == "TOR005"
+    assert "TOR021" in report.findings[0].explains
+
+
+def test_an_error_of_another_kind_is_called_unknown_to_fp8doctor_not_absent() -> None:
+    with pytest.raises(api.NothingRecognisedError, match="log line or error that fp8doctor knows"):
+        api.read("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 def test_what_uses_fp8_is_no_question_where_there_is_none() -> None:
