@@ -47,7 +47,8 @@ def test_a_log_is_answered_with_verdict_findings_and_next_steps(tmp_path: Path) 
     assert "warning **SRV002** fallback-despite-hw" in text
     assert text.count("  - next: ") == 3
     assert re.search(r"And \d more: ", text)
-    assert "python -m pip install git+https://HOST/OWNER/fp8doctor && fp8doctor --markdown" in text
+    assert "Install fp8doctor on the machine as its README says" in text
+    assert "```sh\nfp8doctor --markdown\n```" in text
     assert len(text) < 8_000
 
 
@@ -82,10 +83,40 @@ def test_the_command_installs_what_the_workflow_installs_if_others_can_have_it(
 ) -> None:
     for source, line in (
         ("git+https://git.example/a/fp8doctor@abc", "install git+https://git.example/a/fp8doctor@abc && fp8doctor"),
-        ("./fp8doctor.whl", "install git+https://HOST/OWNER/fp8doctor && fp8doctor"),
+        ("./fp8doctor.whl", "as its README says, run this and paste what it prints:\n\n```sh\nfp8doctor --markdown"),
+        ("", "as its README says, run this and paste what it prints:\n\n```sh\nfp8doctor --markdown"),
     ):
         monkeypatch.setenv("FP8DOCTOR", source)
-        assert line in said(tmp_path, event(VLLM))
+        text = said(tmp_path, event(VLLM))
+        assert line in text
+        assert "HOST" not in text
+
+
+def test_a_finding_that_an_earlier_one_explains_is_not_repeated(tmp_path: Path) -> None:
+    text = said(tmp_path, json.loads((BOT / "event.json").read_text()))
+    assert "also explains: TOR008 no-fp8-gemm-in-torch, TOR021 no-kernel-image" in text
+    assert "**TOR021**" not in text
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        (event("Please add a dark mode."), "nothing in this issue is recognised"),
+        (event("PyTorch version: 2.6.0+cu124", title="Hello"), "not about FP8, and no error was found in it"),
+        (event("fp8", pull_request={"url": "x"}), "pull requests and bots are not answered"),
+    ],
+)
+def test_why_no_comment_is_written_is_said_as_it_is(tmp_path: Path, document: dict[str, Any], why: str) -> None:
+    ended = run(tmp_path, document)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert why in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_the_readme_shows_the_comment_that_comes_of_its_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FP8DOCTOR", raising=False)
+    readme = (BOT / "README.md").read_text()
+    assert f"````markdown\n{said(tmp_path, json.loads((BOT / 'event.json').read_text()))}````\n" in readme
 
 
 def test_neither_pull_requests_nor_bots_are_answered(tmp_path: Path) -> None:

@@ -26,13 +26,14 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fp8doctor
 from fp8doctor.api import NothingRecognisedError
 from fp8doctor.reporting.markdown import code_block, inline
+from fp8doctor.reporting.summary import Shown, fold
 from fp8doctor.store import NotAFactsFileError
 
 # Marks the bot's comments, so that a later run or a person's script can find them.
@@ -43,35 +44,48 @@ LONGEST_ISSUE = 200_000
 LONGEST_COMMENT = 8_000
 MOST_FINDINGS = 3
 MOST_GAPS = 3
-# What settles most of what a text leaves open; the workflow's FP8DOCTOR says where it is installed from.
+# What settles most of what a text leaves open.
 ONE_COMMAND = "fp8doctor --markdown"
-SOMEWHERE = "git+https://HOST/OWNER/fp8doctor"
 # What an issue about narrow formats speaks of. Engines print "quantization=None" whatever the issue is about.
 ON_TOPIC = re.compile(
     r"fp8|float8|nvfp4|mxfp[48]|e4m3|e5m2|\bquanti[sz](?:ation|ed?|ing)\b(?! {0,2}[=:] {0,2}['\"]?None)", re.IGNORECASE
 )
 
 
-def text_of(event: dict[str, Any]) -> str | None:
-    """The title and text that a person wrote; None for pull requests and for what another bot wrote."""
-    issue = event.get("issue") or {}
-    written = event.get("comment") or issue
+class NoCommentError(Exception):
+    """There is nothing to write, and why."""
+
+
+def text_of(event: object) -> str:
+    """The title and text that a person wrote.
+
+    Raises:
+        NoCommentError: for pull requests and for what another bot wrote.
+    """
+    issue = (event.get("issue") if isinstance(event, dict) else None) or {}
+    written = (event.get("comment") if isinstance(event, dict) else None) or issue
     if "pull_request" in issue or (written.get("user") or {}).get("type") == "Bot":
-        return None
+        raise NoCommentError("pull requests and bots are not answered")
     parts = [issue.get("title"), written.get("body")]
     return "\n\n".join(part for part in parts if isinstance(part, str))[:LONGEST_ISSUE]
 
 
-def comment(text: str) -> str | None:
-    """The comment for this text, None if nothing in it is recognised, or nothing of it is asked."""
+def comment(text: str) -> str:
+    """The comment for this text.
+
+    Raises:
+        NoCommentError: if nothing in it is recognised, or nothing of it is asked.
+    """
     try:
         report = fp8doctor.read(text)
-    except (NothingRecognisedError, NotAFactsFileError):
-        return None
+    except NothingRecognisedError:
+        raise NoCommentError("nothing in this issue is recognised") from None
+    except NotAFactsFileError:
+        raise NoCommentError("fp8doctor's own report in this issue is too short to be judged") from None
     # As JSON, because that is what is redacted.
     document = json.loads(report.to_json())
     if not ON_TOPIC.search(text) and not _is_broken(document):
-        return None
+        raise NoCommentError("this issue is not about FP8, and no error was found in it")
     kept: list[str] = []
     for part in _parts(document):
         if sum(map(len, kept)) + len(part) < LONGEST_COMMENT:
@@ -84,26 +98,29 @@ def _is_broken(document: dict[str, Any]) -> bool:
     return any(one["severity"] == "error" and one["id"] != "GPU001" for one in document["findings"])
 
 
-def install_line() -> str:
-    """What pip shall install, as the workflow has it; a wheel beside the workflow is nothing for others."""
+def _to_run() -> tuple[str, str]:
+    """What to do on the machine, in words and as a command.
+
+    The workflow's FP8DOCTOR says where pip gets it from; a wheel beside the workflow is nothing for others.
+    """
     source = os.environ.get("FP8DOCTOR", "")
-    return f"python -m pip install {shlex.quote(source if re.match(r'(git[+])?https://', source) else SOMEWHERE)}"
+    if re.match(r"(git[+])?https://", source):
+        command = f"python -m pip install {shlex.quote(source)} && {ONE_COMMAND}"
+        return "One command settles it. Run it on the machine and paste what it prints:", command
+    return "Install fp8doctor on the machine as its README says, run this and paste what it prints:", ONE_COMMAND
 
 
 def _parts(document: dict[str, Any]) -> Iterator[str]:
     yield MARK
     yield "Thanks for the report. This is what a program can see in the text that was pasted:"
     yield f"**Verdict: {inline(document['verdict']['status'])}.** {inline(document['verdict']['headline'])}"
-    findings = document["findings"]
-    if not findings:
+    # What an earlier finding explains is told with that one.
+    shown = fold(document["findings"])
+    if not shown:
         yield "I found nothing in the text that explains slow or broken FP8."
-    yield from (_finding(finding) for finding in findings[:MOST_FINDINGS])
-    if more := findings[MOST_FINDINGS:]:
-        yield (
-            f"And {len(more)} more: "
-            + ", ".join(f"{inline(one['id'])} {inline(one['name'])}" for one in more[:10])
-            + "."
-        )
+    yield from (_finding(one) for one in shown[:MOST_FINDINGS])
+    if more := shown[MOST_FINDINGS:]:
+        yield f"And {len(more)} more: {_names(one.finding for one in more[:10])}."
     gaps = ((document["facts"].get("reading") or {}).get("untold")) or []
     if document["verdict"]["status"] == "unavailable":
         gaps = [gap for gap in gaps if not gap["of_fp8"]]
@@ -111,14 +128,21 @@ def _parts(document: dict[str, Any]) -> Iterator[str]:
         told = "\n".join(f"- {inline(gap['what'])}: {inline(gap['why'])}" for gap in gaps[:MOST_GAPS])
         yield f"What the text cannot tell:\n\n{told}"
     if gaps or document["verdict"]["fp8_runs"] is None:
-        yield "One command settles it. Run it on the machine and paste what it prints:"
-        yield code_block(f"{install_line()} && {ONE_COMMAND}", "sh")
-    if findings:
-        yield f"`fp8doctor explain {findings[0]['id']}` says more on the first point. I am a program and can be wrong."
+        words, command = _to_run()
+        yield words
+        yield code_block(command, "sh")
+    if shown:
+        first = shown[0].finding["id"]
+        yield f"`fp8doctor explain {first}` says more on the first point. I am a program and can be wrong."
 
 
-def _finding(finding: dict[str, Any]) -> str:
-    """A finding with its first evidence and the next step."""
+def _names(findings: Iterable[dict[str, Any]]) -> str:
+    return ", ".join(f"{inline(one['id'])} {inline(one['name'])}" for one in findings)
+
+
+def _finding(one: Shown) -> str:
+    """A finding with its first evidence, the next step, and what it explains."""
+    finding = one.finding
     lines = [
         f"- {finding['severity']} **{inline(finding['id'])}** {inline(finding['name'])}: {inline(finding['title'])}"
     ]
@@ -127,6 +151,8 @@ def _finding(finding: dict[str, Any]) -> str:
         lines.append(f"  - next: {inline(action['text'])}")
         if action["command"]:
             lines.append(code_block(action["command"], "sh", indent=4))
+    if one.symptoms:
+        lines.append(f"  - also explains: {_names(one.symptoms)}")
     return "\n".join(lines)
 
 
@@ -141,11 +167,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyError, OSError, ValueError) as error:
         sys.stderr.write(f"no event can be read: {type(error).__name__}\n")
         return 2
-    text = text_of(event) if isinstance(event, dict) else None
-    written = comment(text) if text else None
-    if written is None:
-        sys.stderr.write("nothing in this issue is recognised: no comment\n")
-    elif options.output:
+    try:
+        written = comment(text_of(event))
+    except NoCommentError as why:
+        sys.stderr.write(f"{why}: no comment\n")
+        return 0
+    if options.output:
         options.output.write_text(written, encoding="utf-8")
     else:
         sys.stdout.write(written)
