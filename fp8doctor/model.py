@@ -313,7 +313,8 @@ class Trait:
 
     `name` says in words what it is, and is the same in every report ("power limit of GPU 0"); a `value` of None was not
     observed. A condition held while times were taken, a method is how they were taken: times that a changed method
-    concerns are not compared. Numbers that differ by no more than `tolerance`, a share, are alike.
+    concerns are not compared. Numbers that differ by no more than `tolerance`, a share, or by no more than `points` of
+    their own unit are alike.
 
     `why` says how a change of it changes times (None: not known to), `affects` which: of these words one is the task,
     the format, the clock, a package or a part of the slug of what was timed, or "step", a whole step; () is all. Of a
@@ -332,6 +333,7 @@ class Trait:
     more_is: Literal["faster", "slower"] | None = None
     # With another value it is another box, and its times are no regression.
     is_identity: bool = False
+    points: float = 0.0
 
 
 @dataclass(frozen=True)

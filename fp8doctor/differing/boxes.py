@@ -46,7 +46,7 @@ def compare(before: Gathered, after: Gathered) -> Comparison:
             continue  # nobody observed it
         if old is None or new is None:
             unknown.append(NotKnown(*name, _value(trait), "before" if old is None else "after"))
-        elif _alike(_value(old), _value(new), trait.tolerance):
+        elif _alike(_value(old), _value(new), trait):
             alike += 1
         else:
             only_in = _only_in(_value(old), _value(new), before.absent_in(listing) or after.absent_in(listing))
@@ -69,11 +69,11 @@ def _change(name: TraitName, trait: Trait, old: Value, new: Value) -> Change:
     return Change(*name, old, new, trait.unit, trait.fact, trait.why)
 
 
-def _alike(old: Value, new: Value, tolerance: float) -> bool:
+def _alike(old: Value, new: Value, trait: Trait) -> bool:
     """Whether two values are the same; the tolerance is a share of the smaller, so that it is that of both ways."""
     if isinstance(old, bool) or isinstance(new, bool) or isinstance(old, str) or isinstance(new, str):
         return old == new
-    return old == new or abs(old - new) <= tolerance * min(abs(old), abs(new))
+    return old == new or abs(old - new) <= max(trait.points, trait.tolerance * min(abs(old), abs(new)))
 
 
 def _gpus(before: Gathered, after: Gathered, changed: list[Changed]) -> Gpus:

@@ -9,7 +9,7 @@ from fp8doctor.differing.explaining import explain, what_to_try
 from fp8doctor.differing.findings import compare_advice, compare_findings, is_other_advice
 from fp8doctor.differing.gathering import gather
 from fp8doctor.differing.packages import one_each, taken_along
-from fp8doctor.differing.record import Change, Difference, FindingChange, Gpus, Shift, Side, Times
+from fp8doctor.differing.record import Change, Difference, FindingChange, Gpus, Shift, Side, TimedCase, Times
 from fp8doctor.differing.shifts import shifts_of
 from fp8doctor.differing.times import compare_times
 from fp8doctor.differing.works import works_of
@@ -48,7 +48,7 @@ def difference(before: Report, after: Report, registry: Registry, names: tuple[s
         before=_side(before, names[0]),
         after=_side(after, names[1]),
         gpus=found.gpus,
-        headline=_headline(found.gpus, changes, shifts, findings, len(cases), _advised(before, after), works.apart),
+        headline=_headline(found.gpus, changes, shifts, findings, cases, _advised(before, after), works.apart),
         changes=changes,
         conditions=tuple(one.change for one in found.changed if one.change.kind == "condition"),
         not_known=found.not_known,
@@ -97,7 +97,7 @@ def _headline(
     changes: Sequence[Change],
     shifts: Sequence[Shift],
     findings: Sequence[FindingChange],
-    compared: int,
+    cases: Sequence[TimedCase],
     first: tuple[str, str] | None,
     apart: tuple[str, str] | None,
 ) -> str:
@@ -109,9 +109,10 @@ def _headline(
     went = [one for one in findings if one.what == "gone"]
     unasked = [one for one in findings if one.what == "not-asked"]
     if not (changes or shifts or came or went or unasked or apart):
-        timed = f"{compared} times agree" if compared else "nothing was timed in both"
+        timed = f"{len(cases)} times agree" if cases else "nothing was timed in both"
+        timed = _recorded(cases) or timed
         return f"No difference in what both reports tell: nothing that lasts changed, and {timed}."
-    speed = _speed(gpus, shifts, compared, apart)
+    speed = _speed(gpus, shifts, cases, apart)
     advised = f" B advises {first[1]} where A advised {first[0]}." if first else ""
     parts = [f"{len(changes)} {'thing' if len(changes) == 1 else 'things'} changed" if changes else ""]
     parts += [f"{len(came)} new finding{'s' * (len(came) != 1)}" if came else ""]
@@ -123,15 +124,30 @@ def _headline(
     told = ", ".join(filter(None, parts))
     if grave := [one for one in came if one.severity is Severity.ERROR]:
         advised = f" New in B: {grave[0].title}.{advised}"
+    elif untold := [one for one in findings if one.not_in == "before" and one.severity is Severity.ERROR]:
+        advised = f" Wrong in B, and nothing that A tells of: {untold[0].title}.{advised}"
     return f"{speed} {told[:1].upper()}{told[1:]}.{advised}" if told else f"{speed}{advised}"
 
 
-def _speed(gpus: Gpus, shifts: Sequence[Shift], compared: int, apart: tuple[str, str] | None) -> str:
+def _recorded(cases: Sequence[TimedCase]) -> str | None:
+    """What two traces say of their steps; None of anything else."""
+    if len(cases) != 1 or not cases[0].is_recorded:
+        return None
+    before, after = (estimate.median / 1e3 for estimate in (cases[0].before, cases[0].after))
+    if cases[0].changed is None:
+        return f"one step takes {before:.3g} and {after:.3g} ms on the GPU, which one recording each cannot tell apart"
+    return f"one step takes {before:.3g} ms on the GPU in A and {after:.3g} ms in B, by one recording each"
+
+
+def _speed(gpus: Gpus, shifts: Sequence[Shift], cases: Sequence[TimedCase], apart: tuple[str, str] | None) -> str:
+    compared = len(cases)
     if apart:
         measured = f"A measured {apart[0]}, B {apart[1]}"
         if not compared:
             return f"{measured}: only the box can be compared."
-        return f"{measured}: these are not compared. {_speed(gpus, shifts, compared, None)}"
+        return f"{measured}: these are not compared. {_speed(gpus, shifts, cases, None)}"
+    if recorded := _recorded(cases):
+        return f"{recorded[:1].upper()}{recorded[1:]}."
     if not compared:
         return "Nothing was timed in both, so neither is known to be slower."
     slower = sum(one.changed for one in shifts if one.direction == "slower" and not one.lone)

@@ -90,6 +90,11 @@ class TimedCase:
     kernel_after: str | None = None
 
     @property
+    def is_recorded(self) -> bool:
+        """Whether it is one recording in each report, which has no interval."""
+        return self.before.n == self.after.n == 1
+
+    @property
     def has_other_kernel(self) -> bool:
         """Whether another kernel did the work in B; False where either is not known."""
         known = self.kernel_before is not None and self.kernel_after is not None

@@ -12,11 +12,14 @@ from fp8doctor.differing.record import Direction, OneSided, TimedCase
 from fp8doctor.judging.advice import effective
 from fp8doctor.measuring.statistics import speedup
 from fp8doctor.model import Candidate, Clock, Estimate
+from fp8doctor.traced import Trace
 
 # Two runs on one box agree within 3 %, on times under 50 us within 8 %. A step that runs back to back brings a GPU to
 # its power limit, and the same work then took up to 8 % longer in one run than in the next. The host's own speed moved
 # by up to 1.4 times within seconds, and with it what waits for it (benchmarks/RESULTS.md, "Do two runs agree?").
 NOISE, SHORT_NOISE, SHORT_US, STEP_NOISE, HOST_NOISE = 0.03, 0.08, 50.0, 0.08, 0.4
+# A profiler's trace is one recording, and what it costs itself moves its times.
+RECORDED_NOISE = 0.1
 # Fewer samples have no interval to speak of.
 LEAST_SAMPLES = 3
 
@@ -46,7 +49,7 @@ def compare_times(before: Gathered, after: Gathered, methods: Iterable[Changed])
     refused: dict[str, int] = {}
     for name, old in before.timed.items():
         new = after.timed.get(name)
-        case = _case(old, new) if new is not None else None
+        case = _case(old, new, recorded=name[0] == Trace.key) if new is not None else None
         if new is None or case is None:
             continue
         words = _words(case, new)
@@ -69,17 +72,17 @@ def _alone(one: Gathered, other: Gathered, which: Literal["before", "after"]) ->
     return [OneSided(label, task, count, which) for (label, task), count in counts.items()]
 
 
-def _case(old: Candidate, new: Candidate) -> TimedCase | None:
+def _case(old: Candidate, new: Candidate, *, recorded: bool) -> TimedCase | None:
     clock, waits = _clock(old, new)
     was, now = (one.call_us if clock == "call" else one.device_us for one in (old, new))
     if was is None or now is None or min(was.low, now.low) <= 0:
         return None
-    margin = _margin(min(was.median, now.median), clock, waits)
+    margin = RECORDED_NOISE if recorded else _margin(min(was.median, now.median), clock, waits)
     speed = speedup(was, now)
     return TimedCase(
         task=new.task, config=new.config, label=new.label, format=new.format, shape=dict(new.shape), sweep=new.sweep,
         clock=clock, waits_for_host=waits, before=was, after=now, speed=speed, margin=margin,
-        changed=_changed(was, now, margin), doing=new.doing,
+        changed=_changed(was, now, margin, 1 if recorded else LEAST_SAMPLES), doing=new.doing,
         kernel_before=old.kernel, kernel_after=new.kernel,
     )  # fmt: skip
 
@@ -100,12 +103,12 @@ def _clock(old: Candidate, new: Candidate) -> tuple[Clock, bool]:
     return "device", False
 
 
-def _changed(was: Estimate, now: Estimate, margin: float) -> Direction | None:
+def _changed(was: Estimate, now: Estimate, margin: float, least_samples: int) -> Direction | None:
     """Whether the times differ: their intervals lie apart, and the medians by more than the margin, either way."""
     factor = max(was.median, now.median) / min(was.median, now.median)
     # Not by the rounded ratio: A against B is to say what B against A says.
     apart = was.high < now.low or now.high < was.low
-    if min(was.n, now.n) < LEAST_SAMPLES or not apart or factor <= 1 + margin:
+    if min(was.n, now.n) < least_samples or not apart or factor <= 1 + margin:
         return None
     return "slower" if now.median > was.median else "faster"
 

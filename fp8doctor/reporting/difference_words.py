@@ -19,6 +19,7 @@ MOST_TOLD = 2
 # Up to this, a longer time is told as a share ("8 % longer"), beyond it as a multiple.
 TWICE = 2.0
 NOISE_NOTE = "noise: up to 3 %, steps and times under 50 us 8 %, calls that wait for the host 1.4x"
+RECORDED_NOTE = "one recording each, which has no interval: less than 10 % is no difference; of other work it is none"
 KIND_WORDS = {"hardware": "hardware", "software": "software", "setting": "setting"}
 
 
@@ -123,7 +124,17 @@ def _explanations(view: View) -> Section | None:
     lines += [Line(f"{text}: {_listed(names)}", "beside") for text, names in beside.items()]
     if view["try_first"]:
         lines.append(Line(view["try_first"], "try"))
-    return Section("What may explain it", tuple(lines))
+    return Section(_explained(view, moved), tuple(lines))
+
+
+def _explained(view: View, moved: bool) -> str:
+    """What the explanations are of: times, and where none changed, findings and advice."""
+    if moved:
+        return "What may explain it"
+    findings = any(one["what"] in ("new", "gone") and one["severity"] != "info" for one in view["finding_changes"])
+    advice = any(one["in_before"] != one["in_after"] for one in view["advice"])
+    of = [word for word, differs in (("findings", findings), ("advice", advice)) if differs]
+    return f"What may explain the other {' and '.join(of)}" if of else "What goes with it"
 
 
 def _listed(names: list[str], most: int = 6, between: str = ", ") -> str:
@@ -183,7 +194,8 @@ def _times(view: View, verbose: bool) -> Section | None:
             )
     if verbose:
         lines += [Line(f"{_case_name(case)}: {_span(case)}", case["changed"] or "alike") for case in times["cases"]]
-    return Section("Times", tuple(lines), NOISE_NOTE)
+    recorded = times["cases"] and all(case["before"]["n"] == case["after"]["n"] == 1 for case in times["cases"])
+    return Section("Times", tuple(lines), RECORDED_NOTE if recorded else NOISE_NOTE)
 
 
 def _families(alone: list[View]) -> str:
@@ -260,7 +272,7 @@ def _span(case: View) -> str:
 
 def _time(estimate: View, scale: float) -> str:
     middle, low, high = (f"{estimate[part] / scale:.4g}" for part in ("median", "low", "high"))
-    return f"{middle} [{low}, {high}]"
+    return f"{middle} [{low}, {high}]" if estimate["n"] > 1 else middle
 
 
 # --- what is said of it -----------------------------------------------------------------------------------------------
