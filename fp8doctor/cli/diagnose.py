@@ -21,6 +21,7 @@ def command(file: str, **chosen: Any) -> int:
     """
     from fp8doctor import api, store
     from fp8doctor.cli.bench import REPORT
+    from fp8doctor.cli.meant import meant
     from fp8doctor.cli.output import Outputs
 
     outputs = Outputs.of(chosen, file)
@@ -32,5 +33,5 @@ def command(file: str, **chosen: Any) -> int:
     try:
         report = api.diagnose(sys.stdin.buffer.read() if file == options.STDOUT else place)
     except store.NotAFactsFileError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(f"{error}{meant(file, 'report')}") from None
     return outputs.deliver(report)

@@ -69,6 +69,7 @@ def _read(source: str) -> Report:
     from fp8doctor import api, store
     from fp8doctor.cli.bench import REPORT
     from fp8doctor.cli.demo import recorded
+    from fp8doctor.cli.meant import report_first
 
     place = Path(source)
     try:
@@ -85,7 +86,7 @@ def _read(source: str) -> Report:
     except OSError as error:
         raise click.ClickException(f"{source}: {error.strerror or error}") from None
     except (api.NothingRecognisedError, store.NotAFactsFileError) as error:
-        raise click.ClickException(f"{source}: {error}") from None
+        raise click.ClickException(f"{source}: {error}{report_first(source)}") from None
     except ValueError as error:  # a NUL in the name
         raise click.ClickException(f"{source!r}: {error}") from None
 

@@ -22,6 +22,7 @@ def command(file: str, **chosen: Any) -> int:
     round them.
     """
     from fp8doctor import api, store
+    from fp8doctor.cli.meant import PASTES, meant
     from fp8doctor.cli.output import Outputs
     from fp8doctor.reading.text import MAX_BYTES
 
@@ -37,5 +38,7 @@ def command(file: str, **chosen: Any) -> int:
         raise click.ClickException(f"{file}: {error.strerror or error}") from None
     except ValueError as error:  # a NUL in the name
         raise click.ClickException(f"{file!r}: {error}") from None
-    except (api.NothingRecognisedError, store.NotAFactsFileError) as error:
+    except api.NothingRecognisedError as error:
+        raise click.ClickException(f"{file}: {error}{meant(file, 'text') or PASTES}") from None
+    except store.NotAFactsFileError as error:
         raise click.ClickException(f"{file}: {error}") from None
