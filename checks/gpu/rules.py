@@ -177,7 +177,7 @@ def has_fp8(gpu: Gpu) -> bool | None:
 
 def _instead(found: tuple[int, int] | None) -> tuple[Action, ...]:
     compute = "BF16" if found is None or found >= (8, 0) else "FP16" if found >= (7, 0) else "FP32"
-    actions = [Action(f"Compute in {compute}; FP8 can only save memory here.")]
+    actions = [Action(f"Compute in {compute} on it; FP8 can only save memory there.")]
     if found is not None and found >= (7, 5):
         actions.append(
             Action(

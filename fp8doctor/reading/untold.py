@@ -84,7 +84,8 @@ def _gpu(box: Found, gpus: list[dict[str, object]] | None) -> list[Untold]:
 
 def _others(others: list[Found]) -> Untold:
     told = "; ".join(_told(other) for other in others[:2])
-    return Untold("what the other boxes are like", f"the first differs from the next ({told})", "fp8doctor read FILE")
+    why = f"the first differs from the next ({told}); cut the text into one report each and read each"
+    return Untold("what the other boxes are like", why)
 
 
 def _told(other: Found) -> str:

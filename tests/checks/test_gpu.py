@@ -92,7 +92,7 @@ def test_no_fp8_hardware(known: str) -> None:
 @pytest.mark.parametrize(("known", "instead"), [("8.0", "BF16"), ("7.5", "FP16"), ("6.1", "FP32")])
 def test_what_to_use_instead_of_fp8(known: str, instead: str) -> None:
     (finding,) = fired(rules.no_fp8_hardware(box(compute_capability=known)))
-    assert f"Compute in {instead}" in finding.actions[0].text
+    assert f"Compute in {instead} on it" in finding.actions[0].text
 
 
 def test_the_name_tells_where_no_capability_was_printed() -> None:

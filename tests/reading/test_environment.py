@@ -232,6 +232,8 @@ def test_of_two_boxes_the_first_counts_and_the_other_is_told() -> None:
     assert reading.boxes == 2
     gap = (reading.untold or ())[0]
     assert gap.what == "what the other boxes are like"
+    assert gap.why.endswith("cut the text into one report each and read each")
+    assert gap.command is None
     assert "NVIDIA H100 80GB HBM3" in gap.why
 
 
