@@ -40,7 +40,7 @@ def decide(
     lacking = {o.rule.id for o in outcomes if o.rule.settles == "hardware"} if status == "unavailable" else set()
     leading = tuple(sorted(findings, key=lambda finding: finding.id not in lacking))
     if said is not None:
-        headline = _recorded(leading, said)
+        headline = _recorded(leading, said, any(outcome.name == "pass" for outcome in outcomes))
     elif hardware is None:
         headline = _undecided(outcomes, findings)
     else:
@@ -48,12 +48,15 @@ def decide(
     return VerdictRecord(status, headline, hardware, software, runs)
 
 
-def _recorded(findings: tuple[FindingRecord, ...], said: str) -> str:
-    """What was found in a recording and where its time went; a mere note comes second."""
-    if not findings:
-        return _sentence(said)
-    first, note = findings[0], findings[0].severity is Severity.INFO
-    return " ".join(map(_sentence, (said, first.title) if note else (first.title, said)))
+def _recorded(findings: tuple[FindingRecord, ...], said: str, examined: bool) -> str:
+    """What was found in a recording and where its time went; a mere note comes second, and that nothing more is last.
+
+    `examined` says whether any rule had something to look at: what holds no GPU activity is not therefore well.
+    """
+    titles = [finding.title for finding in findings[:1]]
+    if any(finding.severity is not Severity.INFO for finding in findings):
+        return " ".join(map(_sentence, (*titles, said)))
+    return " ".join(map(_sentence, (said, *titles, *(["Nothing to mend was found"] if examined else []))))
 
 
 def _answer(outcomes: list[Outcome], question: Settles) -> bool | None:

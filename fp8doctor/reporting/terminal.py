@@ -244,10 +244,8 @@ class _Page:
     def _farewell(self) -> Iterator[Text]:
         if summary.needs_demo(self.view):
             yield from self._wrapped(Text("No GPU at hand? fp8doctor demo shows the report of a recorded box."))
-        id = one_line(self.view["findings"][0]["id"]) if self.view["findings"] else "ID"
-        yield from self._wrapped(
-            Text(f"fp8doctor explain {id} tells more.   fp8doctor --markdown is for pasting.", style="dim")
-        )
+        explain = [f"fp8doctor explain {one_line(one['id'])} tells more." for one in self.view["findings"][:1]]
+        yield from self._wrapped(Text("   ".join([*explain, "fp8doctor --markdown is for pasting."]), style="dim"))
 
     # --- --verbose ----------------------------------------------------------------------------------------------
 

@@ -35,6 +35,15 @@ def test_what_was_found_leads_and_a_note_follows() -> None:
     assert note.headline == f"{SAID}. It may gain."
 
 
+def test_where_rules_looked_and_found_nothing_grave_it_is_said_last() -> None:
+    looked, note = [settling("pass")], finding("It may gain", Severity.INFO)
+    assert decide(looked, (), (), [], SAID).headline == f"{SAID}. Nothing to mend was found."
+    assert decide(looked, (note,), (), [], SAID).headline == f"{SAID}. It may gain. Nothing to mend was found."
+    warning = finding("It waits", Severity.WARNING)
+    assert decide(looked, (warning, note), (), [], SAID).headline == f"It waits. {SAID}."
+    assert decide([settling("unknown")], (), (), [], SAID).headline == f"{SAID}."
+
+
 @pytest.mark.parametrize(
     ("outcomes", "answer"),
     [

@@ -61,3 +61,12 @@ def test_what_nobody_looked_at_in_a_text_or_a_trace_is_no_riddle() -> None:
         riddles = " ".join(reason for reason, _ in summary.unsettled(view))
         assert not any(word in riddles for word in ("Transformer Engine", "compiled", "neither")), riddles
         assert summary.counts(view).not_examined > summary.counts(view).unknown
+
+
+def test_where_no_finding_is_shown_none_is_offered_to_be_explained() -> None:
+    to = console()
+    with to.capture() as captured:
+        terminal.render(api.view(api.read("PyTorch version: 2.6.0+cu124\n")), to)
+    assert "explain" not in captured.get()
+    assert "fp8doctor --markdown is for pasting." in captured.get()
+    assert "fp8doctor explain GPU005 tells more." in printed(verbose=False)
