@@ -245,12 +245,14 @@ ERROR_TEXTS = (
         rule="DRV001",
         fix="Update the driver, or install a torch built for an older CUDA.",
         command="nvidia-smi",
+        title="The driver is older than the CUDA that was called",
     ),
     ErrorText(
         r"forward compatibility was attempted on non supported HW",
         rule="DRV001",
         fix="Update the driver: this GPU cannot use the image's newer libcuda (only data-centre GPUs can).",
         command="nvidia-smi",
+        title="A newer libcuda than the driver's is loaded, and this GPU does not run with it",
     ),
     ErrorText(
         r"Driver/library version mismatch|RM has detected an NVML/RM version mismatch",
@@ -261,5 +263,6 @@ ERROR_TEXTS = (
         r"system has unsupported display driver / cuda driver combination",
         rule="DRV002",
         fix="Restart the machine; in a container, remove the driver libraries that the image brings.",
+        title="The libcuda that is loaded and the driver do not go together",
     ),
 )

@@ -214,7 +214,8 @@ def read(text: str | bytes) -> Report:
             facts[key] = said
     messages = Messages(tuple(known_lines(registry.error_texts, pasted.lines, "the text")))
     if not facts and not messages.messages and not seen.formats:
-        raise NothingRecognisedError("nothing in this text is known: no environment report, log line or error that fp8doctor knows")
+        known = "no environment report, log line or error that fp8doctor knows"
+        raise NothingRecognisedError(f"nothing in this text is known: {known}")
     facts |= {Reading.key: seen, Messages.key: messages}
     return _read_report(registry, facts, "text")
 

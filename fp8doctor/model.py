@@ -226,13 +226,15 @@ def per_item(items: Iterable[T], judge: Callable[[T], Verdict]) -> RuleResult:
 class ErrorText:
     """A literal message that settles a rule: matched in what children print and in pasted text.
 
-    `pattern` is a regular expression searched line by line; `fix` says what to do in one sentence.
+    `pattern` is a regular expression searched line by line; `fix` says what to do in one sentence. `title` says what the
+    message alone shows, where the rule's own title says more than that.
     """
 
     pattern: str
     rule: str
     fix: str
     command: str | None = None
+    title: str | None = None
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ ERROR_TEXTS = (
         r"Cannot find a working triton installation\. Either the package is not installed or it is too old",
         "CMP001",
         "Install the Triton that this torch names among its requirements.",
+        title="torch.compile finds no Triton that works",
     ),
     ErrorText(
         r"Failed to find C compiler\. Please specify via CC environment variable",
@@ -64,6 +65,7 @@ ERROR_TEXTS = (
         "CMP003",
         "The C compiler lacks its own headers: reinstall it together with the C library's.",
         "sudo apt-get install --reinstall -y gcc libc6-dev",
+        title="The C compiler does not find its own headers",
     ),
     ErrorText(
         r"Compiler: cl is not found\.|Failed to find MSVC",
@@ -74,6 +76,7 @@ ERROR_TEXTS = (
         r"fatal error: '?Python\.h'?( file not found|: No such file or directory)",
         "CMP004",
         "Install the development headers of the very Python that runs this program.",
+        title="Python's C headers are missing, and an extension is compiled against them",
     ),
     ErrorText(
         r"The most common reason this may occur is if the .+ folder is mounted with noexec",
@@ -85,6 +88,7 @@ ERROR_TEXTS = (
         r"which is too old to be supported by the triton GPU compiler",
         "CMP007",
         "Triton needs compute capability 7.0: run without torch.compile on this GPU.",
+        title="The GPU is too old for Triton",
     ),
     ErrorText(
         r"libcuda\.so cannot found!",
@@ -92,6 +96,7 @@ ERROR_TEXTS = (
         "Triton finds the driver's library through ldconfig: refresh its list, or set TRITON_LIBCUDA_PATH to the "
         "folder that holds libcuda.so.1.",
         "sudo ldconfig",
+        title="Triton does not find the driver's library libcuda.so.1",
     ),
     # triton-lang/triton#8539; an architecture that FP8 runs on and this ptxas does not know yet.
     ErrorText(
@@ -100,6 +105,7 @@ ERROR_TEXTS = (
         "Triton's ptxas is older than this GPU: update torch and Triton, or let TRITON_PTXAS_PATH name that of a newer"
         " CUDA toolkit.",
         "export TRITON_PTXAS_PATH=/usr/local/cuda/bin/ptxas",
+        title="The ptxas that is called does not know this GPU's architecture",
     ),
     ErrorText(
         r"torch\._dynamo hit config\.(recompile_limit|cache_size_limit) \(\d+\)",

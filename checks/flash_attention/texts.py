@@ -76,11 +76,13 @@ ERROR_TEXTS = (
         r"FA4 CuTe FP8 backward is not supported yet|FA3 backward does not support fp8",
         "FA008",
         "Train with attention in BF16: FP8 attention of FlashAttention is forward only.",
+        title="FlashAttention has no backward pass in FP8",
     ),
     ErrorText(
         r"Low-precision flash attention SDPA requires FA3",
         "FA008",
         "Keep attention in BF16: torch's FP8 attention is FlashAttention 3's, which is for Hopper.",
+        title="torch's FP8 attention was asked for without FlashAttention 3",
     ),
 )
 

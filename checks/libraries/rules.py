@@ -24,6 +24,7 @@ ERROR_TEXTS = (
         "LIB003",
         "The cuBLASLt that is loaded is older than the one this library was built for: upgrade the cuBLAS package.",
         "python -m pip install --upgrade nvidia-cublas",
+        title="The cuBLASLt that is loaded is older than the one that a library was built for",
     ),
 )
 

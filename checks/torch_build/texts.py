@@ -108,11 +108,17 @@ _UPDATE = ANYWHERE
 _ARCHITECTURES = 'python -c "import torch; print(torch.cuda.get_arch_list(), torch.cuda.get_device_capability())"'
 
 ERROR_TEXTS = (
-    ErrorText(r"Torch not compiled with CUDA enabled", "TOR003", "Install a CUDA build of torch."),
+    ErrorText(
+        r"Torch not compiled with CUDA enabled",
+        "TOR003",
+        "Install a CUDA build of torch.",
+        title="torch was built without CUDA",
+    ),
     ErrorText(
         r"CUDA driver initialization failed, you might not have a CUDA gpu|CUDA unknown error - this may be due to an",
         "TOR004",
         "The driver is there and does not start: look at CUDA_VISIBLE_DEVICES, then restart the container or the box.",
+        title="torch cannot start CUDA",
     ),
     ErrorText(
         r"Your installed torch==\S+ does not include kernels for this GPU"
@@ -128,7 +134,13 @@ ERROR_TEXTS = (
         _ARCHITECTURES,
     ),
     # diffusers and others name the types while they are imported (Comfy-Org/ComfyUI#4434).
-    ErrorText(r"module 'torch' has no attribute 'float8_e\dm\d\w*'", "TOR006", "Update torch.", _UPDATE),
+    ErrorText(
+        r"module 'torch' has no attribute 'float8_e\dm\d\w*'",
+        "TOR006",
+        "Update torch.",
+        _UPDATE,
+        title="This torch is older than the FP8 type that was asked for",
+    ),
     # Seen as "addmm_cuda", "mul_cuda", "ufunc_add_CUDA", "index_cuda", "silu_cuda" and more; the last is a weight in
     # FP8 under a layer that does not know it.
     ErrorText(
@@ -177,6 +189,7 @@ ERROR_TEXTS = (
         r"DeepSeek style \(1x128, 128x128\) scaling requires cublasLt >= 12\.9",
         "TOR015",
         "Update torch to a build for CUDA 12.9 or newer.",
+        title="Scaling in 128-blocks was asked for, and the cuBLASLt of this torch is too old for it",
     ),
     ErrorText(r"Multiplication of two Float8_e5m2 matrices is not supported", "TOR019", "Make one operand e4m3."),
     ErrorText(

@@ -90,6 +90,7 @@ ERROR_TEXTS = (
         r"Device compute capability 8\.9 or higher required for FP8 execution",
         "TE007",
         "This GPU has no FP8 tensor cores: use BF16.",
+        title="Transformer Engine has no FP8 on GPUs below compute capability 8.9",
     ),
     ErrorText(
         r"Device compute capability 10\.0 or higher required for (MXFP8|NVFP4) execution",
@@ -117,6 +118,7 @@ ERROR_TEXTS = (
         "TE012",
         "Let all parts of cuDNN come from one place.",
         ONE_CUDNN,
+        title="cuDNN could not load one of its parts",
     ),
     ErrorText(
         r"This package needs Torch to build\.",
@@ -133,6 +135,7 @@ ERROR_TEXTS = (
         r"FP8 execution requires (the product of all dimensions except the last to be|2D input matrices with height)",
         "TE022",
         "Pad the tokens to a multiple of 16 (8 without a backward) and K and N to 16, or leave this layer in BF16.",
+        title="Transformer Engine refuses FP8 for a size that is no multiple of 8 or 16",
     ),
     ErrorText(
         r"transformer_engine/\S+:\d+ in function \w+: CUDA Error: no kernel image is available",

@@ -175,8 +175,9 @@ def _with_messages(registry: Registry, outcome: Outcome, runs: Runs) -> Outcome:
         return Outcome(outcome.rule, "unknown", f"{_CONTRADICTS}: {seen[0].text}")
     texts = [t for t in registry.error_texts if t.rule == outcome.rule.id]
     fixes = [t for t in texts if any(re.search(t.pattern, m.text) for m in seen)]
+    first = next((t for t in fixes if re.search(t.pattern, seen[0].text)), None)
     finding = Finding(
-        title=outcome.rule.title,
+        title=(first.title if first else None) or outcome.rule.title,
         evidence=tuple(Evidence(f"{m.source} printed: {m.text}", fact="messages") for m in seen[:3]),
         actions=tuple(Action(t.fix, t.command) for t in fixes[:2]),
     )

@@ -171,6 +171,11 @@ def fold(findings: list[dict[str, Any]]) -> list[Shown]:
     return shown
 
 
+def is_a_message(finding: dict[str, Any]) -> bool:
+    """Whether a printed line alone shows it: then that line says more than any title."""
+    return bool(finding["evidence"]) and all(evidence["fact"] == "messages" for evidence in finding["evidence"])
+
+
 def _symptoms(cause: str, by_id: dict[str, list[dict[str, Any]]], stop: set[str]) -> tuple[dict[str, Any], ...]:
     """All that `cause` explains, and what that explains in turn; what is shown already is left out."""
     found: dict[str, dict[str, Any]] = {}

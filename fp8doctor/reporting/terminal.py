@@ -171,7 +171,8 @@ class _Page:
             note = self._text("how to get more from FP8; nothing is broken" if lessons else "what to mend", "dim")
             yield Text.assemble(("In use", "bold"), "       ", note)
             for one in usage:
-                yield from self._finding(one, full=self.verbose or one.finding["severity"] != "info")
+                is_lesson = one.finding["severity"] == "info" and not summary.is_a_message(one.finding)
+                yield from self._finding(one, full=self.verbose or not is_lesson)
 
     def _all_well(self) -> Text:
         counts = summary.counts(self.view)

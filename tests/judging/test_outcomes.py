@@ -244,6 +244,15 @@ def test_a_literal_message_makes_a_finding_where_the_facts_are_missing() -> None
     )
 
 
+def test_a_message_that_shows_less_than_its_rule_says_has_a_title_of_its_own() -> None:
+    texts = (*TEXTS, ErrorText("bearing dry", rule="FAN001", fix="oil it", title="A bearing is dry"))
+    marked = rule("FAN001", "fan-stopped", Severity.ERROR, scope="box")(stopped)
+    for lines, title in ((("bearing dry",), "A bearing is dry"), (("smoke", "bearing dry"), "The fan stands still")):
+        messages = Messages(tuple(Message("FAN001", line, "fan") for line in lines))
+        (outcome,) = judge_rules(registry_of(marked, error_texts=texts), ok(messages=messages))
+        assert [finding.title for finding in outcome.findings] == [title]
+
+
 def test_a_literal_message_weighs_more_than_facts_that_show_nothing_and_less_than_those_that_do() -> None:
     assert with_message("rotor locked", fan=Fan(900)).name == "finding"
     assert with_message("rotor locked", fan=Fan(0)).findings == (Finding("measured"),)

@@ -110,6 +110,29 @@ def test_an_error_of_another_kind_is_called_unknown_to_fp8doctor_not_absent() ->
         api.read("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
+@pytest.mark.parametrize(
+    ("line", "id", "unseen"),
+    [
+        ("AssertionError: FP8 execution requires 2D input matrices with height divisible by 8", "TE022", "te.Linear"),
+        ("AssertionError: Torch not compiled with CUDA enabled", "TOR003", "on a box with a GPU"),
+        (
+            "RuntimeError: CUDA unknown error - this may be due to an incorrectly set up environment",
+            "TOR004",
+            "visible",
+        ),
+        ("RuntimeError: cuDNN error: CUDNN_STATUS_SUBLIBRARY_LOADING_FAILED", "TE012", "Transformer Engine"),
+        ("AssertionError: libcuda.so cannot found!", "CMP007", "FP8"),
+        ("NotImplementedError: FA3 backward does not support fp8", "FA008", "for this GPU"),
+    ],
+)
+def test_a_finding_of_a_message_says_no_more_than_the_message_shows(line: str, id: str, unseen: str) -> None:
+    report = api.read(line)
+    assert [finding.id for finding in report.findings] == [id]
+    assert unseen not in report.findings[0].title
+    assert report.findings[0].evidence[0].text == f"the text printed: {line}"
+    assert " ".join(line.split()[:4]) in " ".join(printed(report).split())
+
+
 def test_what_uses_fp8_is_no_question_where_there_is_none() -> None:
     ada = api.read(texts.collect_env())
     ampere = api.read(texts.collect_env(gpus=" GPU 0: NVIDIA A100-SXM4-80GB"))
