@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fp8doctor.api import diagnose, diff, examine, read, trace
+    from fp8doctor.api import NothingRecognisedError, diagnose, diff, examine, read, trace
     from fp8doctor.differing import Difference
     from fp8doctor.judging.report import Report
 
-__all__ = ["Difference", "Report", "__version__", "diagnose", "diff", "examine", "read", "trace"]
+__all__ = [
+    "Difference",
+    "NothingRecognisedError",
+    "Report",
+    "__version__",
+    "diagnose",
+    "diff",
+    "examine",
+    "read",
+    "trace",
+]
 
 
 def __getattr__(name: str) -> Any:

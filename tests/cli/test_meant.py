@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 from pathlib import Path
 
-from tests.cli.test_bad_input import ENVELOPE, complaint, json
+from tests.cli.test_bad_input import ENVELOPE, complaint
 
 TRACE = Path(__file__).parent.parent / "traces" / "eager-fp8.json.gz"
 
