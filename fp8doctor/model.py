@@ -226,8 +226,8 @@ def per_item(items: Iterable[T], judge: Callable[[T], Verdict]) -> RuleResult:
 class ErrorText:
     """A literal message that settles a rule: matched in what children print and in pasted text.
 
-    `pattern` is a regular expression searched line by line; `fix` says what to do in one sentence. `title` says what the
-    message alone shows, where the rule's own title says more than that.
+    `pattern` is a regular expression searched line by line; `fix` says what to do in one sentence. `title` says what
+    the message alone shows, where the rule's own title says more than that.
     """
 
     pattern: str
