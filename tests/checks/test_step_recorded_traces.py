@@ -39,6 +39,7 @@ HEALTHY = (
     "eager-bf16",
     "healthy-bf16",
     "healthy-fp8",
+    "healthy-fp8-graph",
     "healthy-fp8-training",
     "healthy-te",
 )

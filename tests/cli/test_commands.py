@@ -235,6 +235,8 @@ def test_ctrl_c_ends_the_children_and_says_what_was_learnt() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "fp8doctor", "--no-cache"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment,
+        # Inherited is to ignore it, where the tests run in the background of a shell.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:  # fmt: skip
         own = psutil.Process(running.pid)
         until = time.monotonic() + 30

@@ -48,7 +48,13 @@ class Doctor:
 
     def __init__(self) -> None:
         command = [sys.executable, "-c", SCRIPT, str(Path(__file__).with_name("trouble.py"))]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # Whoever runs the tests in the background of a shell has them ignore Ctrl-C, which is inherited.
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("ended trouble"):
