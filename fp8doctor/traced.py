@@ -16,7 +16,7 @@ KINDS = (
     *("fp8-gemm", "fp4-gemm", "bf16-gemm", "fp16-gemm", "tf32-gemm", "fp32-gemm", "int8-gemm", "other-gemm"),
     *("quantize", "dequantize", "amax", "scale-layout", "attention"),
     *("normalisation", "convolution", "elementwise", "optimizer", "communication"),
-    *("copy-from-host", "copy-to-host", "copy-on-device", "fill", "other"),
+    *("copy-from-host", "copy-to-host", "copy-on-device", "fill", "compile", "other"),
 )
 
 # What a person calls those whose name is not it.
