@@ -114,9 +114,6 @@ class WaitTotal:
     us: float | None = None
     # The part of that time in which the GPU had nothing to do.
     idle_us: float | None = None
-    # What the GPU idled after it, before the thread waited again, and at most as long as the host waited for a busy
-    # GPU: that far the host was ahead, and launches one by one until it is again.
-    idle_after_us: float | None = None
     # The Python function that asked for it ("model.py(162): look"); only of traces with stacks, and of long calls.
     function: str | None = None
 

@@ -39,9 +39,9 @@ def operator(name: str, count: int, host_us: float = 5.0, device_us: float = 0.0
     return OperatorTotal(name, STEPS * count, STEPS * count * host_us, STEPS * device_us)
 
 
-def wait(call: str, above: str | None, count: int, us: float, idle_us: float, after_us: float = 0.0) -> WaitTotal:
+def wait(call: str, above: str | None, count: int, us: float, idle_us: float) -> WaitTotal:
     """A call that waits, of one step."""
-    return WaitTotal(call, above, STEPS * count, STEPS * us, STEPS * idle_us, STEPS * after_us)
+    return WaitTotal(call, above, STEPS * count, STEPS * us, STEPS * idle_us)
 
 
 def trace(

@@ -119,9 +119,9 @@ def host_looks(trace: Trace) -> Verdict:
     torch.cuda.set_sync_debug_mode("warn") names each place.
 
     Sources: the trace itself: waiting calls below aten::item, aten::_local_scalar_dense or aten::nonzero. Counted as
-    lost is what the GPU idles in them, and after each until the host waits again, no more than the host waited for a
-    busy GPU: that far it was ahead. Up to four a step are told only from a tenth of the time on. PyTorch's tuning guide
-    asks to avoid unnecessary CPU-GPU synchronisation.
+    lost is the idle time of the GPU, no more than the host waits in them: it would launch meanwhile, and the step take
+    as long as the GPU's work or the host's. Up to four a step are told only from a tenth of the time on. PyTorch's
+    tuning guide asks to avoid unnecessary CPU-GPU synchronisation.
     """
     if (missing := unreadable(trace)) is not None:
         return missing
@@ -148,13 +148,6 @@ def host_looks(trace: Trace) -> Verdict:
                 None,
                 "trace.waits",
             ),
-            Evidence(
-                f"in them the GPU idles for {_ms(looks, 'idle_us')} ms, and after them, until the host is as far ahead "
-                f"again, for about {_ms(looks, 'idle_after_us')} ms",
-                round(lost, 1),
-                "us",
-                "trace.waits",
-            ),
             *_places(looks),
             _idle_names(trace),
         ),
@@ -165,10 +158,6 @@ def host_looks(trace: Trace) -> Verdict:
         gain=gain_without(lost, span),
         severity=severity,
     )
-
-
-def _ms(waits: list[WaitTotal], field: str) -> str:
-    return f"{sum(getattr(wait, field) or 0.0 for wait in waits) / 1e3:,.2f}"
 
 
 def _places(looks: list[WaitTotal]) -> list[Evidence]:
@@ -182,9 +171,9 @@ def _places(looks: list[WaitTotal]) -> list[Evidence]:
 
 
 def _lost_by_looks(trace: Trace, looks: list[WaitTotal]) -> float:
-    """Idle time in the looks, and until the host is as far ahead again; one that hardly waited cost nothing."""
-    lost = sum((w.idle_us or 0.0) + (w.idle_after_us or 0.0) for w in looks)
-    return min(lost, (launching_us(trace) or 0.0) + (trace.idle_waiting_us or 0.0))
+    """Idle time that would be gone if the host launched while it looks: as much as it waits in them, at most."""
+    waited = sum(w.us or 0.0 for w in looks)
+    return min(waited, (launching_us(trace) or 0.0) + (trace.idle_waiting_us or 0.0))
 
 
 def _looks(waits: list[WaitTotal]) -> int:

@@ -77,8 +77,8 @@ class Host:
     threads: dict[int, Thread] = field(default_factory=dict)
     # Number of the operator's name -> [how often, its own microseconds].
     operators: dict[int, list[float]] = field(default_factory=dict)
-    # (call, start, end, operator above, function above, thread), thread by thread in order.
-    waits: list[tuple[int, float, float, int, int, int]] = field(default_factory=list)
+    # (call, start, end, operator above, function above).
+    waits: list[tuple[int, float, float, int, int]] = field(default_factory=list)
     calls: int = 0
     launches: int = 0
     graph_launches: int = 0
@@ -263,7 +263,7 @@ class _Walker:
             if len(host.waits) < MAX_WAITS:
                 direct, telling, enclosing, _, _ = host.contexts[context]
                 above = direct or telling or enclosing
-                host.waits.append((events.name[at], start, end, above, self._function(start), events.thread[at]))
+                host.waits.append((events.name[at], start, end, above, self._function(start)))
 
     def _meaning(self, name: int, sort: int) -> _Meaning:
         text = self.recording.names.texts[name]

@@ -278,17 +278,11 @@ class _Adder:
         texts = self.recording.names.texts
         idle = Overlap(gaps) if gaps is not None else None
         totals: dict[tuple[int, int, int], list[float]] = {}
-        # Walked backward, so that the next wait of the thread is known.
-        following: dict[int, float] = {}
-        for call, start, end, operator, function, thread in reversed(self.host.waits):
-            total = totals.setdefault((call, operator, function), [0, 0.0, 0.0, 0.0])
+        for call, start, end, operator, function in self.host.waits:
+            total = totals.setdefault((call, operator, function), [0, 0.0, 0.0])
             total[0] += 1
             total[1] += end - start
-            if idle:
-                within = idle.us(start, end)
-                total[2] += within
-                total[3] += min(end - start - within, idle.us(end, following.get(thread, float("inf"))))
-            following[thread] = start
+            total[2] += idle.us(start, end) if idle else 0.0
         rows = [
             WaitTotal(
                 texts[call][:MAX_NAME],
@@ -296,10 +290,9 @@ class _Adder:
                 int(count),
                 _us(us),
                 _us(idle_us) if idle else None,
-                _us(after_us) if idle else None,
                 texts[function][:MAX_NAME] if function else None,
             )
-            for (call, operator, function), (count, us, idle_us, after_us) in totals.items()
+            for (call, operator, function), (count, us, idle_us) in totals.items()
         ]
         return tuple(_largest(rows, lambda row: row.us or 0.0))
 
