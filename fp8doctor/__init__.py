@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fp8doctor.api import NothingRecognisedError, diagnose, diff, examine, read, trace
     from fp8doctor.differing import Difference
     from fp8doctor.judging.report import Report
+    from fp8doctor.your_model import examine_model, watch
 
 __all__ = [
     "Difference",
@@ -19,9 +20,13 @@ __all__ = [
     "diagnose",
     "diff",
     "examine",
+    "examine_model",
     "read",
     "trace",
+    "watch",
 ]
+# In these the caller's process has torch, and it is needed.
+_WITH_TORCH = ("examine_model", "watch")
 
 
 def __getattr__(name: str) -> Any:
@@ -30,6 +35,10 @@ def __getattr__(name: str) -> Any:
         from fp8doctor import differing
 
         return differing.Difference
+    if name in _WITH_TORCH:
+        from fp8doctor import your_model
+
+        return getattr(your_model, name)
     if name in __all__:
         from fp8doctor import api
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +54,9 @@ class Options:
     prompt: str | None = None
     steps: int | None = None
     output_dir: str | None = None
+    # As in `fp8doctor.model.Request`.
+    model: str | None = None
+    model_inputs: tuple[str, ...] = ()
     # A facts file or report of an earlier run whose finished rungs are kept.
     resume: Path | None = None
 
@@ -101,7 +105,7 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
     if sys.platform != "linux":
         why = f"{platform.system()} is not examined, only Linux and WSL"
         nothing: dict[str, ProbeRun[Facts]] = {key: ProbeRun("skipped", detail=why) for key in registry.probes}
-        raise CannotExamineError(platform.system(), _live_report(registry, nothing, 0.0))
+        raise CannotExamineError(platform.system(), _live_report(registry, nothing, 0.0, "live"))
     # Here, because judging saved facts needs none of it.
     from fp8doctor.probing import interpreters
     from fp8doctor.probing.cache import cache_folder
@@ -110,7 +114,7 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
     target = interpreters.choose(options.python)
     resume = _to_resume(options.resume, registry) if options.resume else {}
     started = time.monotonic()
-    with cache_folder(options.keep_cache) as cache_dir:
+    with cache_folder(options.keep_cache) as cache_dir, tempfile.TemporaryDirectory(prefix="fp8doctor-") as scratch:
         environment, replaced = child_environment(registry.cache_variables, cache_dir)
         request = Request(
             mode=options.mode,
@@ -124,6 +128,10 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
             prompt=options.prompt,
             steps=options.steps,
             output_dir=options.output_dir,
+            model=options.model,
+            model_inputs=options.model_inputs,
+            model_folder=str(Path.cwd()) if options.model else None,
+            trace_file=str(Path(scratch) / "trace.json") if options.model else None,
             epoch_s=started,
             cache_dir=cache_dir,
             replaced_environment=replaced,
@@ -134,9 +142,23 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
         try:
             runs = schedule.run()
         except KeyboardInterrupt:
-            report = _live_report(registry, schedule.runs, time.monotonic() - started)
+            report = _live_report(registry, schedule.runs, time.monotonic() - started, "live")
             raise InterruptedExaminationError(_marked_interrupted(report)) from None
-    return _live_report(registry, runs, time.monotonic() - started)
+        if request.trace_file is not None:
+            runs = {**runs, **_recorded(Path(request.trace_file), registry)}
+    return _live_report(registry, runs, time.monotonic() - started, "live" if options.model is None else "model")
+
+
+def _recorded(file: Path, registry: Registry) -> dict[str, ProbeRun[Facts]]:
+    """What a profiler wrote in a child, added up here; nothing if it wrote nothing."""
+    from fp8doctor.reading.trace import NotATraceError, add_up
+
+    if not file.exists():
+        return {}
+    try:
+        return {Trace.key: ProbeRun("ok", add_up([file], registry.kernels))}
+    except NotATraceError as error:
+        return {Trace.key: ProbeRun("garbage", detail=str(error))}
 
 
 def look(facts_type: type[F]) -> F | None:
@@ -217,7 +239,7 @@ def read(text: str | bytes) -> Report:
         known = "no environment report, log line or error that fp8doctor knows"
         raise NothingRecognisedError(f"nothing in this text is known: {known}")
     facts |= {Reading.key: seen, Messages.key: messages}
-    return _read_report(registry, facts, "text")
+    return read_report(registry, facts, "text")
 
 
 def trace(*paths: Path) -> Report:
@@ -232,7 +254,7 @@ def trace(*paths: Path) -> Report:
     from fp8doctor.reading.trace import add_up
 
     registry = knowledge()
-    return _read_report(registry, {Trace.key: add_up(paths, registry.kernels)}, "trace")
+    return read_report(registry, {Trace.key: add_up(paths, registry.kernels)}, "trace")
 
 
 def diff(before: Report, after: Report, *, names: tuple[str, str] = ("A", "B")) -> Difference:
@@ -248,7 +270,8 @@ def diff(before: Report, after: Report, *, names: tuple[str, str] = ("A", "B")) 
     return difference(before, after, knowledge(), names)
 
 
-def _read_report(registry: Registry, facts: dict[str, Facts], source: Source) -> Report:
+def read_report(registry: Registry, facts: dict[str, Facts], source: Source) -> Report:
+    """The report of what was read or watched, and not probed."""
     runs = {
         key: ProbeRun("ok", facts[key]) if key in facts else ProbeRun[Facts]("not-observed")
         for key in registry.facts_types
@@ -256,9 +279,9 @@ def _read_report(registry: Registry, facts: dict[str, Facts], source: Source) ->
     return _report(registry, runs, source, store.now(), None, None)
 
 
-def _live_report(registry: Registry, runs: dict[str, ProbeRun[Facts]], elapsed_s: float) -> Report:
+def _live_report(registry: Registry, runs: dict[str, ProbeRun[Facts]], elapsed_s: float, source: Source) -> Report:
     runs = {**runs, Messages.key: ProbeRun("ok", _messages(registry, runs))}
-    return _report(registry, runs, "live", store.now(), round(elapsed_s, 1), None)
+    return _report(registry, runs, source, store.now(), round(elapsed_s, 1), None)
 
 
 def _marked_interrupted(report: Report) -> Report:
@@ -292,11 +315,17 @@ def _report(
         probes={
             key: ProbeRecord(run.outcome, run.detail, run.stderr_tail, run.elapsed_ms, run.interpreter)
             for key, run in runs.items()
-            # What readers alone fill is no probe of a box that was examined.
-            if key not in OWN_FACTS and (key in registry.probes or run.facts is not None)
+            if _is_told(registry, key, run)
         },
         facts=raw_facts,
     )
+
+
+def _is_told(registry: Registry, key: str, run: ProbeRun[Facts]) -> bool:
+    """Whether how a probe ended belongs into the report: not of what readers fill, nor of a model that none named."""
+    probe = registry.probes.get(key)
+    asked = probe is not None and not (probe.for_model and run.outcome in ("skipped", "not-observed"))
+    return key not in OWN_FACTS and (asked or run.facts is not None)
 
 
 def _messages(registry: Registry, runs: dict[str, ProbeRun[Facts]]) -> Messages:

@@ -98,6 +98,12 @@ class Request:
     prompt: str | None = None
     steps: int | None = None
     output_dir: str | None = None
+    # A model of the person's own: "package.module:factory", what it is called with ("1x4096:int64", none: the factory
+    # says it), the folder that the module is looked for in, and where the profiler's trace of its step is written.
+    model: str | None = None
+    model_inputs: tuple[str, ...] = ()
+    model_folder: str | None = None
+    trace_file: str | None = None
     # Until the run's budget is spent, counted from the start of this child.
     seconds_left: float = 60.0
     # time.monotonic() when the run began; sensors and timed cases count their seconds from it.

@@ -33,7 +33,7 @@ from fp8doctor.model import (
 )
 from fp8doctor.pasted import Pasted, Reading
 from fp8doctor.plain import fields_without_default, plain_problem, split_optional
-from fp8doctor.specs import Maker, Makes, Need, NeedKind, Probe, Reader, RegistrationError, Rule, RunsIn
+from fp8doctor.specs import Describer, Maker, Makes, Need, NeedKind, Probe, Reader, RegistrationError, Rule, RunsIn
 from fp8doctor.traced import Trace
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def probe(
     share: float = 1.0,
     for_workload: bool = False,
     for_pipeline: bool = False,
+    for_model: bool = False,
     watches: bool = False,
     modes: Iterable[str] = ("quick", "default", "thorough", "bench"),
     prepare: Callable[[], None] | None = None,
@@ -71,6 +72,7 @@ def probe(
         share: among those, its share of the time that is left when its turn comes.
         for_workload: whether it runs only where a workload was named.
         for_pipeline: whether it runs only where a pipeline was named.
+        for_model: whether it runs only where a model of the person's own was named.
         watches: whether it samples sensors until the timing probes have ended.
         modes: the modes that it runs in.
         prepare: if given, the child starts with the run and calls this while the probe waits for its turn. It may
@@ -97,6 +99,7 @@ def probe(
             share=share,
             for_workload=for_workload,
             for_pipeline=for_pipeline,
+            for_model=for_model,
             watches=watches,
             modes=chosen,
             prepare=prepare,
@@ -182,6 +185,15 @@ def reader(function: F) -> F:
     return function
 
 
+def describes(function: F) -> F:
+    """Mark a function that tells how a module of a model was converted, `(module) -> Conversion | None`.
+
+    It runs in the user's own process, where the module's library is imported already, and imports nothing itself.
+    """
+    setattr(function, _MARK, Describer(function))
+    return function
+
+
 def _facts_type(function: Callable[..., Any], returned: Any, what: str) -> type[Facts]:
     if not (isinstance(returned, type) and issubclass(returned, Facts) and hasattr(returned, "key")):
         raise RegistrationError(f"{function.__name__}: a {what} returns Facts with a key, not {returned}")
@@ -263,6 +275,7 @@ class Registry:
     readers: dict[str, Reader] = field(default_factory=dict)
     error_texts: list[ErrorText] = field(default_factory=list)
     kernels: list[Kernel] = field(default_factory=list)
+    describers: list[Callable[[Any], Any]] = field(default_factory=list)
     # Environment variables that name a folder for compiled code; children get the doctor's own folder there.
     cache_variables: list[str] = field(default_factory=list)
     # Plug-ins that could not be loaded, with the reason.
@@ -302,12 +315,15 @@ class Registry:
         self.readers.update(other.readers)
         _add_new(self.error_texts, other.error_texts)
         _add_new(self.kernels, other.kernels)
+        _add_new(self.describers, other.describers)
         _add_new(self.cache_variables, other.cache_variables)
         self.plugin_paths.update(other.plugin_paths)
 
-    def _add(self, spec: Probe | Rule | Maker | Reader, where: str) -> None:
+    def _add(self, spec: Probe | Rule | Maker | Reader | Describer, where: str) -> None:
         if isinstance(spec, Maker):
             self.makers.append(spec)
+        elif isinstance(spec, Describer):
+            self.describers.append(spec.function)
         elif isinstance(spec, Reader):
             if spec.key in self.readers or spec.key in OWN_FACTS:
                 raise RegistrationError(f"{where}: facts key {spec.key!r} is read by another")

@@ -53,6 +53,8 @@ class Probe:
     for_workload: bool
     # Runs only where a pipeline was named.
     for_pipeline: bool
+    # Runs only where a model of the person's own was named.
+    for_model: bool
     # Runs as long as the timing probes do, beside them (sensors).
     watches: bool
     # The modes in which it runs.
@@ -103,3 +105,10 @@ class Reader:
     def key(self) -> str:
         """The key of its facts."""
         return self.facts_type.key
+
+
+@dataclass(frozen=True)
+class Describer:
+    """A function that tells how a module was converted."""
+
+    function: Callable[[Any], Any]

@@ -15,8 +15,8 @@ MAX_LINES = 400
 # The examined libraries: imported inside functions that run in a child, never while a module loads.
 EXAMINED = {"torch", "torchao", "transformer_engine", "flash_attn", "triton", "numpy", "diffusers", "vllm", "xformers"}
 VOCABULARY = {"fp8doctor.model", "fp8doctor.plain", "fp8doctor.specs", "fp8doctor.traced", "fp8doctor.pasted"}
-VOCABULARY |= {"fp8doctor.variables"}
-SUBJECTS = VOCABULARY | {"fp8doctor.checks", "fp8doctor.registry", "fp8doctor.measuring"}
+VOCABULARY |= {"fp8doctor.variables", "fp8doctor.observed"}
+SUBJECTS = VOCABULARY | {"fp8doctor.checks", "fp8doctor.registry", "fp8doctor.measuring", "fp8doctor.observing"}
 ANYTHING: set[str] = {"fp8doctor"}
 
 # Which rooms of the house a room may import while it loads (of fp8doctor; a room includes what is below it), and
@@ -28,6 +28,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "fp8doctor.specs": ({"fp8doctor.model"}, set()),
     "fp8doctor.traced": ({"fp8doctor.model"}, set()),
     "fp8doctor.pasted": ({"fp8doctor.model"}, set()),
+    "fp8doctor.observed": ({"fp8doctor.model"}, set()),
     "fp8doctor.variables": (set(), set()),
     "fp8doctor.registry": (VOCABULARY, set()),
     "fp8doctor.measuring": (VOCABULARY | {"fp8doctor.measuring"}, set()),
@@ -45,6 +46,11 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         VOCABULARY | {"fp8doctor.reading"},
         {"msgspec"},
     ),
+    # In the user's own process, which has torch; it is imported late all the same, so that the rest needs none.
+    "fp8doctor.observing": (
+        VOCABULARY | {"fp8doctor.measuring", "fp8doctor.observing"},
+        set(),
+    ),
     "fp8doctor.differing": (
         VOCABULARY | {"fp8doctor.registry", "fp8doctor.measuring", "fp8doctor.judging", "fp8doctor.differing"},
         set(),
@@ -60,6 +66,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "fp8doctor": (ANYTHING, set()),
     "fp8doctor.__main__": (ANYTHING, set()),
     "fp8doctor.api": (ANYTHING, set()),
+    "fp8doctor.your_model": (ANYTHING, set()),
     "fp8doctor.cli": (ANYTHING, {"click", "rich"}),
     # Recorded boxes: data.
     "fp8doctor.boxes": (set(), set()),

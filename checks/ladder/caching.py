@@ -15,11 +15,11 @@ from typing import Any
 
 from fp8doctor.checks.ladder.conversions import RefusedError, around
 from fp8doctor.checks.ladder.facts import Rung, SkippedStep
-from fp8doctor.checks.ladder.stepping import Meter, how_many
 from fp8doctor.checks.torch_build.numerics import relative_error
 from fp8doctor.checks.workload.build import Built, diffusion_arguments
 from fp8doctor.checks.workload.catalogue import StepPlan
 from fp8doctor.measuring.statistics import estimate
+from fp8doctor.measuring.stepping import Meter, how_many
 
 # The steps of a picture (FluxPipeline.__call__'s default, diffusers/pipelines/flux/pipeline_flux.py).
 STEPS = 28

@@ -21,7 +21,7 @@ from fp8doctor.checks.ladder.facts import Rung
 from fp8doctor.checks.ladder.graphing import captured, compare_replay, compare_training_replay
 from fp8doctor.checks.ladder.outcomes import failure
 from fp8doctor.checks.ladder.slugs import BASELINE, Config, config_of
-from fp8doctor.checks.ladder.stepping import MemoryWatch, Meter, how_many, summary_of
+from fp8doctor.checks.ladder.stepping import MemoryWatch
 from fp8doctor.checks.ladder.training import TrainingStep
 from fp8doctor.checks.ladder.winners import ASKING_SHARE
 from fp8doctor.checks.torch_build.numerics import relative_error
@@ -35,6 +35,7 @@ from fp8doctor.checks.workload.build import (
 )
 from fp8doctor.checks.workload.catalogue import ModelPlan, StepPlan
 from fp8doctor.measuring.statistics import estimate
+from fp8doctor.measuring.stepping import Meter, how_many, summary_of
 
 # With fewer rows than this a layer is a matrix-vector product, for which quantising its input never pays.
 LEAST_ROWS = 16

@@ -12,7 +12,7 @@ from typing import Any
 from fp8doctor.checks.ladder.facts import Ladder, Rung
 from fp8doctor.checks.ladder.outcomes import alarm, ended, not_here
 from fp8doctor.checks.ladder.slugs import BASELINE, FORWARD, SHORT, TRAINING, Config, config_of
-from fp8doctor.checks.ladder.stepping import MOST_STEPS_S, SHORT_STEPS_S, STEPS_PART, STEPS_S
+from fp8doctor.checks.ladder.stepping import MOST_STEPS_S, SHORT_STEPS_S, STEPS_PART
 from fp8doctor.checks.ladder.winners import combinations
 from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.checks.torch_build.early import has_device, import_torch
@@ -21,6 +21,7 @@ from fp8doctor.checks.transformer_engine.facts import TransformerEngine
 from fp8doctor.checks.workload.catalogue import BUILT_IN, ModelPlan, StepPlan
 from fp8doctor.checks.workload.config_file import read_plan
 from fp8doctor.checks.workload.facts import WorkloadSeen
+from fp8doctor.measuring.stepping import STEPS_S
 from fp8doctor.model import Request
 from fp8doctor.plain import from_plain
 from fp8doctor.registry import probe
@@ -152,7 +153,7 @@ class Run:
         import torch
 
         from fp8doctor.checks.ladder.climbing import Climber
-        from fp8doctor.checks.ladder.stepping import Meter
+        from fp8doctor.measuring.stepping import Meter
 
         if self.te and self.te.import_ok and self.request.mode != "default":
             import_engine_first()

@@ -20,12 +20,13 @@ from fp8doctor.checks.ladder.climbing import LEAST_ROWS, compilation, convert, g
 from fp8doctor.checks.ladder.conversions import RefusedError, around, compile_blocks
 from fp8doctor.checks.ladder.outcomes import failure
 from fp8doctor.checks.ladder.slugs import Config, config_of
-from fp8doctor.checks.ladder.stepping import MemoryWatch, Meter
+from fp8doctor.checks.ladder.stepping import MemoryWatch
 from fp8doctor.checks.pipeline.facts import ImageRung
 from fp8doctor.checks.pipeline.images import Comparer
 from fp8doctor.checks.pipeline.session import Session
 from fp8doctor.checks.workload.build import Built, weight_bytes
 from fp8doctor.measuring.statistics import estimate
+from fp8doctor.measuring.stepping import Meter
 
 # Images after the first, and the seconds that they may take: their times agree within a few percent.
 IMAGES_S, FEWEST_IMAGES, MOST_IMAGES = 20.0, 2, 10

@@ -149,9 +149,9 @@ class Run:
             import_engine_first()
         import torch
 
-        from fp8doctor.checks.ladder.stepping import Meter
         from fp8doctor.checks.pipeline.images import Comparer
         from fp8doctor.checks.pipeline.painting import Painter
+        from fp8doctor.measuring.stepping import Meter
 
         device = torch.device("cuda", self.request.gpu) if torch.cuda.is_available() else torch.device("cpu")
         name = None

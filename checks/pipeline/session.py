@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fp8doctor.checks.ladder.caching import STEPS
-from fp8doctor.checks.ladder.stepping import Meter
 from fp8doctor.checks.pipeline.facts import Part
 from fp8doctor.checks.pipeline.folder import NoPipelineError, PipelineFolder
 from fp8doctor.checks.pipeline.images import as_tensor
 from fp8doctor.checks.workload.build import Built, weight_bytes
 from fp8doctor.checks.workload.catalogue import ModelPlan
+from fp8doctor.measuring.stepping import Meter
 
 SEED = 0
 # What is drawn where nobody said what, and the class of pictures where there are classes.

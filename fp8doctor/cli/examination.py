@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from fp8doctor.judging.report import Report
 
 
+# Loading a model of some billion parameters takes a minute.
+MODEL_BUDGET_S = 180.0
+
+
 def examine(chosen: dict[str, Any]) -> tuple[Report, bool]:
     """Examine this box as the options say; returns the report, and whether the examination was whole."""
     from fp8doctor import api
@@ -56,6 +60,23 @@ def bench(
             steps=chosen["steps"],
             output_dir=str(folder.absolute()) if folder else None,
             resume=earlier,
+        )
+    )
+
+
+def model(chosen: dict[str, Any], factory: str, inputs: tuple[str, ...]) -> tuple[Report, bool]:
+    """Examine a model of the person's own; of the box, what needs no timing."""
+    from fp8doctor import api
+
+    return _run(
+        api.Options(
+            mode="quick",
+            budget_s=chosen["budget"] or MODEL_BUDGET_S,
+            python=chosen["python"],
+            gpu=chosen["gpu"],
+            keep_cache=not chosen["no_cache"],
+            model=factory,
+            model_inputs=inputs,
         )
     )
 

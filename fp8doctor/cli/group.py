@@ -11,7 +11,7 @@ from click.core import ParameterSource
 import fp8doctor
 from fp8doctor.cli import did_you_mean, options
 
-COMMANDS = ("bench", "collect", "diagnose", "read", "trace", "diff", "explain", "rules", "demo", "schema")
+COMMANDS = ("model", "bench", "collect", "diagnose", "read", "trace", "diff", "explain", "rules", "demo", "schema")
 
 
 class LazyGroup(click.Group):

@@ -63,7 +63,8 @@ class MissingFactsError(Exception):
 
 def judge_rules(registry: Registry, runs: Runs) -> list[Outcome]:
     """Run every rule on the facts in `runs`; a rule that raises is "crashed" and costs itself alone."""
-    unprobed = {key for key in registry.facts_types if key not in registry.probes}
+    probes = registry.probes
+    unprobed = {key for key in registry.facts_types if key not in probes or probes[key].for_model}
     return [_with_messages(registry, _judge(rule, runs, unprobed), runs) for rule in registry.rules.values()]
 
 
@@ -112,7 +113,7 @@ def _why_missing(key: str, run: ProbeRun[Facts]) -> str:
 
 
 def _judge(rule: Rule, runs: Runs, unprobed: set[str]) -> Outcome:
-    # What only a text or a trace can say is no question where none was read.
+    # What only a text, a trace or a model of the person's own can say is no question where there is none.
     unread = [
         need.key for need in rule.needs.values() if need.kind == "required" and need.key in unprobed - _seen(runs)
     ]

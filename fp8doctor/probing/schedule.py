@@ -96,6 +96,8 @@ class Schedule:
             return "no workload was named (--for)"
         if probe.for_pipeline and request.pipeline is None:
             return "no pipeline was named (--pipeline)"
+        if probe.for_model and request.model is None:
+            return "no model was named (fp8doctor model)"
         return None
 
     def _prepare(self, probes: list[Probe]) -> None:

@@ -287,7 +287,7 @@ def dated(view: View) -> str:
     return "read" if is_foreign(view) else "recorded"
 
 
-_UNRECORDED = {"text": "not said by this text", "trace": "not in a trace"}
+_UNRECORDED = {"text": "not said by this text", "trace": "not in a trace", "model": "not seen from a model's process"}
 
 
 def _unrecorded(view: View) -> set[str]:

@@ -100,7 +100,7 @@ def climbers() -> Any:
     import torch
 
     from fp8doctor.checks.ladder.climbing import Climber
-    from fp8doctor.checks.ladder.stepping import Meter
+    from fp8doctor.measuring.stepping import Meter
 
     made: dict[str, Any] = {}
 

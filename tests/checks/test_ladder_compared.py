@@ -16,11 +16,11 @@ from fp8doctor.checks.ladder.conversions import RefusedError
 from fp8doctor.checks.ladder.facts import Rung
 from fp8doctor.checks.ladder.graphing import captured, compare_training_replay
 from fp8doctor.checks.ladder.slugs import config_of
-from fp8doctor.checks.ladder.stepping import Meter
 from fp8doctor.checks.ladder.training import TrainingStep
 from fp8doctor.checks.ladder.winners import carried_over, fastest
 from fp8doctor.checks.torch_build.numerics import FORMAT_ERRORS
 from fp8doctor.checks.workload.build import build
+from fp8doctor.measuring.stepping import Meter
 from fp8doctor.model import Estimate
 from tests.ladder_facts import STEP, candidates, more, rung
 from tests.tiny_plans import TINY_LM, TINY_TRAIN

@@ -21,19 +21,11 @@ from fp8doctor.checks.ladder.comparing import Reference
 from fp8doctor.checks.ladder.conversions import RefusedError, around
 from fp8doctor.checks.ladder.facts import MemoryPoint, Rung
 from fp8doctor.checks.ladder.slugs import config_of
-from fp8doctor.checks.ladder.stepping import (
-    FEWEST_STEPS,
-    FOR_A_P99,
-    MEMORY_POINTS,
-    MOST_STEPS,
-    MemoryWatch,
-    Meter,
-    how_many,
-    summary_of,
-)
+from fp8doctor.checks.ladder.stepping import MEMORY_POINTS, MemoryWatch
 from fp8doctor.checks.torch_build.numerics import FORMAT_ERRORS
 from fp8doctor.checks.workload.build import build, step_call, weight_bytes
 from fp8doctor.checks.workload.catalogue import ModelPlan
+from fp8doctor.measuring.stepping import FEWEST_STEPS, FOR_A_P99, MOST_STEPS, Meter, how_many, summary_of
 from tests.tiny_plans import DECODE, TINY_FLUX, TINY_LM, TINY_TRAIN
 
 Climb = Callable[..., Rung]

@@ -13,7 +13,7 @@ from fp8doctor.checks.ladder.climbing import Climber
 from fp8doctor.checks.ladder.facts import Ladder, Rung
 from fp8doctor.checks.ladder.probe import LIKE_THE_OTHERS, SPENT, Run
 from fp8doctor.checks.ladder.slugs import FORWARD, config_of
-from fp8doctor.checks.ladder.stepping import Meter
+from fp8doctor.measuring.stepping import Meter
 from fp8doctor.model import Estimate, Request
 from fp8doctor.plain import to_plain
 from tests.checks.test_ladder_probe import by_config, climbed, record

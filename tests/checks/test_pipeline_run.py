@@ -239,11 +239,11 @@ def test_a_part_that_is_not_known_here_or_has_other_weights(
 def painter(folder: Path, steps: int = 2, prompt: str | None = None) -> Any:
     import torch
 
-    from fp8doctor.checks.ladder.stepping import Meter
     from fp8doctor.checks.pipeline.folder import read_folder
     from fp8doctor.checks.pipeline.images import Comparer
     from fp8doctor.checks.pipeline.painting import Painter
     from fp8doctor.checks.pipeline.session import Session
+    from fp8doctor.measuring.stepping import Meter
 
     meter = Meter(torch, torch.device("cpu"))
     return Painter(Session(read_folder(folder), prompt, steps, meter), meter, Comparer())

@@ -14,7 +14,7 @@ from tests import step_situations as facts
 
 
 def judged(trace: Trace) -> Report:
-    return api._read_report(api.knowledge(), {Trace.key: trace}, "trace")
+    return api.read_report(api.knowledge(), {Trace.key: trace}, "trace")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,90 @@
+"""Which of a model's layers multiply in FP8, which keep it only, and which could?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from fp8doctor.checks.step.products import FEW_ROWS, VOCABULARY, is_narrow
+from fp8doctor.model import Evidence
+from fp8doctor.observed import Layer, Model
+from fp8doctor.traced import Trace
+
+# cuBLASLt's FP8 products take sizes that are multiples of 16 (leading dimensions of 16 bytes).
+MULTIPLE = 16
+FP8 = ("fp8", "fp4")
+# Groups of layers that are listed by name.
+LISTED = 4
+
+
+def linears(model: Model) -> list[Layer]:
+    """The layers that are matrix products, with known sizes."""
+    return [layer for layer in model.layers or () if layer.kind == "linear" and layer.k and layer.n]
+
+
+def multiplying(layers: Iterable[Layer]) -> list[Layer]:
+    """Those whose products are meant to be in FP8."""
+    return [layer for layer in layers if layer.multiplies in FP8]
+
+
+def keeping(layers: Iterable[Layer]) -> list[Layer]:
+    """Those that keep FP8 and multiply in 16 bits."""
+    return [layer for layer in layers if layer.keeps in FP8 and layer.multiplies not in FP8]
+
+
+def fits(layer: Layer) -> bool:
+    """Whether both sizes are what an FP8 product takes."""
+    return (layer.k or 0) % MULTIPLE == 0 and (layer.n or 0) % MULTIPLE == 0
+
+
+def suits(layer: Layer) -> bool:
+    """Whether FP8 would pay in this layer as far as its sizes tell: wide enough, and not called with a few rows."""
+    wide = not is_narrow(layer.k or 0, layer.n or 0) and max(layer.k or 0, layer.n or 0) < VOCABULARY
+    return fits(layer) and wide and (layer.rows is None or max(layer.rows) > FEW_ROWS)
+
+
+def with_rows(layers: Iterable[Layer], trace: Trace | None) -> list[Layer]:
+    """The same with the rows of compiled layers, in which no hook counted them, by the products of their size."""
+    rows: dict[tuple[int | None, int | None], set[int]] = {}
+    for product in (trace.products or ()) if trace is not None else ():
+        if product.m is not None:
+            rows.setdefault((product.k, product.n), set()).add(product.m)
+    return [
+        layer if layer.rows else replace(layer, rows=tuple(sorted(rows.get((layer.k, layer.n), ()))) or None)
+        for layer in layers
+    ]
+
+
+def weights(layers: Iterable[Layer]) -> int:
+    """How many weights they have."""
+    return sum((layer.k or 0) * (layer.n or 0) * (layer.count or 0) for layer in layers)
+
+
+def counted(layers: Iterable[Layer]) -> int:
+    """How many layers these are."""
+    return sum(layer.count or 0 for layer in layers)
+
+
+def named(layers: Iterable[Layer]) -> list[Evidence]:
+    """The largest groups by name: "blocks.*.attn.to_q, 57 of Linear(3072, 3072)"."""
+    largest = sorted(layers, key=lambda layer: -weights([layer]))
+    lines = [
+        Evidence(f"{_name(layer)}: {_size(layer)}", layer.count, None, "model.layers") for layer in largest[:LISTED]
+    ]
+    if len(largest) > LISTED:
+        lines.append(Evidence(f"and {counted(largest[LISTED:]):,} layers more", fact="model.layers"))
+    return lines
+
+
+def _name(layer: Layer) -> str:
+    return (layer.examples or ("?",))[0] if layer.count == 1 else layer.name or "?"
+
+
+def _size(layer: Layer) -> str:
+    size = f"Linear({layer.k}, {layer.n})"
+    return f"{layer.count:,} of {size}" if (layer.count or 0) > 1 else size
+
+
+def share_of(part: Iterable[Layer], whole: Iterable[Layer]) -> float:
+    """The part of the weights that is in these layers."""
+    return weights(part) / (weights(whole) or 1)

@@ -1,0 +1,143 @@
+"""What is a model made of, layer by layer, and what did its steps take?
+
+Only the standard library is imported here: this module also runs inside the examined environment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fp8doctor.model import Estimate, Facts
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How a layer was converted: by which library, in which format its weight lies, and in which it is multiplied."""
+
+    library: str
+    # "fp8", "int8", "int4", "fp4", "16-bit", ...: what the weight is kept in.
+    keeps: str | None = None
+    # What the product is meant to be computed in; None: what `keeps` is cast to is multiplied in 16 bits.
+    multiplies: str | None = None
+    # "rowwise", "tensorwise", "block", "delayed", "current", "mxfp8", "nvfp4"; None: not known.
+    scaling: str | None = None
+    # The rank of a LoRA that runs beside the layer.
+    adapter_rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Layers alike: of one class, size and format, whose names differ in their numbers alone."""
+
+    # "transformer_blocks.*.attn.to_q"
+    name: str | None = None
+    count: int | None = None
+    # The true names of the first few.
+    examples: tuple[str, ...] | None = None
+    class_name: str | None = None
+    # "linear", "convolution", "attention", "embedding", "experts"
+    kind: str | None = None
+    # Inputs and outputs: a product of M tokens is M x K x N.
+    k: int | None = None
+    n: int | None = None
+    # The type that its weight has for others ("bfloat16"), and what it is kept in ("float8_e4m3fn").
+    dtype: str | None = None
+    kept_dtype: str | None = None
+    library: str | None = None
+    keeps: str | None = None
+    multiplies: str | None = None
+    scaling: str | None = None
+    adapter_rank: int | None = None
+    trains: bool | None = None
+    device: str | None = None
+    # It, or a module round it, was handed to torch.compile.
+    compiled: bool | None = None
+    # Its weight is brought from elsewhere at each call ("accelerate", "diffusers-group").
+    offloaded_by: str | None = None
+    # Its weight is cast at each call ("diffusers-layerwise").
+    cast_by: str | None = None
+    # The address of its weight is no multiple of 16 bytes.
+    misaligned: bool | None = None
+    # Rows of its input, where it was called.
+    rows: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Modules of one class that stand in one list: what a model repeats."""
+
+    name: str | None = None
+    class_name: str | None = None
+    count: int | None = None
+    parameters: int | None = None
+    compiled: int | None = None
+
+
+@dataclass(frozen=True)
+class StepRun:
+    """What calling the model took, without a profiler. Milliseconds by the host's clock, to the end of the work."""
+
+    first_ms: float | None = None
+    step_ms: Estimate | None = None
+    # Until the host had asked for a step, of a device that was idle when it began.
+    host_ms: float | None = None
+    peak_gb: float | None = None
+    # What went wrong, and in which part: "the first call", "profiling".
+    error: str | None = None
+    failed_at: str | None = None
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """How far one layer's output is from BF16's on the same input: signal to quantisation noise, in decibels."""
+
+    name: str | None = None
+    sqnr_db: float | None = None
+    # What the layer's format explains on random operands.
+    expected_db: float | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration tried on copies of the model's blocks, on what they are called with."""
+
+    config: str | None = None
+    label: str | None = None
+    # "ok" | "wrong" | "refused" | "out-of-memory" | "failed"
+    outcome: str | None = None
+    detail: str | None = None
+    # By the name of the list of blocks: milliseconds of one block.
+    blocks_ms: dict[str, Estimate] | None = None
+    # The whole step by them, all else as it was.
+    step_ms: Estimate | None = None
+    relative_error: float | None = None
+    error_limit: float | None = None
+    compile_s: float | None = None
+    # The layers that lose most by it.
+    worst: tuple[LayerError, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Model(Facts, key="model"):
+    """A model of the user's own: its layers, its steps, and what was tried on its blocks."""
+
+    name: str | None = None
+    class_name: str | None = None
+    parameters: int | None = None
+    # Bytes of parameters and buffers by the type that they are kept in, and parameters by device.
+    bytes_by_dtype: dict[str, int] | None = None
+    parameters_by_device: dict[str, int] | None = None
+    training: bool | None = None
+    # "whole", "parts" or "none".
+    compiled: str | None = None
+    checkpointing: bool | None = None
+    # The type that torch.autocast was on for in the step; "off".
+    autocast: str | None = None
+    layers: tuple[Layer, ...] | None = None
+    blocks: tuple[Blocks, ...] | None = None
+    run: StepRun | None = None
+    trials: tuple[Trial, ...] | None = None
+    # What the trials leave out, and why.
+    untried: str | None = None
+    # Milliseconds that looking took, and what watching added to a step outside its window.
+    looking_ms: float | None = None

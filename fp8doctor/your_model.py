@@ -1,0 +1,99 @@
+"""The public API for a model of the caller's own, in the caller's own process."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fp8doctor import api
+from fp8doctor.checks.model.trying import tried
+from fp8doctor.judging.report import Report
+from fp8doctor.model import Facts
+from fp8doctor.observed import Model, StepRun
+from fp8doctor.observing import looking, running
+from fp8doctor.observing.keeping import as_it_was
+from fp8doctor.observing.watching import Watch, Watcher
+from fp8doctor.reading.trace import NotATraceError, add_up
+from fp8doctor.traced import Trace
+
+# Four compilations of a block or two.
+TRY_FOR_S = 60.0
+
+
+def examine_model(
+    model: Any, inputs: Any = None, step: Callable[[], Any] | None = None, *, try_for_s: float = TRY_FOR_S
+) -> Report:
+    """Look at a model of the caller's own, run its step, and judge both.
+
+    Nothing in the model is changed: hooks are removed, random states, gradients and buffers are as before. What `step`
+    changes itself (an optimizer's parameters) is its own. Without inputs and step the model is looked at alone.
+
+    Args:
+        model: a torch.nn.Module.
+        inputs: what it is called with: a tensor, a tuple of arguments, or a dict of keyword arguments. One step is then
+            a forward without gradients, or in training forward and backward.
+        step: one step of the caller's own, called some twenty times.
+        try_for_s: for how many seconds at most other configurations are tried on copies of the model's blocks; 0: none
+            is tried.
+
+    Raises:
+        TypeError: if `model` is no torch.nn.Module.
+    """
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"a torch.nn.Module is examined, not a {type(model).__name__}")
+    registry = api.knowledge()
+    found = looking.look(model, registry.describers)
+    if step is None and inputs is None:
+        return api.read_report(registry, {Model.key: found}, "model")
+    call = step or running.step_of(model, inputs)
+    device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+    facts: dict[str, Facts] = {}
+    with as_it_was(model), tempfile.TemporaryDirectory(prefix="fp8doctor-") as folder:
+        run = running.timed(call, device)
+        if run.error is None:
+            # What a layer did is known by some libraries only once it ran.
+            found = running.with_rows(looking.look(model, registry.describers), model, call)
+            file = Path(folder) / "trace.json"
+            try:
+                running.record(call, file, device)
+                facts[Trace.key] = add_up([file], registry.kernels)
+            except (RuntimeError, NotATraceError) as error:
+                run = dataclasses.replace(run, error=running.in_a_line(error), failed_at="profiling")
+        found = dataclasses.replace(found, run=run)
+        if run.error is None and try_for_s > 0:
+            until = time.monotonic() + try_for_s
+            found = [found, *tried(found, model, call, lambda: until - time.monotonic())][-1]
+    facts[Model.key] = found
+    return api.read_report(registry, facts, "model")
+
+
+def watch() -> Watch:
+    """Watch a block of the caller's own code: `with fp8doctor.watch() as w: train()`, then `w.report`.
+
+    The first steady steps are recorded by torch's profiler; a step is an optimizer's step, or where none is taken a
+    call of the outermost module. After that the block runs as it would by itself. Another profiler must not be on.
+    """
+    registry = api.knowledge()
+
+    def judged(watcher: Watcher) -> Report:
+        facts: dict[str, Facts] = {}
+        found = looking.look(watcher.model, registry.describers) if watcher.model is not None else None
+        error = watcher.failed
+        try:
+            trace = add_up([watcher.file], registry.kernels) if watcher.file.exists() else None
+        except NotATraceError as broken:
+            trace, error = None, str(broken)
+        if trace is not None:
+            facts[Trace.key] = dataclasses.replace(trace, steps=watcher.steps or None)
+        if found is not None:
+            run = StepRun(error=error, failed_at="profiling") if error else None
+            facts[Model.key] = dataclasses.replace(found, run=run)
+        return api.read_report(registry, facts, "model")
+
+    return Watch(judged)

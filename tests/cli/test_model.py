@@ -1,0 +1,99 @@
+"""`fp8doctor model`: a model of one's own, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.torch
+pytest.importorskip("torch")
+
+MINE = """
+import torch
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(64, 128), torch.nn.Linear(128, 64)
+    def forward(self, x):
+        return x + self.down(self.up(x))
+
+def plain():
+    return torch.nn.Sequential(Block(), Block()).eval()
+
+def stored():
+    model = plain()
+    for block in model:
+        block.up.weight.data = block.up.weight.data.to(torch.float8_e4m3fn)
+    return model
+
+def with_inputs():
+    return plain(), torch.randn(8, 64)
+
+def broken():
+    raise FileNotFoundError("weights.safetensors")
+
+def nothing():
+    return 7
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "mine.py").write_text(MINE)
+    return tmp_path
+
+
+def model(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fp8doctor", "model", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110)
+
+
+def test_a_factory_with_its_inputs_is_called_and_its_step_is_run(folder: Path) -> None:
+    run = model(folder, "mine:with_inputs", "--json", "--no-cache")
+    report = json.loads(run.stdout)
+    assert report["source"] == "model"
+    found = report["facts"]["model"]
+    assert found["run"]["error"] is None
+    assert [layer["rows"] for layer in found["layers"]] == [[8], [8]]
+    assert report["facts"]["trace"]["accelerator"] == "cpu"
+    assert {trial["config"] for trial in found["trials"]} >= {"as-it-is", "torch-bf16"}
+
+
+def test_inputs_can_be_said_by_their_shape(folder: Path) -> None:
+    run = model(folder, "mine:plain", "--input", "3x5x64:float32", "--budget", "15", "--json", "--no-cache")
+    assert [layer["rows"] for layer in json.loads(run.stdout)["facts"]["model"]["layers"]] == [[15], [15]]
+
+
+def test_without_inputs_the_layers_are_told_and_what_is_missing(folder: Path) -> None:
+    run = model(folder, "mine:stored", "--json", "--no-cache")
+    report = json.loads(run.stdout)
+    assert any(f["name"] == "storage-only-fp8" for f in report["findings"])
+    assert "--input" in report["facts"]["model"]["untried"]
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        ("mine:broken", "FileNotFoundError: weights.safetensors"),
+        ("mine:nothing", "returned a int"),
+        ("mine:missing", "has no attribute 'missing'"),
+        ("no_such_module:make", "No module named 'no_such_module'"),
+    ],
+)
+def test_a_factory_that_makes_no_model_is_told_with_its_reason(folder: Path, factory: str, said: str) -> None:
+    run = model(folder, factory, "--json", "--no-cache")
+    failed = next(f for f in json.loads(run.stdout)["findings"] if f["name"] == "model-does-not-run")
+    assert failed["title"] == "The model could not be loaded"
+    assert said in failed["evidence"][0]["text"]
+    assert run.returncode == 1
+
+
+def test_what_is_no_factory_is_refused_at_once(folder: Path) -> None:
+    run = model(folder, "mine.py")
+    assert run.returncode == 2
+    assert "package.module:factory" in run.stderr

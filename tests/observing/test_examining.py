@@ -1,0 +1,166 @@
+"""A model is examined in the caller's own process, and is afterwards as it was."""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import Any
+
+import pytest
+
+import fp8doctor
+from fp8doctor.checks.model import trying
+from tests.observing.models import blocks
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried on the blocks has tests of its own (tests/checks/test_model_trying.py)."""
+    monkeypatch.setattr(trying, "INFERENCE", ())
+    monkeypatch.setattr(trying, "TRAINING", ())
+
+
+def test_a_forward_is_timed_recorded_and_its_rows_are_counted() -> None:
+    report = fp8doctor.examine_model(blocks(2).eval(), torch.randn(3, 5, 64))
+    assert report.source == "model"
+    model, trace = report.facts["model"], report.facts["trace"]
+    assert [layer["rows"] for layer in model["layers"]] == [[15], [15]]
+    assert model["run"]["error"] is None
+    assert model["run"]["step_ms"]["n"] >= 3
+    assert model["autocast"] == "off"
+    assert trace["steps"] == 3
+
+
+def test_in_training_a_step_goes_backward() -> None:
+    report = fp8doctor.examine_model(blocks(1).train(), torch.randn(4, 64))
+    operators = {one["name"] for one in report.facts["trace"]["operators"]}
+    assert any("Backward" in name for name in operators)
+
+
+def test_what_was_there_before_is_there_afterwards() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5)).train()
+    model(torch.randn(4, 8)).sum().backward()
+    gradient = model[0].weight.grad
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    kept = gradient.clone()
+    torch.manual_seed(7)
+    random.seed(7)
+    expected = (torch.rand(1).item(), random.random())
+    torch.manual_seed(7)
+    random.seed(7)
+    fp8doctor.examine_model(model, torch.randn(4, 8, generator=torch.Generator().manual_seed(1)))
+    assert (torch.rand(1).item(), random.random()) == expected
+    assert model[0].weight.grad is gradient
+    assert torch.equal(gradient, kept)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+    assert model.training
+
+
+def test_a_step_of_ones_own_is_called() -> None:
+    model, calls = blocks(1), []
+
+    def step() -> None:
+        calls.append(model(torch.randn(2, 64)))
+
+    report = fp8doctor.examine_model(model, step=step)
+    assert report.facts["model"]["run"]["error"] is None
+    assert len(calls) > 8
+
+
+def test_without_inputs_it_is_looked_at_alone() -> None:
+    report = fp8doctor.examine_model(blocks(2))
+    assert report.facts["trace"] is None
+    assert report.facts["model"]["run"] is None
+    assert report.facts["model"]["parameters"] == 2 * 2 * 64 * 128
+
+
+@pytest.mark.parametrize("inputs", [torch.randn(4, 63), {"no_such_argument": 1}, ("text",)])
+def test_what_does_not_run_is_said_and_the_rest_is_reported(inputs: Any) -> None:
+    report = fp8doctor.examine_model(blocks(1), inputs)
+    failed = next(f for f in report.findings if f.name == "model-does-not-run")
+    assert failed.evidence[0].text
+    assert report.facts["model"]["layers"]
+    assert not any(m._forward_pre_hooks for m in blocks(1).modules())
+
+
+def test_an_output_without_a_gradient_is_told_what_to_do() -> None:
+    model = blocks(1).train().requires_grad_(False)
+    report = fp8doctor.examine_model(model, torch.randn(2, 64))
+    assert "model.eval()" in report.findings[0].evidence[0].text
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
+        fp8doctor.examine_model(lambda x: x)
+
+
+def test_a_watched_block_runs_as_by_itself_and_steps_are_the_optimizers() -> None:
+    model = blocks(2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = []
+
+    def step() -> None:
+        for _ in range(2):  # two micro-batches
+            model(torch.randn(4, 64)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append(len(model._forward_pre_hooks))
+
+    with fp8doctor.watch() as watched:
+        for _ in range(6):
+            step()
+    assert watched.report.facts["trace"]["steps"] == 3
+    assert watched.report.facts["model"]["class_name"].endswith("Sequential")
+    assert seen[-3:] == [0, 0, 0]  # after the window nothing hangs on the model
+
+
+def test_watched_calls_without_an_optimizer_are_steps() -> None:
+    model = blocks(2).eval()
+    with fp8doctor.watch() as watched, torch.no_grad():
+        for _ in range(8):
+            model(torch.randn(4, 64))
+    assert watched.report.facts["trace"]["steps"] == 3
+
+
+def test_a_window_in_which_something_was_compiled_is_begun_again() -> None:
+    model = blocks(2).eval()
+    model[0].compile(backend="eager")
+    model[1].compile(backend="eager")
+    with fp8doctor.watch() as watched, torch.no_grad():
+        for _ in range(12):
+            model(torch.randn(4, 64))
+    assert watched.report.facts["trace"]["compilations"] == 0
+
+
+def test_an_exception_in_the_block_is_the_callers_own() -> None:
+    model = blocks(1)
+    watched = fp8doctor.watch()
+
+    def broken() -> None:
+        with watched:
+            model(torch.randn(2, 64))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broken()
+    assert watched.report is None
+    assert not model._forward_pre_hooks
+
+
+def test_a_block_that_calls_no_model_is_no_fault() -> None:
+    with fp8doctor.watch() as watched:
+        torch.randn(4, 4) @ torch.randn(4, 4)
+    assert watched.report.facts["model"] is None
+    assert watched.report.verdict.headline
+
+
+def test_it_works_in_another_thread() -> None:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(fp8doctor.examine_model(blocks(1), torch.randn(2, 64))))
+    thread.start()
+    thread.join()
+    assert found[0].facts["model"]["run"]["error"] is None
