@@ -74,14 +74,21 @@ def partly_compiled(model: Model) -> Verdict:
     )
 
 
-@rule("MOD012", "lora-on-fp8", Severity.WARNING, scope="usage", explains=("lora-on-fp8", "lora-unfused"))
+@rule(
+    "MOD012",
+    "lora-on-fp8",
+    Severity.WARNING,
+    scope="usage",
+    explains=("lora-on-fp8", "lora-unfused", "cpu-launch-bound"),
+)
 def adapters_on_fp8(model: Model) -> Verdict:
     """A LoRA runs unfused beside layers with FP8 weights.
 
     What it means: each of these layers has two products of a small rank beside it, in 16 bits, and their result is
     added.
 
-    Why it costs time: FP8 shortens the layer alone; the adapter's part weighs more beside it.
+    Why it costs time: FP8 shortens the layer alone; the adapter's part weighs more beside it, and each layer has three
+    kernels and more besides its own for the host to launch.
 
     What to do: fuse the LoRA into the BF16 weights, then quantise.
 
@@ -94,14 +101,14 @@ def adapters_on_fp8(model: Model) -> Verdict:
     return _adapters(beside, "FP8 layers", "in BF16, then quantise")
 
 
-@rule("MOD013", "lora-unfused", Severity.WARNING, scope="usage", explains=("lora-unfused",))
+@rule("MOD013", "lora-unfused", Severity.WARNING, scope="usage", explains=("lora-unfused", "cpu-launch-bound"))
 def adapters(model: Model) -> Verdict:
     """A LoRA that is not fused runs beside its layers.
 
     What it means: each of these layers has two products of a small rank beside it, and their result is added.
 
     Why it costs time: on an H200 a step of FLUX with a LoRA of rank 16 on every linear layer takes 1.15 times as long
-    (benchmarks/RESULTS.md).
+    (benchmarks/RESULTS.md). The host has three kernels and more besides the layer's own to launch.
 
     What to do: fuse it where adapters are not exchanged often. In training it is what is trained: leave it.
 
