@@ -159,7 +159,8 @@ def test_a_long_text_takes_no_longer_than_its_length(line: str) -> None:
     lines = (line,) * max(1, 2_000_000 // len(line))
     start = time.process_time()
     read(Pasted(lines))
-    assert time.process_time() - start < 3
+    # A second or two; a quadratic one would take hours.
+    assert time.process_time() - start < 10
 
 
 def gpus(*names: str) -> Gpus:
