@@ -14,16 +14,21 @@ from typing import Any
 from fp8doctor.checks.ladder.conversions import RefusedError
 from fp8doctor.observing.looking import own, repeated
 
+# Blocks with weights of their own are timed in turn: a block by itself finds a part of its weights in L2, and is up to
+# a tenth faster than in the model (FLUX and Llama 3 on an H200, benchmarks/RESULTS.md).
+IN_TURN = 4
 # What other libraries hang on a module; a copy is called without it.
 _HUNG = ("forward", "_hf_hook", "_old_forward", "_diffusers_hook")
 
 
 @dataclass
 class Block:
-    """One kind of block: the first of its list, how many are like it, and what it is called with."""
+    """One kind of block: the first of its list and some like it, how many there are, and what it is called with."""
 
     name: str
     module: Any
+    # The first few, which are called in turn when they are timed.
+    alike: list[Any]
     count: int
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
@@ -69,7 +74,8 @@ def _noting(name: str, alike: list[Any], found: list[Block]) -> Iterator[None]:
         if any(block.module is own(first) for block in found):
             return
         kept = _pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), (arguments, keywords))
-        found.append(Block(name, own(first), len(alike), kept[0], kept[1]))
+        several = [own(member) for member in alike[:IN_TURN]]
+        found.append(Block(name, own(first), several, len(alike), kept[0], kept[1]))
 
     if compiled is not None:
         first._compiled_call_impl = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fp8doctor.checks.model import format_rules, use_rules
+from fp8doctor.checks.model import exhibits, format_rules, use_rules
 from fp8doctor.model import Estimate, Finding, NotApplicable, Severity, Unknown
 from fp8doctor.observed import Blocks, Layer, Model, StepRun
 from fp8doctor.traced import ProductTotal, Trace
@@ -144,3 +144,25 @@ def test_a_step_that_fails_is_an_error() -> None:
     assert found(use_rules.does_not_run(model(run=failed))).title == "The step failed in the first call"
     assert use_rules.does_not_run(model()) is None
     assert isinstance(use_rules.does_not_run(model(run=None)), NotApplicable)
+
+
+def test_the_layers_stand_with_the_products_of_their_size() -> None:
+    trace = Trace(
+        steps=2,
+        products=(
+            ProductTotal(operator="aten::_scaled_mm", kind="fp8-gemm", m=4096, k=4096, n=14_336, count=16, us=9000.0),
+            ProductTotal(operator="aten::mm", kind="bf16-gemm", m=1, k=4096, n=14_336, count=2, us=10.0),
+        ),
+    )
+    table = exhibits.layers_table(model(DYNAMIC, replace(BF16, name="head", k=64)), trace)
+    assert table is not None
+    first, other = (row["cells"] for row in table.rows)
+    assert (first["layers"], first["count"], first["ran as"], first["us a step"]) == (
+        "blocks.*.up",
+        "8",
+        "FP8",
+        "4,500",
+    )
+    assert first["multiplies"] == "fp8, rowwise"
+    assert (other["ran as"], other["us a step"]) == ("", "")
+    assert exhibits.layers_table(model(), trace) is None

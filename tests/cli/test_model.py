@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from fp8doctor.checks.model import factory
+
+torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
-pytest.importorskip("torch")
 
 MINE = """
 import torch
@@ -65,8 +68,18 @@ def test_a_factory_with_its_inputs_is_called_and_its_step_is_run(folder: Path) -
 
 
 def test_inputs_can_be_said_by_their_shape(folder: Path) -> None:
-    run = model(folder, "mine:plain", "--input", "3x5x64:float32", "--budget", "15", "--json", "--no-cache")
-    assert [layer["rows"] for layer in json.loads(run.stdout)["facts"]["model"]["layers"]] == [[15], [15]]
+    named = factory.made(torch, "mine:plain", ("3x5x64:float32", "2x7:int64"), str(folder), torch.device("cpu"))
+    tensors = named.inputs
+    assert [(tuple(t.shape), t.dtype) for t in tensors] == [((3, 5, 64), torch.float32), ((2, 7), torch.int64)]
+
+
+@pytest.mark.parametrize("text", ["64", "3x:float32", "x3", "3x4:no_such", "9999999999x9999999999:int8", "-1x3"])
+def test_what_is_no_shape_is_refused(text: str) -> None:
+    if text == "64":
+        assert factory.tensor(torch, text, torch.device("cpu")).shape == (64,)
+        return
+    with pytest.raises(factory.NoModelError):
+        factory.tensor(torch, text, torch.device("cpu"))
 
 
 def test_without_inputs_the_layers_are_told_and_what_is_missing(folder: Path) -> None:
@@ -77,7 +90,7 @@ def test_without_inputs_the_layers_are_told_and_what_is_missing(folder: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("factory", "said"),
+    ("name", "said"),
     [
         ("mine:broken", "FileNotFoundError: weights.safetensors"),
         ("mine:nothing", "returned a int"),
@@ -85,11 +98,16 @@ def test_without_inputs_the_layers_are_told_and_what_is_missing(folder: Path) ->
         ("no_such_module:make", "No module named 'no_such_module'"),
     ],
 )
-def test_a_factory_that_makes_no_model_is_told_with_its_reason(folder: Path, factory: str, said: str) -> None:
-    run = model(folder, factory, "--json", "--no-cache")
+def test_a_factory_that_makes_no_model_is_told_with_its_reason(folder: Path, name: str, said: str) -> None:
+    with pytest.raises(factory.NoModelError, match=re.escape(said)):
+        factory.made(torch, name, (), str(folder), torch.device("cpu"))
+
+
+def test_a_model_that_cannot_be_loaded_is_reported(folder: Path) -> None:
+    run = model(folder, "mine:broken", "--json", "--no-cache")
     failed = next(f for f in json.loads(run.stdout)["findings"] if f["name"] == "model-does-not-run")
     assert failed["title"] == "The model could not be loaded"
-    assert said in failed["evidence"][0]["text"]
+    assert "FileNotFoundError: weights.safetensors" in failed["evidence"][0]["text"]
     assert run.returncode == 1
 
 
