@@ -60,6 +60,12 @@ class Layer:
     misaligned: bool | None = None
     # Rows of its input, where it was called.
     rows: tuple[int, ...] | None = None
+    # Of attention: what it asks for ("eager", "sdpa", "flash_attention_3", "_sage").
+    implementation: str | None = None
+    # Of experts in one tensor: how many.
+    experts: int | None = None
+    # Of a weight that is cut over ranks (tensor parallel): over how many. `k` and `n` are what one rank multiplies.
+    ranks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,55 @@ class StepRun:
     # What went wrong, and in which part: "the first call", "profiling".
     error: str | None = None
     failed_at: str | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What lies on the GPU, by what it is for; GB of a billion bytes, as torch's allocator counts."""
+
+    weights_gb: float | None = None
+    buffers_gb: float | None = None
+    gradients_gb: float | None = None
+    # What else there was before the step: an optimizer's state, inputs, caches.
+    other_gb: float | None = None
+    # What a step needs on top of these at its peak: activations, gradients made in it, workspaces.
+    step_gb: float | None = None
+    # What the GPU has.
+    device_gb: float | None = None
+
+
+@dataclass(frozen=True)
+class CompileEvent:
+    """Where torch.compile broke a graph, or compiled again, and the reason that it gives."""
+
+    # "graph-break" or "recompile"
+    kind: str | None = None
+    # "model.py:98 in forward"
+    where: str | None = None
+    reason: str | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class LayerGain:
+    """What FP8 gives the layers of one size: timed by themselves, on random operands, microseconds of the device."""
+
+    # "blocks.*.attn.to_q", as in `Layer.name`.
+    names: tuple[str, ...] | None = None
+    # How many layers of the model these are.
+    count: int | None = None
+    rows: int | None = None
+    k: int | None = None
+    n: int | None = None
+    # "rowwise" or "tensorwise"
+    scaling: str | None = None
+    bf16_us: Estimate | None = None
+    # The FP8 product alone, its operands quantised before.
+    product_us: Estimate | None = None
+    # Compiled: the activation is quantised, then multiplied.
+    layer_us: Estimate | None = None
+    # Why it was not timed.
+    detail: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +170,25 @@ class Trial:
     compile_s: float | None = None
     # The layers that lose most by it.
     worst: tuple[LayerError, ...] | None = None
+    # Layers that stayed in 16 bits: name as in `Layer.name` -> why ("sizes", "rows", "slower", "inexact").
+    kept: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """The advised configuration in the whole model, put there for a moment and measured."""
+
+    config: str | None = None
+    # As of a trial.
+    outcome: str | None = None
+    detail: str | None = None
+    # The whole step measured, and as it had been estimated by its blocks.
+    step_ms: Estimate | None = None
+    estimated_ms: Estimate | None = None
+    # The step as it is, measured again directly before and after.
+    as_it_is_ms: Estimate | None = None
+    # The first call with it, most of which is compiling.
+    first_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -139,5 +213,11 @@ class Model(Facts, key="model"):
     trials: tuple[Trial, ...] | None = None
     # What the trials leave out, and why.
     untried: str | None = None
+    # Of each size of linear layer in the blocks.
+    gains: tuple[LayerGain, ...] | None = None
+    check: Check | None = None
+    memory: Memory | None = None
+    # What torch.compile said of this process's graphs so far; at most twenty.
+    compile_events: tuple[CompileEvent, ...] | None = None
     # Milliseconds that looking took, and what watching added to a step outside its window.
     looking_ms: float | None = None
