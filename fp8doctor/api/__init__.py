@@ -1,0 +1,48 @@
+"""The public API: examine this box, diagnose facts, texts and traces. The one place where the rooms come together."""
+
+from __future__ import annotations
+
+from fp8doctor.api.assembling import knowledge, read_report
+from fp8doctor.api.diagnosing import NothingRecognisedError, diagnose, diff, read, trace
+from fp8doctor.api.documents import (
+    difference_to_json,
+    difference_to_markdown,
+    difference_view,
+    facts_to_json,
+    report_to_json,
+    report_to_markdown,
+    view,
+)
+from fp8doctor.api.examining import (
+    BUDGET_S,
+    RESERVE_S,
+    CannotExamineError,
+    InterruptedExaminationError,
+    Options,
+    examine,
+    look,
+)
+
+__all__ = [
+    "BUDGET_S",
+    "RESERVE_S",
+    "CannotExamineError",
+    "InterruptedExaminationError",
+    "NothingRecognisedError",
+    "Options",
+    "diagnose",
+    "diff",
+    "difference_to_json",
+    "difference_to_markdown",
+    "difference_view",
+    "examine",
+    "facts_to_json",
+    "knowledge",
+    "look",
+    "read",
+    "read_report",
+    "report_to_json",
+    "report_to_markdown",
+    "trace",
+    "view",
+]

@@ -1,0 +1,75 @@
+"""How does a report or a difference leave the house: as JSON, as Markdown, as what renderers see?"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from fp8doctor import store
+from fp8doctor.judging.report import Report
+from fp8doctor.pasted import Reading
+from fp8doctor.plain import to_plain
+
+if TYPE_CHECKING:
+    from fp8doctor.differing import Difference
+
+
+def report_to_json(report: Report, *, redact: bool = True) -> str:
+    """The report as indented JSON text."""
+    return store.encode(_document(report, redact))
+
+
+def report_to_markdown(report: Report, *, redact: bool = True) -> str:
+    """The report as Markdown for an issue."""
+    from fp8doctor.reporting.markdown import render
+
+    return render(view(report, redact=redact))
+
+
+def difference_to_json(difference: Difference, *, redact: bool = True) -> str:
+    """The difference as indented JSON text."""
+    return store.encode(difference_view(difference, redact=redact))
+
+
+def difference_to_markdown(difference: Difference, *, redact: bool = True) -> str:
+    """The difference as Markdown for an issue."""
+    from fp8doctor.reporting.difference import to_markdown
+
+    return to_markdown(difference_view(difference, redact=redact))
+
+
+def difference_view(difference: Difference, *, redact: bool = True) -> dict[str, Any]:
+    """The difference as JSON values, with its schema; redacted unless asked otherwise."""
+    from fp8doctor.differing.record import DIFFERENCE_SCHEMA, DIFFERENCE_VERSION
+
+    head = {"schema": DIFFERENCE_SCHEMA, "schema_version": DIFFERENCE_VERSION}
+    document = {**head, **to_plain(difference)}
+    return _redacted(document) if redact else document
+
+
+def facts_to_json(report: Report, *, redact: bool = True) -> str:
+    """The facts of the report alone, for `fp8doctor diagnose`."""
+    document = store.facts_document(report)
+    return store.encode(_redacted(document) if redact else document)
+
+
+def view(report: Report, *, redact: bool = True, facts: bool = True) -> dict[str, Any]:
+    """What renderers see: the report's document with the header line's pieces, redacted unless asked otherwise.
+
+    `facts=False` leaves the facts out, nine tenths of the text that a terminal never shows, but for what a text was.
+    """
+    kept = {key: record for key, record in report.facts.items() if key == Reading.key}
+    shown = report if facts else dataclasses.replace(report, facts=kept)
+    document = {**store.report_document(shown), "captions": list(report.captions)}
+    return _redacted(document) if redact else document
+
+
+def _document(report: Report, redact: bool) -> dict[str, Any]:
+    document = store.report_document(report)
+    return _redacted(document) if redact else document
+
+
+def _redacted(document: dict[str, Any]) -> dict[str, Any]:
+    from fp8doctor.reporting.redaction import redact
+
+    return redact(document)
