@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fp8doctor.api.assembling import knowledge, read_report
+from fp8doctor.judging.report import Report
 from fp8doctor.api.diagnosing import NothingRecognisedError, diagnose, diff, read, trace
 from fp8doctor.api.documents import (
     difference_to_json,
@@ -30,6 +31,7 @@ __all__ = [
     "InterruptedExaminationError",
     "NothingRecognisedError",
     "Options",
+    "Report",
     "diagnose",
     "diff",
     "difference_to_json",
