@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fp8doctor.api.assembling import knowledge, read_report
-from fp8doctor.judging.report import Report
 from fp8doctor.api.diagnosing import NothingRecognisedError, diagnose, diff, read, trace
 from fp8doctor.api.documents import (
     difference_to_json,
@@ -23,6 +22,7 @@ from fp8doctor.api.examining import (
     examine,
     look,
 )
+from fp8doctor.judging.report import Report
 
 __all__ = [
     "BUDGET_S",
