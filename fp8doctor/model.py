@@ -104,6 +104,8 @@ class Request:
     model_inputs: tuple[str, ...] = ()
     model_folder: str | None = None
     trace_file: str | None = None
+    # Whether the best of what is tried is put into the whole model and measured.
+    check_plan: bool = False
     # Until the run's budget is spent, counted from the start of this child.
     seconds_left: float = 60.0
     # time.monotonic() when the run began; sensors and timed cases count their seconds from it.

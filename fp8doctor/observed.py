@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from fp8doctor.model import Estimate, Facts
 
+# The configuration of a trial that changes nothing.
+AS_IT_IS = "as-it-is"
+
 
 @dataclass(frozen=True)
 class Conversion:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fp8doctor import api
-from fp8doctor.checks.model.trying import tried
+from fp8doctor.checks.model.trying.running import all_tried
 from fp8doctor.judging.report import Report
 from fp8doctor.model import Facts
 from fp8doctor.observed import Model, StepRun
@@ -25,7 +25,12 @@ TRY_FOR_S = 60.0
 
 
 def examine_model(
-    model: Any, inputs: Any = None, step: Callable[[], Any] | None = None, *, try_for_s: float = TRY_FOR_S
+    model: Any,
+    inputs: Any = None,
+    step: Callable[[], Any] | None = None,
+    *,
+    try_for_s: float = TRY_FOR_S,
+    check_plan: bool = False,
 ) -> Report:
     """Look at a model of the caller's own, run its step, and judge both.
 
@@ -39,6 +44,8 @@ def examine_model(
         step: one step of the caller's own, called some twenty times.
         try_for_s: for how many seconds at most other configurations are tried on copies of the model's blocks; 0: none
             is tried.
+        check_plan: whether the best of these is put into the whole model for a moment and measured. Its blocks lie
+            beside the model's own meanwhile, and all of them are compiled; that takes as long as it takes.
 
     Raises:
         TypeError: if `model` is no torch.nn.Module.
@@ -68,7 +75,8 @@ def examine_model(
         found = dataclasses.replace(found, run=run)
         if run.error is None and try_for_s > 0:
             until = time.monotonic() + try_for_s
-            found = [found, *tried(found, model, call, lambda: until - time.monotonic())][-1]
+            left_s = lambda: until - time.monotonic()  # noqa: E731
+            found = [found, *all_tried(found, model, call, left_s, check_plan=check_plan)][-1]
     facts[Model.key] = found
     return api.read_report(registry, facts, "model")
 

@@ -187,6 +187,9 @@ SDPA = {
 # diffusers' names for packages (diffusers/models/attention_dispatch.py, AttentionBackendName).
 PACKAGES = {"attention-fa2": "flash", "attention-fa3": "_flash_3"}
 
+# The model's own switch to torch's attention, where it attends by hand (two products and a softmax).
+OWN_SWITCH = "attention-sdpa"
+
 
 @contextlib.contextmanager
 def around(base: str, modifiers: tuple[str, ...], built: Built) -> Iterator[None]:
@@ -214,6 +217,11 @@ def modify(built: Built, modifiers: tuple[str, ...], names: tuple[str, ...]) -> 
     for modifier in modifiers:
         if modifier in LORA:
             LORA[modifier](built, names)
+        elif modifier == OWN_SWITCH:
+            own_switch = getattr(built.model, "set_attn_implementation", None)
+            if own_switch is None:
+                raise RefusedError("this model has no switch for its attention; transformers' models have")
+            own_switch("sdpa")
         elif modifier in PACKAGES:
             switch = getattr(built.model, "set_attention_backend", None)
             if switch is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from fp8doctor.checks.ladder.conversions import PACKAGES, SDPA
+from fp8doctor.checks.ladder.conversions import OWN_SWITCH, PACKAGES, SDPA
 from fp8doctor.checks.ladder.slugs import Config, config_of
 
 _BASES = {
@@ -32,6 +32,7 @@ _MODIFIERS = {
     "cudagraph": "CUDA graph",
     "lora": "unfused LoRA",
     "lora-fused": "fused LoRA",
+    "attention-sdpa": "torch's attention",
     "attention-cudnn": "cuDNN attention",
     "attention-flash": "torch's flash attention",
     "attention-efficient": "memory-efficient attention",
@@ -109,6 +110,7 @@ def how(slug: str, model_class: str | None = None, *, trains: bool = False) -> s
     if trains and config.compiled is not None:
         lines.append("loss_of = torch.compile(loss_of)")
     lines += [f'model.set_attention_backend("{PACKAGES[m]}")' for m in config.modifiers if m in PACKAGES]
+    lines += ['model.set_attn_implementation("sdpa")' for m in config.modifiers if m == OWN_SWITCH]
     if config.compiled == "compile-whole":
         lines.append("model.compile()")
     around = [f"sdpa_kernel(SDPBackend.{SDPA[m]})" for m in config.modifiers if m in SDPA]

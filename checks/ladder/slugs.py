@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fp8doctor.checks.ladder.conversions import BASES, LORA, PACKAGES, RECIPES, SDPA
+from fp8doctor.checks.ladder.conversions import BASES, LORA, OWN_SWITCH, PACKAGES, RECIPES, SDPA
 
 BASELINE = "torch-bf16"
 CACHES = (
@@ -16,9 +16,9 @@ CACHES = (
     "cache-pyramid",
 )
 COMPILE = ("compile", "compile-whole")
-MODIFIERS = (*LORA, *SDPA, *PACKAGES, *COMPILE, "tuned", "cudagraph", *CACHES)
+MODIFIERS = (*LORA, *SDPA, *PACKAGES, OWN_SWITCH, *COMPILE, "tuned", "cudagraph", *CACHES)
 # Of each group a configuration has one at most.
-_GROUPS = (tuple(LORA), (*SDPA, *PACKAGES), COMPILE, ("tuned",), ("cudagraph",), CACHES)
+_GROUPS = (tuple(LORA), (*SDPA, *PACKAGES, OWN_SWITCH), COMPILE, ("tuned",), ("cudagraph",), CACHES)
 # What "tuned" is a variant of: torchao's own Inductor settings come with its row-wise layers.
 TUNED_BASE = "torchao-fp8-rowwise"
 

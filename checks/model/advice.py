@@ -1,83 +1,104 @@
-"""Which configuration should this model run in, and what does each change give?"""
+"""Which configuration should this model run in, and in which steps does one get there?"""
 
 from __future__ import annotations
 
 from fp8doctor.checks.ladder.advice import microseconds
-from fp8doctor.checks.ladder.naming import number_format
 from fp8doctor.checks.ladder.winners import SIXTEEN_BIT
-from fp8doctor.checks.model.trying import AS_IT_IS
+from fp8doctor.checks.model import plan
+from fp8doctor.checks.model.code import code
+from fp8doctor.measuring.statistics import interval_text
 from fp8doctor.model import Candidate, Exhibit
-from fp8doctor.observed import Model, Trial
+from fp8doctor.observed import AS_IT_IS, Model, Trial
 from fp8doctor.registry import candidates, exhibit
-
-_CLASSES = {
-    "torchao-fp8-rowwise": "granularity=q.PerRow()",
-    "torchao-fp8-tensorwise": "granularity=q.PerTensor()",
-}
-_RECIPES = {"torchao-fp8train-tensorwise": "tensorwise", "torchao-fp8train-rowwise": "rowwise"}
 
 
 @candidates
 def configurations(model: Model) -> list[Candidate]:
-    """Every configuration that was tried on the blocks and was right, as a whole step."""
+    """The model as it is, and what was tried on its blocks and was right, as a whole step.
+
+    16-bit configurations that do not beat the model as it is are no advice.
+    """
+    trials = plan.right(model)
+    first = trials.get(AS_IT_IS)
     return [
-        Candidate(
-            task="step of this model",
-            config=trial.config or "",
-            label=trial.label or "",
-            format=number_format(trial.config or ""),
-            how=code(model, trial.config or ""),
-            basis="estimated",
-            call_us=microseconds(trial.step_ms),
-            error=trial.relative_error,
-            error_limit=trial.error_limit,
-            requires=((trial.config or "").partition("-")[0],),
-            baseline=number_format(trial.config or "") in SIXTEEN_BIT,
-            workload=_short(model),
-            when="one step",
-        )
-        for trial in model.trials or ()
-        if trial.outcome == "ok" and trial.step_ms is not None and trial.config != AS_IT_IS
+        _candidate(model, trial)
+        for trial in trials.values()
+        if first is None
+        or trial is first
+        or plan.gains(trial, first)
+        or plan.format_of(model, trial) not in SIXTEEN_BIT
     ]
+
+
+def _candidate(model: Model, trial: Trial) -> Candidate:
+    config = trial.config or ""
+    checked = model.check if model.check and model.check.config == config and model.check.outcome == "ok" else None
+    as_it_is = config == AS_IT_IS
+    format_ = plan.format_of(model, trial)
+    return Candidate(
+        task="step of this model",
+        config=config,
+        label="the model as it is" if as_it_is else trial.label or "",
+        format=format_,
+        how="" if as_it_is else code(model, trial),
+        basis="measured" if as_it_is or checked else "estimated",
+        call_us=microseconds(checked.step_ms if checked else trial.step_ms),
+        error=trial.relative_error,
+        error_limit=trial.error_limit,
+        requires=() if as_it_is else (config.partition("-")[0],),
+        baseline=format_ in SIXTEEN_BIT,
+        workload=_short(model),
+        when="one step",
+    )
 
 
 def _short(model: Model) -> str:
     return (model.class_name or "this model").rpartition(".")[2]
 
 
-def code(model: Model, config: str) -> str:
-    """Code to paste that puts the BF16 model into a configuration, block by block."""
-    base, *modifiers = config.split("+")
-    lists = [f"model.{blocks.name}" if blocks.name else "model" for blocks in model.blocks or ()]
-    blocks = lists[0] if len(lists) == 1 else f"[{', '.join(f'*{one}' for one in lists)}]"
-    lines = []
-    if base in _CLASSES:
-        lines += [
-            "import torchao.quantization as q",
-            "config = q.Float8DynamicActivationFloat8WeightConfig(",
-            f"    {_CLASSES[base]}, set_inductor_config=False)",
-        ]
-    if base in _RECIPES:
-        lines += [
-            "from torchao.float8 import Float8LinearConfig, convert_to_float8_training",
-            f'config = Float8LinearConfig.from_recipe_name("{_RECIPES[base]}")',
-        ]
-    body = []
-    if base in _CLASSES:
-        body.append("q.quantize_(block, config, filter_fn=wanted)")
-    if base in _RECIPES:
-        body.append("convert_to_float8_training(block, config=config, module_filter_fn=wanted)")
-    if body:
-        lines += [
-            "def wanted(module, name):  # sizes that FP8 takes, and no modulation",
-            "    return isinstance(module, torch.nn.Linear) and 'norm' not in name and not (",
-            "        module.in_features % 16 or module.out_features % 16)",
-        ]
-    if "compile" in modifiers:
-        body.append("block.compile()")
-    if body:
-        lines += [f"for block in {blocks}:", *(f"    {line}" for line in body)]
-    return "\n".join(lines)
+@exhibit
+def plan_table(model: Model) -> Exhibit | None:
+    """What to change, in this order, and what each change gives."""
+    steps = plan.changes(model)
+    if not steps:
+        return None
+    rows = [
+        {
+            "change": f"{index}. {change.text}",
+            "ms a step": interval_text(change.step_ms),
+            "gain": f"{change.gain.median:.2f}x",
+            "so far": f"{change.so_far.median:.2f}x [{change.so_far.low:.2f}, {change.so_far.high:.2f}]",
+            "known by": "its blocks",
+        }
+        for index, change in enumerate(steps, 1)
+    ]
+    if (row := _checked(model)) is not None:
+        rows.append(row)
+    return Exhibit(
+        id="model-plan",
+        kind="table",
+        title="the plan: what to change, one after the other (the code is above)",
+        unit="ms",
+        rows=tuple({"cells": row} for row in rows),
+    )
+
+
+def _checked(model: Model) -> dict[str, str] | None:
+    """The plan in the whole model, as it was measured."""
+    check = model.check
+    if check is None:
+        return None
+    if check.step_ms is None or check.as_it_is_ms is None:
+        return {"change": "all of it in the whole model", "ms a step": "", "gain": "", "so far": "",
+                "known by": f"{check.outcome}: {check.detail}" if check.detail else check.outcome or ""}  # fmt: skip
+    over = check.as_it_is_ms.median / check.step_ms.median
+    return {
+        "change": "all of it in the whole model",
+        "ms a step": interval_text(check.step_ms),
+        "gain": "",
+        "so far": f"{over:.2f}x",
+        "known by": "measured",
+    }
 
 
 @exhibit

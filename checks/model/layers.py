@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fp8doctor.checks.step.products import FEW_ROWS, VOCABULARY, is_narrow
 from fp8doctor.model import Evidence
-from fp8doctor.observed import Layer, Model
+from fp8doctor.observed import Layer, LayerGain, Model
 from fp8doctor.traced import Trace
 
 # cuBLASLt's FP8 products take sizes that are multiples of 16 (leading dimensions of 16 bytes).
@@ -88,3 +88,22 @@ def _size(layer: Layer) -> str:
 def share_of(part: Iterable[Layer], whole: Iterable[Layer]) -> float:
     """The part of the weights that is in these layers."""
     return weights(part) / (weights(whole) or 1)
+
+
+def gains_nothing(gain: LayerGain) -> bool:
+    """Whether the FP8 product by itself, its operands quantised before, takes no less than BF16's beyond the noise."""
+    if gain.product_us is None or gain.bf16_us is None:
+        return False
+    return gain.product_us.high >= gain.bf16_us.low
+
+
+def padded_gain(gain: LayerGain) -> float | None:
+    """Milliseconds of a step that FP8 would save in layers of a size that it does not take, were their weights padded.
+
+    None for sizes that it takes, where it was not timed, and where it saves nothing beyond the noise. For a forward.
+    """
+    if not ((gain.k or 0) % MULTIPLE or (gain.n or 0) % MULTIPLE) or gain.bf16_us is None or gain.layer_us is None:
+        return None
+    if gain.layer_us.high >= gain.bf16_us.low:
+        return None
+    return (gain.count or 0) * (gain.bf16_us.median - gain.layer_us.median) / 1e3

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fp8doctor.checks.model.factory import NoModelError, made
-from fp8doctor.checks.model.trying import tried
+from fp8doctor.checks.model.trying.running import all_tried
 from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.model import Request
 from fp8doctor.observed import Model, StepRun
@@ -57,7 +57,14 @@ def gather(request: Request, torch_build: TorchBuild | None) -> Iterator[Model]:
             except RuntimeError as error:
                 found = _failed(found, "profiling", running.in_a_line(error))
                 yield found
-        yield from tried(found, model, step, lambda: request.seconds_left - RESERVE_S - (time.monotonic() - started))
+        yield from all_tried(
+            found,
+            model,
+            step,
+            lambda: request.seconds_left - RESERVE_S - (time.monotonic() - started),
+            may_import=True,
+            check_plan=request.check_plan,
+        )
 
 
 def _failed(found: Model, where: str, error: str) -> Model:

@@ -1,11 +1,15 @@
 """Which layers of somebody's model are Transformer Engine's, and in which recipe did they run last?
 
-Source: transformer_engine/pytorch/module/base.py (TransformerEngineBaseModule: `fp8` is set by each forward,
-`fp8_meta["recipe"]` with it, `primary_weights_in_fp8` where the weights lie in FP8).
+Sources: transformer_engine/pytorch/module/base.py (TransformerEngineBaseModule: `fp8` is set by each forward,
+`fp8_meta["recipe"]` with it, `primary_weights_in_fp8` where the weights lie in FP8), quantization.py (once fp8.py:
+FP8GlobalStateManager, what the autocast that is on says).
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from fp8doctor.observed import Conversion
@@ -36,3 +40,16 @@ def by_transformer_engine(module: Any) -> Conversion | None:
         ran if getattr(module, "fp8", False) else None,
         scaling if getattr(module, "fp8", False) else None,
     )
+
+
+def autocast_now() -> Callable[[], AbstractContextManager[Any]] | None:
+    """What enters the autocast again that is on now; None if none is. The package is not imported for it."""
+    engine = sys.modules.get("transformer_engine.pytorch")
+    modules = (sys.modules.get(f"transformer_engine.pytorch.{name}") for name in ("quantization", "fp8"))
+    manager: Any = next((found for m in modules if (found := getattr(m, "FP8GlobalStateManager", None))), None)
+    if engine is None or manager is None or not manager.is_fp8_enabled():
+        return None
+    recipe = manager.get_fp8_recipe()
+    if hasattr(engine, "autocast"):
+        return lambda: engine.autocast(enabled=True, recipe=recipe)
+    return lambda: engine.fp8_autocast(enabled=True, fp8_recipe=recipe)

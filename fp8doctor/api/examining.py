@@ -52,6 +52,7 @@ class Options:
     # As in `fp8doctor.model.Request`.
     model: str | None = None
     model_inputs: tuple[str, ...] = ()
+    check_plan: bool = False
     # A facts file or report of an earlier run whose finished rungs are kept.
     resume: Path | None = None
 
@@ -115,6 +116,7 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
             output_dir=options.output_dir,
             model=options.model,
             model_inputs=options.model_inputs,
+            check_plan=options.check_plan,
             model_folder=str(Path.cwd()) if options.model else None,
             trace_file=str(Path(scratch) / "trace.json") if options.model else None,
             epoch_s=started,

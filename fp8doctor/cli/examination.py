@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Loading a model of some billion parameters takes a minute.
 MODEL_BUDGET_S = 180.0
+# Compiling all of its blocks may take minutes more.
+CHECK_BUDGET_S = 480.0
 
 
 def examine(chosen: dict[str, Any]) -> tuple[Report, bool]:
@@ -71,12 +73,13 @@ def model(chosen: dict[str, Any], factory: str, inputs: tuple[str, ...]) -> tupl
     return _run(
         api.Options(
             mode="quick",
-            budget_s=chosen["budget"] or MODEL_BUDGET_S,
+            budget_s=chosen["budget"] or (CHECK_BUDGET_S if chosen["check_plan"] else MODEL_BUDGET_S),
             python=chosen["python"],
             gpu=chosen["gpu"],
             keep_cache=not chosen["no_cache"],
             model=factory,
             model_inputs=inputs,
+            check_plan=chosen["check_plan"],
         )
     )
 

@@ -25,7 +25,13 @@ def _factory(ctx: click.Context, param: click.Parameter, value: str) -> str:
     metavar="SHAPE:DTYPE",
     help="What the model is called with, such as 1x4096:int64. Repeatable; without it the factory says.",
 )
-@click.option("--budget", type=options.Seconds(), metavar="SECONDS", help="Time for the whole run. [default: 180]")
+@click.option("--check-plan", is_flag=True, help="Put the best configuration into the whole model and measure it.")
+@click.option(
+    "--budget",
+    type=options.Seconds(),
+    metavar="SECONDS",
+    help="Time for the whole run. [default: 180, with --check-plan 480]",
+)
 @click.option("--python", metavar="PATH", help="Use the packages of this interpreter or environment.")
 @click.option("--gpu", type=click.IntRange(0, 1023), default=0, metavar="INDEX", help="The GPU that inputs lie on.")
 @options.cache

@@ -9,7 +9,8 @@ import pytest
 
 import fp8doctor
 from fp8doctor import api
-from fp8doctor.checks.model import advice, trying
+from fp8doctor.checks.model import advice
+from fp8doctor.checks.model.trying import trials as trying
 from fp8doctor.model import Estimate
 from fp8doctor.observed import Blocks, Model, StepRun, Trial
 from tests.observing.models import blocks

@@ -1,0 +1,1 @@
+"""What would a model's step take in another configuration? Tried on copies of its blocks."""

@@ -1,0 +1,126 @@
+"""Does the advised configuration keep its promise in the whole model? Put there for a moment, and measured.
+
+torch is imported inside: this runs where the model is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fp8doctor.checks.ladder.conversions import around
+from fp8doctor.checks.ladder.outcomes import failure
+from fp8doctor.checks.ladder.slugs import config_of
+from fp8doctor.checks.model.trying.attention import SDPA, with_sdpa
+from fp8doctor.checks.model.trying.trials import Trier
+from fp8doctor.measuring.statistics import estimate
+from fp8doctor.measuring.stepping import Meter
+from fp8doctor.observed import Check, Trial
+
+# Steps are timed for so long, the model as it is before and after, a third of it each.
+TIMED_S = 1.5
+FEWEST, MOST = 5, 60
+WARM_STEPS = 3
+
+
+def checked(trier: Trier, model: Any, step: Callable[[], Any], trial: Trial) -> Check:
+    """Convert all blocks of the model, put them in its place, time the step, and put the model back as it was.
+
+    The converted blocks lie beside the model's own meanwhile. Parameters that train stay the model's own where their
+    type allows it, so that an optimizer has as much to do as before.
+
+    Args:
+        trier: what tried the configuration on some blocks.
+        model: a torch.nn.Module.
+        step: one step, warmed up.
+        trial: the configuration.
+    """
+    config = config_of(trial.config or "")
+    meter = trier.meter
+    first_s: float | None = None
+    now: list[float] = []
+    try:
+        now += _times(meter, step, TIMED_S / 3)
+        replacements: dict[Any, Any] = {}
+        own_ones = True
+        for block in trier.blocks:
+            copies, _, _ = trier.converted(block, config, block.alike)
+            for member, copied in zip(block.alike, copies, strict=True):
+                own_ones &= not model.training or _tied(copied, member)
+                if config.compiled:
+                    copied.compile()
+                replacements[member] = copied
+        with contextlib.ExitStack() as stack:
+            if SDPA in config.modifiers:
+                stack.enter_context(with_sdpa(model))
+            stack.enter_context(_in_its_place(model, replacements))
+            stack.enter_context(around(config.base, config.modifiers, trier.a_copy(model)))  # type: ignore[arg-type]
+            first_s = meter.first(step)
+            then = _times(meter, step, TIMED_S)
+        del replacements
+        now += _times(meter, step, TIMED_S / 3)
+    except Exception as error:
+        said = failure(error)
+        return Check(trial.config, str(said["outcome"]), str(said["error"]), estimated_ms=trial.step_ms)
+    finally:
+        if meter.on_gpu:
+            trier.torch.cuda.empty_cache()
+    return Check(
+        config=trial.config,
+        outcome="ok",
+        detail=None if own_ones else "its parameters are not the optimizer's, whose work is left out",
+        step_ms=estimate(then),
+        estimated_ms=trial.step_ms,
+        as_it_is_ms=estimate(now),
+        first_s=round(first_s, 1),
+    )
+
+
+def _times(meter: Meter, step: Callable[[], Any], seconds: float) -> list[float]:
+    for _ in range(WARM_STEPS):
+        again = meter.first(step)
+    return meter.steps_ms(step, max(FEWEST, min(MOST, int(seconds / max(again, 1e-6)))))
+
+
+def _tied(copied: Any, member: Any) -> bool:
+    """Give a copy the parameters of what it was made of, where they are alike; whether all of them are."""
+    import torch
+
+    own = dict(member.named_parameters())
+    every = True
+    for name, parameter in list(copied.named_parameters()):
+        before = own.get(name)
+        alike = before is not None and before.dtype == parameter.dtype and before.shape == parameter.shape
+        if alike and type(before) is torch.nn.Parameter and type(parameter) is torch.nn.Parameter:
+            parent, _, last = name.rpartition(".")
+            copied.get_submodule(parent)._parameters[last] = before
+        else:
+            every = False
+    return every
+
+
+@contextlib.contextmanager
+def _in_its_place(model: Any, replacements: dict[Any, Any]) -> Iterator[None]:
+    """Other modules in the place of some of a model's; of the model itself, its calls go to the other one."""
+    put: list[tuple[Any, str, Any]] = []
+    for parent in list(model.modules()):
+        if hasattr(parent, "_orig_mod"):
+            continue  # a wrapper of torch.compile is replaced as a whole
+        for name, child in list(parent._modules.items()):
+            new = replacements.get(getattr(child, "_orig_mod", child))
+            if new is not None:
+                put.append((parent, name, child))
+                parent._modules[name] = new
+    itself = replacements.get(model)
+    compiled = getattr(model, "_compiled_call_impl", None)
+    try:
+        if itself is not None:
+            # What Module.__call__ hands over to, where there is one.
+            model._compiled_call_impl = itself
+        yield
+    finally:
+        if itself is not None:
+            model._compiled_call_impl = compiled
+        for parent, name, child in put:
+            parent._modules[name] = child

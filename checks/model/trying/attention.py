@@ -1,0 +1,52 @@
+"""Does a model attend by hand, and how is it told to use torch's attention?"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from fp8doctor.checks.ladder.conversions import OWN_SWITCH
+from fp8doctor.observed import Model
+
+# The modifier of a configuration (checks/ladder/slugs.py).
+SDPA = OWN_SWITCH
+# What transformers and diffusers call attention by two products and a softmax, each a kernel of its own.
+BY_HAND = ("eager", "_native_math")
+
+
+def by_hand(found: Model) -> bool:
+    """Whether an attention of the model is told to multiply, take a softmax and multiply again."""
+    return any(layer.kind == "attention" and layer.implementation in BY_HAND for layer in found.layers or ())
+
+
+@contextlib.contextmanager
+def with_sdpa(model: Any) -> Iterator[None]:
+    """The model attending by torch's scaled_dot_product_attention; afterwards as it did before.
+
+    transformers keeps the name in its configurations (PreTrainedModel.set_attn_implementation), diffusers in each
+    attention's processor (ModelMixin.set_attention_backend).
+    """
+    if hasattr(model, "set_attn_implementation"):
+        before = model.config._attn_implementation
+        model.set_attn_implementation("sdpa")
+        try:
+            yield
+        finally:
+            model.set_attn_implementation(before)
+        return
+    processors = [p for m in model.modules() if (p := getattr(m, "processor", None)) is not None]
+    chosen = [(p, p._attention_backend) for p in processors if hasattr(p, "_attention_backend")]
+    for processor, _ in chosen:
+        processor._attention_backend = None
+    try:
+        yield
+    finally:
+        for processor, backend in chosen:
+            processor._attention_backend = backend
+
+
+def code(class_name: str | None) -> str:
+    """The call that chooses torch's attention."""
+    diffusers = (class_name or "").startswith("diffusers")
+    return 'model.set_attention_backend("native")' if diffusers else 'model.set_attn_implementation("sdpa")'

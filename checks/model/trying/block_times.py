@@ -1,0 +1,73 @@
+"""How long does a block take, on the device and on the host, when it is called again and again?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fp8doctor.checks.model.trying.blocks import IN_TURN, Block
+from fp8doctor.checks.model.trying.comparing import first_tensor, output_of
+from fp8doctor.measuring.statistics import estimate
+from fp8doctor.measuring.stepping import Meter
+from fp8doctor.model import Estimate
+
+# Work of this length is timed, and as much before it: a power limit acts over a tenth of a second, and a GPU that was
+# idle runs faster than it does in a step.
+TIMED_S, WARM_S = 0.5, 0.3
+FEWEST, MOST = 5, 400
+
+
+@dataclass(frozen=True)
+class BlockTime:
+    """Milliseconds of one block: from the end of one call to the next, and until the host has asked for one."""
+
+    device_ms: Estimate
+    host_ms: float
+
+
+def time_blocks(meter: Meter, blocks: Sequence[Block], modules: Mapping[str, Sequence[Any]]) -> dict[str, BlockTime]:
+    """The times of each kind of block.
+
+    Args:
+        meter: the device's clock.
+        blocks: kinds of blocks.
+        modules: for each kind's key what is called in its place; the first few take turns.
+    """
+    return {block.key: _time(meter, [caller(block, one) for one in modules[block.key][:IN_TURN]]) for block in blocks}
+
+
+def _time(meter: Meter, calls: Sequence[Callable[[], Any]]) -> BlockTime:
+    def in_turn() -> None:
+        for call in calls:
+            call()
+
+    again = min(meter.first(in_turn) for _ in range(3))
+    for _ in range(_fitting(WARM_S, again)):
+        in_turn()
+    times = meter.steps_ms(in_turn, _fitting(TIMED_S, again))
+    host = sorted(meter.host_ms(in_turn))
+    return BlockTime(estimate([ms / len(calls) for ms in times], digits=4), round(host[len(host) // 2] / len(calls), 4))
+
+
+def _fitting(seconds: float, again_s: float) -> int:
+    return max(FEWEST, min(MOST, int(seconds / max(again_s, 1e-6))))
+
+
+def caller(block: Block, module: Any) -> Callable[[], Any]:
+    """A call of a module as the block is called; of one that trains, forward and backward."""
+    if not block.module.training:
+        return lambda: output_of(block, module)
+
+    def forward_and_backward() -> None:
+        import torch
+
+        before = [(parameter, parameter.grad) for parameter in module.parameters()]
+        for parameter, _ in before:
+            parameter.grad = None
+        with torch.enable_grad():
+            first_tensor(block.call(module)).float().square().mean().backward()
+        for parameter, gradient in before:
+            parameter.grad = gradient
+
+    return forward_and_backward

@@ -1,0 +1,129 @@
+"""Which blocks does a model repeat, and with what, and within what, does a step call them?
+
+torch is imported inside: this runs where the model is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fp8doctor.checks.transformer_engine.layers import autocast_now
+from fp8doctor.observing.looking import own, repeated
+
+# Blocks with weights of their own are timed in turn: a block by itself finds a part of its weights in L2, and is up to
+# a tenth faster than in the model (FLUX and Llama 3 on an H200, benchmarks/RESULTS.md).
+IN_TURN = 4
+Around = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+@dataclass
+class Block:
+    """One kind of block: the first of its list and some like it, how many there are, and what it is called with."""
+
+    # The list that it stands in; "" is the model itself, which repeats nothing.
+    name: str
+    module: Any
+    # All of its kind. The first few are called in turn when they are timed.
+    alike: list[Any]
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    # The kinds of one list are told apart by this.
+    kind: int = 0
+    # Autocasts that were on round the call.
+    around: list[Around] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """How many of its kind a step calls."""
+        return len(self.alike)
+
+    @property
+    def key(self) -> str:
+        """Its name among the blocks of a model."""
+        return self.name + (f"#{self.kind}" if self.kind else "")
+
+    def layer_name(self, name: str) -> str:
+        """A layer's name within the model: "blocks.*.attn.to_q"."""
+        return f"{self.name}.*.{name}" if self.name else name
+
+    def call(self, module: Any) -> Any:
+        """The output of a module that is called as this block is."""
+        with contextlib.ExitStack() as stack:
+            for around in self.around:
+                stack.enter_context(around())
+            return module(*self.arguments, **self.keywords)
+
+    def cast(self, before: Any, after: Any) -> Block:
+        """The same, called with tensors of another type; autocasts do that by themselves."""
+        import torch
+
+        if before == after or self.around:
+            return self
+        moved = torch.utils._pytree.tree_map_only(
+            torch.Tensor, lambda t: t.to(after) if t.dtype == before else t, (self.arguments, self.keywords)
+        )
+        return replace(self, arguments=moved[0], keywords=moved[1])
+
+
+def kinds_of_blocks(model: Any, step: Callable[[], Any]) -> list[Block]:
+    """One block of each kind that the model repeats, with the inputs of a step; or the model, if it repeats none.
+
+    Args:
+        model: a torch.nn.Module, which is called by `step` and not compiled as a whole.
+        step: one step.
+    """
+    found: list[Block] = []
+    with contextlib.ExitStack() as stack:
+        lists = list(repeated(model)) or [("", [model])]
+        for name, members in lists:
+            kinds: dict[Any, list[Any]] = {}
+            for member in members:
+                kinds.setdefault(_sizes(own(member)), []).append(member)
+            for kind, alike in enumerate(kinds.values()):
+                stack.enter_context(_noting(name, kind, alike, found))
+        step()
+    return found
+
+
+def _sizes(module: Any) -> tuple[Any, ...]:
+    return tuple((name, tuple(p.shape)) for name, p in module.named_parameters())
+
+
+@contextlib.contextmanager
+def _noting(name: str, kind: int, alike: list[Any], found: list[Block]) -> Iterator[None]:
+    """Note the first call of a block; compiled, it is called as it is meanwhile: a hook would have it compiled anew."""
+    import torch
+    from torch.utils import _pytree
+
+    first = alike[0]
+    compiled = getattr(first, "_compiled_call_impl", None)
+
+    def note(module: Any, arguments: Any, keywords: Any) -> None:
+        if any(block.module is own(first) for block in found):
+            return
+        kept = _pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), (arguments, keywords))
+        found.append(Block(name, own(first), [own(one) for one in alike], kept[0], kept[1], kind, _on_now(torch)))
+
+    if compiled is not None:
+        first._compiled_call_impl = None
+    handle = first.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+        if compiled is not None:
+            first._compiled_call_impl = compiled
+
+
+def _on_now(torch: Any) -> list[Around]:
+    """The autocasts that are on: torch's for either device, and Transformer Engine's."""
+    found: list[Around] = []
+    for device in ("cuda", "cpu"):
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            found.append(lambda device=device, dtype=dtype: torch.autocast(device, dtype=dtype))  # type: ignore[misc]
+    engine = autocast_now()
+    return [*found, engine] if engine is not None else found

@@ -1,0 +1,65 @@
+"""What does a step take whose blocks take other times, all else as it is?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fp8doctor.checks.model.trying.block_times import BlockTime
+from fp8doctor.checks.model.trying.blocks import Block
+from fp8doctor.model import Estimate
+from fp8doctor.observed import StepRun
+
+# A host that needs more than this part of a step may have waited for room in the launch queue, so that its time says
+# nothing (`Meter.host_ms`).
+HOST_IS_AHEAD = 0.8
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How many of a kind of blocks a step calls, and what one takes."""
+
+    count: int
+    time: BlockTime
+
+
+def as_it_is_of(blocks: Sequence[Block], times: Mapping[str, BlockTime]) -> dict[str, Counted]:
+    """The blocks as they are, by key."""
+    return {block.key: Counted(block.count, times[block.key]) for block in blocks if block.key in times}
+
+
+def whole_step(run: StepRun | None, now: Mapping[str, Counted], new: Mapping[str, BlockTime]) -> Estimate | None:
+    """The whole step with other blocks, in milliseconds; None where the step was not timed.
+
+    On the device: the step less the blocks' time now, plus their time then. On the host the same: where it asks for
+    less than the device does, the step takes what the host needs. The interval is the widest that all of them allow.
+
+    Args:
+        run: the step as it is.
+        now: the blocks as they are.
+        new: the same blocks in another configuration, by key.
+    """
+    if run is None or run.step_ms is None or not set(new) <= set(now):
+        return None
+    step = run.step_ms
+    median, low, high = step.median, step.low, step.high
+    for key, time in new.items():
+        old, then, count = now[key].time.device_ms, time.device_ms, now[key].count
+        median -= count * (old.median - then.median)
+        low -= count * (old.high - then.low)
+        high -= count * (old.low - then.high)
+    least = max(sum(now[key].count * time.device_ms.low for key, time in new.items()), _host_ms(run, now, new))
+    return Estimate(
+        median=round(max(median, least), 4),
+        low=round(max(min(low, median), least), 4),
+        high=round(max(high, median, least), 4),
+        n=min(time.device_ms.n for time in new.values()),
+    )
+
+
+def _host_ms(run: StepRun, now: Mapping[str, Counted], new: Mapping[str, BlockTime]) -> float:
+    """What the host needs for the step then; 0 where its part outside of the blocks is not known."""
+    if run.host_ms is None or run.step_ms is None or run.host_ms > HOST_IS_AHEAD * run.step_ms.median:
+        return 0.0
+    outside = run.host_ms - sum(now[key].count * now[key].time.host_ms for key in new)
+    return max(outside, 0.0) + sum(now[key].count * time.host_ms for key, time in new.items())

@@ -1,0 +1,310 @@
+"""What would the step take in another configuration? Tried on copies of the model's blocks, with its own inputs.
+
+torch is imported inside: this runs where the model is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any
+
+from fp8doctor.checks.ladder.comparing import Reference
+from fp8doctor.checks.ladder.conversions import BASES, RefusedError, around
+from fp8doctor.checks.ladder.naming import label
+from fp8doctor.checks.ladder.outcomes import failure
+from fp8doctor.checks.ladder.slugs import Config, config_of
+from fp8doctor.checks.model.plan import State, state_of
+from fp8doctor.checks.model.trying.attention import SDPA, by_hand, with_sdpa
+from fp8doctor.checks.model.trying.block_times import BlockTime, time_blocks
+from fp8doctor.checks.model.trying.blocks import IN_TURN, Block, kinds_of_blocks
+from fp8doctor.checks.model.trying.choosing import is_inexact, kept_back
+from fp8doctor.checks.model.trying.comparing import layer_errors, output_of, reference_of
+from fp8doctor.checks.model.trying.converting import dropping, in_16_bits, linears
+from fp8doctor.checks.model.trying.estimating import as_it_is_of, whole_step
+from fp8doctor.checks.model.trying.layer_times import sizes, timed
+from fp8doctor.checks.torch_build.numerics import relative_error
+from fp8doctor.measuring.stepping import Meter
+from fp8doctor.observed import AS_IT_IS, LayerError, LayerGain, Model, Trial
+
+# What is tried, the most telling first: what a run of a minute tries of a workload (checks/ladder/slugs.py), and
+# Transformer Engine where it is imported already, or may be.
+INFERENCE = (
+    "torch-bf16",
+    "torch-bf16+compile",
+    "torchao-fp8-rowwise+compile",
+    "torchao-fp8-tensorwise+compile",
+    "te-fp8-current",
+)
+TRAINING = (
+    "torch-bf16",
+    "torch-bf16+compile",
+    "torchao-fp8train-tensorwise+compile",
+    "torchao-fp8train-rowwise+compile",
+    "te-fp8-current",
+)
+_ENGINE = "transformer_engine"
+# A trial is begun if the longest so far fits this often into what is left.
+ROOM = 1.5
+WORST = 5
+# Entries of the error limits (checks/torch_build/numerics.py) by what a model's layers multiply in.
+_NUMERICS = {"fp8": "e4m3", "fp4": "nvfp4", "int8": "int8"}
+
+
+@dataclass
+class _Copy:
+    """What conversions work on: a model, where it is and in which type."""
+
+    model: Any
+    device: Any
+    dtype: Any
+
+
+def tried(trier: Trier, model: Any, step: Callable[[], Any], left_s: Callable[[], float]) -> Iterator[Model]:
+    """The record with one trial more at a time.
+
+    Args:
+        trier: what tries, with what is known of the model and its timed step.
+        model: a torch.nn.Module.
+        step: one step, warmed up.
+        left_s: how many seconds are left.
+    """
+    longest = 0.0
+    configs = trier.configurations()
+    for index, config in enumerate(configs):
+        if left_s() < ROOM * longest:
+            trier.found = replace(trier.found, untried=f"no time was left for {', '.join(map(label, configs[index:]))}")
+            yield trier.found
+            return
+        began = time.monotonic()
+        if SDPA in config and not trier.attends_by_sdpa:
+            trier.attend_by_sdpa(model, step)
+        if "-fp8" in config and trier.found.gains is None:
+            trier.found = replace(trier.found, gains=trier.gains(left_s))
+            yield trier.found
+        trier.found = replace(trier.found, trials=(*(trier.found.trials or ()), trier.trial(config)))
+        longest = max(longest, time.monotonic() - began)
+        yield trier.found
+
+
+class Trier:
+    """Tries configurations on one block of each kind.
+
+    Args:
+        found: what is known of the model, with its timed step.
+        model: a torch.nn.Module.
+        blocks: its kinds of blocks.
+        may_import: whether libraries may be imported that the process has not: Transformer Engine brings a cuDNN.
+    """
+
+    def __init__(self, found: Model, model: Any, blocks: list[Block], *, may_import: bool = False) -> None:
+        import torch
+
+        self.torch, self.found, self.blocks = torch, found, blocks
+        self.with_engine = _ENGINE in sys.modules or (may_import and find_spec(_ENGINE) is not None)
+        placed = next((p for p in model.parameters() if not p.is_meta), None)
+        self.device = placed.device if placed is not None else torch.device("cpu")
+        self.dtype = torch.bfloat16
+        self.meter = Meter(torch, self.device)
+        self.as_it_is: dict[str, BlockTime] = {}
+        self.references: dict[str, Reference] = {}
+        self.layer_gains: dict[tuple[int, int, int], LayerGain] = {}
+        self.attends_by_sdpa = False
+
+    def configurations(self) -> list[str]:
+        """What is tried, in order: of a model that attends by hand, all but plain BF16 with torch's attention."""
+        every = TRAINING if self.found.training else INFERENCE
+        listed = [config for config in every if self.with_engine or not config.startswith("te-")]
+        if state_of(self.found) == State(base="torch-bf16", sdpa=True, compiled=False):
+            return [AS_IT_IS, *listed[1:]]  # it is that already
+        if not by_hand(self.found):
+            return [AS_IT_IS, *listed]
+        with_attention = ("+".join([base, SDPA, *rest]) for base, *rest in (config.split("+") for config in listed))
+        return [AS_IT_IS, listed[0], *with_attention]
+
+    def attend_by_sdpa(self, model: Any, step: Callable[[], Any]) -> None:
+        """From here blocks are called as the model calls them when its attention is torch's."""
+        self.attends_by_sdpa = True
+        with with_sdpa(model):
+            self.blocks = kinds_of_blocks(model, step)
+
+    def trial(self, config: str) -> Trial:
+        """One configuration; what it raises is its outcome."""
+        if config == AS_IT_IS:
+            return self._baseline()
+        named = label(config)
+        if not self.as_it_is:
+            return Trial(config, named, "failed", "the blocks cannot be called by themselves")
+        try:
+            return self._converted(config_of(config), named)
+        except Exception as error:
+            said = failure(error)
+            return Trial(config, named, str(said["outcome"]), str(said["error"]))
+        finally:
+            if self.meter.on_gpu:
+                self.torch.cuda.empty_cache()
+
+    def gains(self, left_s: Callable[[], float]) -> tuple[LayerGain, ...]:
+        """What FP8 gives each linear layer of the blocks; nothing where their plain copies could not be called."""
+        layers = []
+        for block in self.blocks:
+            rows = self.references[block.key].rows if block.key in self.references else {}
+            shapes = linears(block.module) if rows else {}
+            layers += [
+                (block.layer_name(name), block.count, rows[name], *shapes[name]) for name in rows if name in shapes
+            ]
+        scaling = "tensorwise" if self.blocks[0].module.training else "rowwise"
+        found = timed(sizes(layers), self.device, scaling, left_s)
+        self.layer_gains = {(gain.rows or 0, gain.k or 0, gain.n or 0): gain for gain in found}
+        return tuple(found)
+
+    def _baseline(self) -> Trial:
+        step = self.found.run.step_ms if self.found.run else None
+        try:
+            several = {block.key: block.alike for block in self.blocks}
+            self.as_it_is = time_blocks(self.meter, self.blocks, several)
+        except Exception as error:
+            return Trial(AS_IT_IS, "as it is", "failed", str(failure(error)["error"]))
+        times = {key: time.device_ms for key, time in self.as_it_is.items()}
+        trial = Trial(AS_IT_IS, "as it is", "ok", blocks_ms=times, step_ms=step)
+        try:
+            return self._against_plain(trial)
+        except Exception:  # the model runs, and what it is compared with does not: the BF16 trial says why
+            return trial
+
+    def _against_plain(self, trial: Trial) -> Trial:
+        """The same with how far the model as it is is off its own weights in BF16."""
+        layers = self.found.layers or ()
+        formats = Counter(layer.multiplies for layer in layers if layer.kind == "linear")
+        numerics = next((name for kind, name in _NUMERICS.items() if formats[kind]), "bf16")
+        errors, limits = [], []
+        for block in self.blocks:
+            if dropping(block.module):
+                return trial
+            reference = self._reference(block)
+            errors.append(relative_error(output_of(block, block.module).float().cpu(), reference.output))
+            limits.append(reference.limit(numerics))
+        return _judged(trial, errors, limits)
+
+    def _converted(self, config: Config, named: str) -> Trial:
+        times: dict[str, BlockTime] = {}
+        errors, limits, worst, compile_s = [], [], [], 0.0
+        kept: dict[str, str] = {}
+        for block in self.blocks:
+            reference = self._reference(block)
+            several, left, lost = self.converted(block, config, block.alike[:IN_TURN])
+            kept |= {block.layer_name(name): why for name, why in left.items()}
+            worst += lost
+            drops = dropping(block.module)
+            called = self._plain_call(block)
+            with around(config.base, config.modifiers, self.a_copy(several[0])):  # type: ignore[arg-type]
+                if drops:  # compared before it is compiled: a compiled dropout draws other numbers
+                    errors.append(_off(called, several[0], reference))
+                if config.compiled:
+                    for one in several:
+                        one.compile()
+                began = time.monotonic()
+                if not drops:
+                    errors.append(_off(called, several[0], reference))
+                else:
+                    output_of(called, several[0])
+                compile_s += time.monotonic() - began
+                limits.append(reference.limit(config.numerics))
+                times |= time_blocks(self.meter, [called], {block.key: several})
+        trial = Trial(
+            config=config.slug,
+            label=named,
+            blocks_ms={key: time.device_ms for key, time in times.items()},
+            step_ms=whole_step(self.found.run, as_it_is_of(self.blocks, self.as_it_is), times),
+            compile_s=round(compile_s, 1) if config.compiled else None,
+            worst=tuple(sorted(worst, key=lambda one: one.sqnr_db or 0.0)[:WORST]) or None,
+            kept=kept or None,
+        )
+        return _judged(trial, errors, limits)
+
+    def converted(
+        self, block: Block, config: Config, members: list[Any]
+    ) -> tuple[list[Any], dict[str, str], list[LayerError]]:
+        """Copies of some blocks of a kind in a configuration, the layers left in 16 bits, and what the others lose.
+
+        Raises:
+            RefusedError: if the blocks cannot be turned back to 16 bits, or the library does not do this.
+        """
+        convert, numerics = BASES[config.base]
+        left: dict[str, str] = {}
+        lost: list[LayerError] = []
+        found: list[Any] = []
+        rows = self._reference(block).rows
+        for member in members:
+            plain = in_16_bits(block, member, self.dtype, self.device)
+            if numerics != "bf16":
+                left = left or kept_back(linears(plain), rows, self.layer_gains)
+                names = tuple(name for name in linears(plain) if name not in left)
+                if not names:
+                    raise RefusedError("no layer is left that FP8 would take and gain by")
+                convert(self.a_copy(plain), names)  # type: ignore[arg-type]
+                if not found and numerics == "e4m3" and not block.module.training:
+                    lost = self._lost(block, plain, names)
+                    if inexact := [name for name in names if _is_among(block.layer_name(name), lost)]:
+                        left |= dict.fromkeys(inexact, "inexact")
+                        plain = in_16_bits(block, member, self.dtype, self.device)
+                        names = tuple(name for name in names if name not in left)
+                        convert(self.a_copy(plain), names)  # type: ignore[arg-type]
+            found.append(plain)
+        return found, left, lost
+
+    def _lost(self, block: Block, converted: Any, names: tuple[str, ...]) -> list[LayerError]:
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(self.torch.no_grad())
+                plain = in_16_bits(block, block.module, self.dtype, self.device)
+                return layer_errors(self._plain_call(block), plain, converted, names)
+        except RuntimeError:  # a layer that cannot be called by itself; the trial will say why
+            return []
+
+    def a_copy(self, module: Any) -> _Copy:
+        """What conversions of the ladder work on."""
+        return _Copy(module, self.device, self.dtype)
+
+    def _plain_call(self, block: Block) -> Block:
+        """The block as its copies in 16 bits are called: a block mostly in FP32 or FP16 is given tensors of those."""
+        weights: Counter[Any] = Counter()
+        for parameter in block.module.parameters():
+            if parameter.dtype in (self.torch.float32, self.torch.half, self.dtype):
+                weights[parameter.dtype] += parameter.numel()
+        most = weights.most_common(1)
+        return block.cast(most[0][0], self.dtype) if most else block
+
+    def _reference(self, block: Block) -> Reference:
+        """What the block gives in BF16, and by how much that is off FP32."""
+        if block.key not in self.references:
+            plain = in_16_bits(block, block.module, self.dtype, self.device)
+            self.references[block.key] = reference_of(self._plain_call(block), plain)
+        return self.references[block.key]
+
+
+def _off(block: Block, module: Any, reference: Reference) -> float:
+    return relative_error(output_of(block, module).float().cpu(), reference.output)
+
+
+def _is_among(name: str, errors: list[LayerError]) -> bool:
+    """Whether this layer is one of those that are further off than their format explains."""
+    return any(error.name == name and is_inexact(error) for error in errors)
+
+
+def _judged(trial: Trial, errors: list[float], limits: list[float]) -> Trial:
+    """The trial with its error against BF16, and whether its format explains that."""
+    wrong = any(not error <= limit for error, limit in zip(errors, limits, strict=True))
+    largest = max(errors)
+    return replace(
+        trial,
+        outcome="wrong" if wrong else "ok",
+        relative_error=round(largest, 5) if math.isfinite(largest) else None,
+        error_limit=round(min(limits), 4),
+    )
