@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from fp8doctor.observed import Blocks, Conversion, Layer, Model
+from fp8doctor.observing.cutting import cut_of, gathered
+from fp8doctor.observing.kinds import Kind, is_plain, kind_of
 
 # A subject's answer to how a module was converted; None: by none of its doing.
 Describe = Callable[[Any], "Conversion | None"]
@@ -17,6 +19,8 @@ EXAMPLES = 3
 ALIGNMENT_BYTES = 16
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 _FLOAT8 = "float8"
+# What experts are said to be kept in: integers may be two values of four bits.
+_IN_FULL = ("fp8", "16-bit", "32-bit")
 
 
 def look(model: Any, describers: Iterable[Describe]) -> Model:
@@ -28,10 +32,10 @@ def look(model: Any, describers: Iterable[Describe]) -> Model:
     """
     began = time.perf_counter()
     describers = tuple(describers)
-    compiled = compiled_names(model)
+    compiled, by_fsdp = compiled_names(model), gathered(model)
     layers: dict[Layer, list[str]] = {}
     for name, module in model.named_modules():
-        layer = _layer(module, describers)
+        layer = _layer(module, describers, by_fsdp)
         if layer is None or _is_inside_of_adapter(name):
             continue
         key = replace(layer, name=alike(own_name(name)), compiled=_is_in(own_name(name), compiled))
@@ -94,34 +98,47 @@ def _is_inside_of_adapter(name: str) -> bool:
     return ".lora_" in name or name.endswith(".base_layer") or ".base_layer." in name
 
 
-def _layer(module: Any, describers: tuple[Describe, ...]) -> Layer | None:
-    core = getattr(module, "base_layer", module)
-    weight = getattr(core, "weight", None)
-    kind, k, n = _kind(core, weight)
+def _layer(module: Any, describers: tuple[Describe, ...], by_fsdp: dict[int, Any] | None) -> Layer | None:
+    core = module
+    while hasattr(core, "base_layer"):
+        core = core.base_layer
+    kind = kind_of(core)
     if kind is None:
         return None
+    weight, k, n = kind.weight, kind.k, kind.n
+    cut = cut_of(core, weight, k, n, by_fsdp) if kind.name == "linear" and k and n else None
     kept = innermost(weight) if weight is not None else None
     told = _conversion(module, core, describers)
     kept_dtype = _dtype(kept)
     keeps = told.keeps if told and told.keeps else _format(kept_dtype)
     return Layer(
         class_name=class_name(module),
-        kind=kind,
-        k=k,
-        n=n,
+        kind=kind.name,
+        k=cut.k if cut else k,
+        n=cut.n if cut else n,
         dtype=_dtype(weight),
         kept_dtype=kept_dtype,
         library=told.library if told else None,
-        keeps=keeps,
-        multiplies=_multiplies(told, keeps),
+        keeps=keeps if kind.name != "experts" or keeps in _IN_FULL else None,
+        multiplies=_multiplies(told, keeps) if kind.name != "experts" else _of_experts(told, kind, keeps),
         scaling=told.scaling if told else None,
         adapter_rank=told.adapter_rank if told else None,
         trains=any(parameter.requires_grad for parameter in module.parameters(recurse=False)),
-        device=str(weight.device) if weight is not None else None,
+        device=_device(core, weight),
         offloaded_by=_offloaded_by(module),
         cast_by="diffusers-layerwise" if "layerwise_casting" in _diffusers_hooks(module) else None,
-        misaligned=_misaligned(kept),
+        misaligned=_misaligned(kept) if kept is not None else None,
+        implementation=kind.implementation,
+        experts=kind.experts,
+        ranks=cut.ranks if cut else None,
     )
+
+
+def _of_experts(told: Conversion | None, kind: Kind, keeps: str | None) -> str | None:
+    """Their products are a function of the model's own: what is kept in FP8 may be multiplied in it as well."""
+    if told is not None and (told.multiplies or told.keeps):
+        return told.multiplies
+    return keeps if keeps in ("16-bit", "32-bit") and is_plain(kind.weight) else None
 
 
 def _multiplies(told: Conversion | None, keeps: str | None) -> str | None:
@@ -129,21 +146,6 @@ def _multiplies(told: Conversion | None, keeps: str | None) -> str | None:
         return told.multiplies or "16-bit"
     # torch has no product of plain FP8 tensors without scales: whoever calls it casts first.
     return "16-bit" if keeps == "fp8" else keeps
-
-
-def _kind(module: Any, weight: Any) -> tuple[str | None, int | None, int | None]:
-    shape = tuple(getattr(weight, "shape", ()))
-    name = type(module).__name__
-    if hasattr(module, "num_embeddings"):
-        return "embedding", None, None
-    if hasattr(module, "kernel_size") and hasattr(module, "in_channels"):
-        return "convolution", module.in_channels, module.out_channels
-    k, n = getattr(module, "in_features", None), getattr(module, "out_features", None)
-    if isinstance(k, int) and isinstance(n, int):
-        return "linear", k, n
-    if len(shape) == 2 and name.endswith(("Linear", "Conv1D")):
-        return "linear", int(shape[1]), int(shape[0])
-    return None, None, None
 
 
 def _conversion(module: Any, core: Any, describers: tuple[Describe, ...]) -> Conversion | None:
@@ -189,6 +191,11 @@ def _format(dtype: str | None) -> str | None:
     if dtype.startswith(_FLOAT8):
         return "fp8"
     return {"bfloat16": "16-bit", "float16": "16-bit", "float32": "32-bit", "int8": "int8"}.get(dtype)
+
+
+def _device(module: Any, weight: Any) -> str | None:
+    of = next(module.parameters(), None) if weight is None else weight
+    return str(of.device) if of is not None else None
 
 
 def _misaligned(tensor: Any) -> bool | None:
