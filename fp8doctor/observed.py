@@ -69,6 +69,8 @@ class Layer:
     experts: int | None = None
     # Of a weight that is cut over ranks (tensor parallel): over how many. `k` and `n` are what one rank multiplies.
     ranks: int | None = None
+    # Which of "k" and "n" is cut over them; None: both, or none.
+    cut: str | None = None
 
 
 @dataclass(frozen=True)

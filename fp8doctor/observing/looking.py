@@ -131,6 +131,7 @@ def _layer(module: Any, describers: tuple[Describe, ...], by_fsdp: dict[int, Any
         implementation=kind.implementation,
         experts=kind.experts,
         ranks=cut.ranks if cut else None,
+        cut=cut.along if cut else None,
     )
 
 

@@ -192,20 +192,20 @@ def in_parallel(model: Any, mesh: Any) -> Any:
     return parallel.parallelize_module(model, mesh, plan)
 
 
-def cut(model: Any) -> list[tuple[str | None, int | None, int | None, int | None]]:
-    return [(one.name, one.k, one.n, one.ranks) for one in layers(model, "linear")]
+def cut(model: Any) -> list[tuple[str | int | None, ...]]:
+    return [(one.name, one.k, one.n, one.ranks, one.cut) for one in layers(model, "linear")]
 
 
 def test_a_weight_that_is_cut_over_ranks_has_the_size_that_one_rank_multiplies(ranks: ModuleType) -> None:
     model = in_parallel(pair(), torch.distributed.init_device_mesh("cpu", (8,)))
-    assert cut(model) == [("up", 64, 32, 8), ("down", 32, 64, 8)]
+    assert cut(model) == [("up", 64, 32, 8, "n"), ("down", 32, 64, 8, "k")]
 
 
 def test_a_weight_that_every_rank_has_whole_is_not_cut(ranks: ModuleType) -> None:
     model, mesh = pair(), torch.distributed.init_device_mesh("cpu", (8,))
     whole = ranks.distribute_tensor(model.up.weight, mesh, [ranks.Replicate()])
     model.up.weight = torch.nn.Parameter(whole)
-    assert cut(model) == [("up", 64, 256, None), ("down", 256, 64, None)]
+    assert cut(model) == [("up", 64, 256, None, None), ("down", 256, 64, None, None)]
 
 
 def test_what_fsdp_gathers_before_the_product_is_not_cut(ranks: ModuleType) -> None:
@@ -213,7 +213,7 @@ def test_what_fsdp_gathers_before_the_product_is_not_cut(ranks: ModuleType) -> N
     model = pair()
     fsdp.fully_shard(model, mesh=torch.distributed.init_device_mesh("cpu", (8,)))
     assert type(model.up.weight).__name__ == "DTensor"
-    assert cut(model) == [("up", 64, 256, None), ("down", 256, 64, None)]
+    assert cut(model) == [("up", 64, 256, None, None), ("down", 256, 64, None, None)]
 
 
 def test_under_fsdp_the_tensor_parallel_part_of_the_cut_is_told(ranks: ModuleType) -> None:
@@ -221,14 +221,14 @@ def test_under_fsdp_the_tensor_parallel_part_of_the_cut_is_told(ranks: ModuleTyp
     mesh = torch.distributed.init_device_mesh("cpu", (2, 4), mesh_dim_names=("dp", "tp"))
     model = in_parallel(pair(), mesh["tp"])
     fsdp.fully_shard(model, mesh=mesh["dp"])
-    assert cut(model) == [("up", 64, 64, 4), ("down", 64, 64, 4)]
+    assert cut(model) == [("up", 64, 64, 4, "n"), ("down", 64, 64, 4, "k")]
 
 
 def test_layers_of_transformer_engine_know_their_ranks() -> None:
     kind = type("Linear", (torch.nn.Linear,), {"__module__": "transformer_engine.pytorch.module.linear"})
     layer = kind(64, 32)
     layer.tp_size, layer.parallel_mode = 4, "column"
-    assert cut(torch.nn.Sequential(layer)) == [("*", 64, 32, 4)]
+    assert cut(torch.nn.Sequential(layer)) == [("*", 64, 32, 4, "n")]
 
 
 def test_a_thousand_layers_in_attentions_are_looked_at_in_a_second() -> None:
