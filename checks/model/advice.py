@@ -57,6 +57,32 @@ def _short(model: Model) -> str:
 
 
 @exhibit
+def plan_bars(model: Model) -> Exhibit | None:
+    """What a step takes after each change of the plan; beside where a step's time goes, hence the id's first word."""
+    steps = plan.changes(model)
+    if not steps or model.run is None or model.run.step_ms is None:
+        return None
+    rows: list[tuple[str, float, float | None]] = [("as it is", model.run.step_ms.median, None)]
+    rows += [
+        (f"{index}. {change.short}", change.step_ms.median, change.so_far.median)
+        for index, change in enumerate(steps, 1)
+    ]
+    if model.check and model.check.step_ms and model.check.as_it_is_ms:
+        after = model.check.step_ms.median
+        rows.append(("all of it, measured", after, model.check.as_it_is_ms.median / after))
+    return Exhibit(
+        id="step-plan",
+        kind="bars",
+        title="the plan, each change after the one before: ms a step, estimated by the model's blocks",
+        unit="ms",
+        rows=tuple(
+            {"label": label, "value": round(ms, 2), "start": 0, "ratio": None if ratio is None else round(ratio, 3)}
+            for label, ms, ratio in rows
+        ),
+    )
+
+
+@exhibit
 def plan_table(model: Model) -> Exhibit | None:
     """What to change, in this order, and what each change gives."""
     steps = plan.changes(model)

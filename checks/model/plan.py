@@ -24,6 +24,8 @@ class Change:
     """One step of the plan: what to do, the whole step after it, and how many times as fast it made that."""
 
     text: str
+    # The same in a few words.
+    short: str
     config: str
     step_ms: Estimate
     gain: Estimate
@@ -84,9 +86,11 @@ def changes(model: Model) -> list[Change]:
     found: list[Change] = []
     state, before = state_of(model), first.step_ms
     waiting: list[str] = []
+    short: list[str] = []
     for config in _path(last.config, state):
         trial = trials.get(config)
         waiting += _texts(model, state, config, trial)
+        short += _shortly(state, config)
         state = _after(state, config)
         if trial is None or trial.step_ms is None:
             continue  # what is not known by itself is told with what comes next
@@ -95,8 +99,8 @@ def changes(model: Model) -> list[Change]:
             continue
         text = "; ".join(waiting)
         so_far = speedup(first.step_ms, trial.step_ms)
-        found.append(Change(text[:1].upper() + text[1:], config, trial.step_ms, gain, so_far))
-        waiting, before = [], trial.step_ms
+        found.append(Change(text[:1].upper() + text[1:], ", ".join(short), config, trial.step_ms, gain, so_far))
+        waiting, short, before = [], [], trial.step_ms
     return found
 
 
@@ -161,6 +165,19 @@ def _texts(model: Model, state: State, config: str, trial: Trial | None) -> list
             found.append(f"go back from {label(state.base)} to BF16")
     if "compile" in modifiers and not state.compiled:
         found.append("compile each repeated block" if model.blocks else "compile the model")
+    return found
+
+
+def _shortly(state: State, config: str) -> list[str]:
+    """The same in a few words."""
+    base, *modifiers = config.split("+")
+    found = []
+    if base != state.base or state.to_undo:
+        found.append("plain BF16" if base == PLAIN else label(base))
+    if SDPA in modifiers and not state.sdpa:
+        found.append("torch's attention")
+    if "compile" in modifiers and not state.compiled:
+        found.append("compiled blocks")
     return found
 
 

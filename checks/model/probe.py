@@ -12,7 +12,7 @@ from fp8doctor.checks.model.trying.running import all_tried
 from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.model import Request
 from fp8doctor.observed import Model, StepRun
-from fp8doctor.observing import looking, running
+from fp8doctor.observing import compiling, looking, memory, running
 from fp8doctor.observing.keeping import as_it_was
 from fp8doctor.registry import load, probe
 
@@ -46,10 +46,12 @@ def gather(request: Request, torch_build: TorchBuild | None) -> Iterator[Model]:
     placed = next((p.device for p in model.parameters() if p.device.type != "meta"), device)
     with as_it_was(model):
         run = running.timed(step, placed)
-        yield replace(found, run=run)
+        said = compiling.events()
+        yield replace(found, run=run, compile_events=said)
         if run.error is not None:
             return
         found = replace(running.with_rows(looking.look(model, describers), model, step), name=name, run=run)
+        found = replace(found, compile_events=said, memory=memory.of_step(model, step, placed))
         yield found
         if request.trace_file is not None:
             try:

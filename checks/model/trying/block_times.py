@@ -59,15 +59,17 @@ def caller(block: Block, module: Any) -> Callable[[], Any]:
     if not block.module.training:
         return lambda: output_of(block, module)
 
-    def forward_and_backward() -> None:
-        import torch
+    import torch
 
-        before = [(parameter, parameter.grad) for parameter in module.parameters()]
-        for parameter, _ in before:
-            parameter.grad = None
+    gradient = torch.randn_like(output_of(block, module))
+
+    def forward_and_backward() -> None:
+        before = [(tensor, tensor.grad) for tensor in (*module.parameters(), *block.tensors())]
+        for tensor, _ in before:
+            tensor.grad = None
         with torch.enable_grad():
-            first_tensor(block.call(module)).float().square().mean().backward()
-        for parameter, gradient in before:
-            parameter.grad = gradient
+            first_tensor(block.call(module)).backward(gradient)
+        for tensor, grad in before:
+            tensor.grad = grad
 
     return forward_and_backward

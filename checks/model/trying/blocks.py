@@ -35,6 +35,13 @@ class Block:
     # Autocasts that were on round the call.
     around: list[Around] = field(default_factory=list)
 
+    def tensors(self) -> list[Any]:
+        """All tensors that it is called with."""
+        import torch
+
+        leaves = torch.utils._pytree.tree_leaves((self.arguments, self.keywords))
+        return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
     @property
     def count(self) -> int:
         """How many of its kind a step calls."""
@@ -62,9 +69,11 @@ class Block:
 
         if before == after or self.around:
             return self
-        moved = torch.utils._pytree.tree_map_only(
-            torch.Tensor, lambda t: t.to(after) if t.dtype == before else t, (self.arguments, self.keywords)
-        )
+
+        def moved_one(tensor: Any) -> Any:
+            return _kept(tensor, after) if tensor.dtype == before else tensor
+
+        moved = torch.utils._pytree.tree_map_only(torch.Tensor, moved_one, (self.arguments, self.keywords))
         return replace(self, arguments=moved[0], keywords=moved[1])
 
 
@@ -104,7 +113,7 @@ def _noting(name: str, kind: int, alike: list[Any], found: list[Block]) -> Itera
     def note(module: Any, arguments: Any, keywords: Any) -> None:
         if any(block.module is own(first) for block in found):
             return
-        kept = _pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), (arguments, keywords))
+        kept = _pytree.tree_map_only(torch.Tensor, _kept, (arguments, keywords))
         found.append(Block(name, own(first), [own(one) for one in alike], kept[0], kept[1], kind, _on_now(torch)))
 
     if compiled is not None:
@@ -116,6 +125,11 @@ def _noting(name: str, kind: int, alike: list[Any], found: list[Block]) -> Itera
         handle.remove()
         if compiled is not None:
             first._compiled_call_impl = compiled
+
+
+def _kept(tensor: Any, dtype: Any = None) -> Any:
+    """A copy of a tensor that asks for a gradient if it does: so much of a backward is for the block before."""
+    return tensor.detach().to(dtype or tensor.dtype, copy=True).requires_grad_(tensor.requires_grad)
 
 
 def _on_now(torch: Any) -> list[Around]:

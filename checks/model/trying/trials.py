@@ -114,6 +114,7 @@ class Trier:
         self.meter = Meter(torch, self.device)
         self.as_it_is: dict[str, BlockTime] = {}
         self.references: dict[str, Reference] = {}
+        self.shapes: dict[str, dict[str, tuple[int, int]]] = {}
         self.layer_gains: dict[tuple[int, int, int], LayerGain] = {}
         self.attends_by_sdpa = False
 
@@ -155,7 +156,7 @@ class Trier:
         layers = []
         for block in self.blocks:
             rows = self.references[block.key].rows if block.key in self.references else {}
-            shapes = linears(block.module) if rows else {}
+            shapes = self.shapes.get(block.key, {})
             layers += [
                 (block.layer_name(name), block.count, rows[name], *shapes[name]) for name in rows if name in shapes
             ]
@@ -286,6 +287,7 @@ class Trier:
         if block.key not in self.references:
             plain = in_16_bits(block, block.module, self.dtype, self.device)
             self.references[block.key] = reference_of(self._plain_call(block), plain)
+            self.shapes[block.key] = linears(plain)
         return self.references[block.key]
 
 
