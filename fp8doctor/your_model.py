@@ -14,7 +14,7 @@ from fp8doctor.checks.model.trying.running import all_tried
 from fp8doctor.judging.report import Report
 from fp8doctor.model import Facts
 from fp8doctor.observed import Model, StepRun
-from fp8doctor.observing import looking, running
+from fp8doctor.observing import compiling, looking, memory, running
 from fp8doctor.observing.keeping import as_it_was
 from fp8doctor.observing.watching import Watch, Watcher
 from fp8doctor.reading.trace import NotATraceError, add_up
@@ -61,8 +61,14 @@ def examine_model(
     call = step or running.step_of(model, inputs)
     device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
     facts: dict[str, Facts] = {}
-    with as_it_was(model), tempfile.TemporaryDirectory(prefix="fp8doctor-") as folder:
+    gradients = memory.gradients_of(model)
+    with (
+        compiling.hearing() as said_so_far,
+        as_it_was(model),
+        tempfile.TemporaryDirectory(prefix="fp8doctor-") as folder,
+    ):
         run = running.timed(call, device)
+        said = said_so_far()
         if run.error is None:
             # What a layer did is known by some libraries only once it ran.
             found = running.with_rows(looking.look(model, registry.describers), model, call)
@@ -72,7 +78,8 @@ def examine_model(
                 facts[Trace.key] = add_up([file], registry.kernels)
             except (RuntimeError, NotATraceError) as error:
                 run = dataclasses.replace(run, error=running.in_a_line(error), failed_at="profiling")
-        found = dataclasses.replace(found, run=run)
+            found = dataclasses.replace(found, memory=memory.of_step(model, call, device, gradients))
+        found = dataclasses.replace(found, run=run, compile_events=said)
         if run.error is None and try_for_s > 0:
             until = time.monotonic() + try_for_s
             left_s = lambda: until - time.monotonic()  # noqa: E731
@@ -101,7 +108,7 @@ def watch() -> Watch:
             facts[Trace.key] = dataclasses.replace(trace, steps=watcher.steps or None)
         if found is not None:
             run = StepRun(error=error, failed_at="profiling") if error else None
-            facts[Model.key] = dataclasses.replace(found, run=run)
+            facts[Model.key] = dataclasses.replace(found, run=run, compile_events=compiling.events())
         return api.read_report(registry, facts, "model")
 
     return Watch(judged)
