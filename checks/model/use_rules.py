@@ -13,6 +13,8 @@ _NEED_COMPILING = ("torchao",)
 # A first call that takes so many steps' time shows in an average of a hundred steps; shorter than a second it is no
 # compilation that anybody waits for.
 LONG_FIRST, LONG_FIRST_MS = 10.0, 1000.0
+# A host that is done before half of the step: whoever reads the clock then is wrong by a factor of two and more.
+EARLY = 0.5
 
 
 @rule("MOD010", "not-compiled", Severity.WARNING, scope="usage", explains=("not-compiled", "quantize-overhead"))
@@ -164,27 +166,52 @@ def offloaded(model: Model) -> Verdict:
 
 @rule("MOD015", "benchmark-artifact", Severity.INFO, scope="usage")
 def long_first_call(model: Model) -> Verdict:
-    """The first call takes many times as long as the steps after it.
+    """A careless clock would read something else than what a step takes.
 
-    What it means: it compiles, loads kernels and chooses algorithms. A benchmark that counts it measures that.
+    What it means: the first call compiles and chooses algorithms; later ones do not. And a call returns once the host
+    has asked for the work, long before a GPU has done it.
 
-    Why it costs time: once. In an average of few steps it hides what the steps take.
+    Why it costs time: it costs none; it misleads. In an average of few steps a first call hides what the steps take,
+    and a clock that is read without waiting for the GPU shows the host's time alone, whichever format is timed.
 
     What to do: call the step three times before timing, and wait for the GPU (torch.cuda.synchronize()) before reading
     the clock.
 
-    Sources: timed here, by the host's clock to the end of the work.
+    Sources: timed here, by the host's clock: the first call and the steps to the end of the work, and how long the host
+    took to ask for one of an idle GPU. Where that is more than half of the step, the mistake would show by itself;
+    nothing is said of models that are not wholly on GPUs.
     """
-    if model.run is None or model.run.first_ms is None or model.run.step_ms is None:
+    run = model.run
+    if run is None or run.first_ms is None or run.step_ms is None:
         return Unknown("no step was timed")
-    first, step = model.run.first_ms, model.run.step_ms.median
-    if first < max(LONG_FIRST * step, LONG_FIRST_MS):
+    first, step = run.first_ms, run.step_ms.median
+    titles, evidence = [], []
+    if first >= max(LONG_FIRST * step, LONG_FIRST_MS):
+        titles.append(f"The first call took {first / 1e3:,.1f} s, and the steps after it {step:,.1f} ms")
+        evidence.append(Evidence(f"{first / step:,.0f} times as long", round(first, 1), "ms", "model.run.first_ms"))
+    if run.host_ms is not None and run.host_ms < EARLY * step and _all_on_gpu(model):
+        titles.append(
+            f"A clock that does not wait for the GPU reads {run.host_ms:,.1f} ms for a step of {step:,.1f} ms"
+        )
+        text = f"the host has asked for a step after {run.host_ms:,.1f} ms, the GPU has done it after {step:,.1f} ms"
+        evidence.append(Evidence(text, run.host_ms, "ms", "model.run.host_ms"))
+    if not titles:
         return None
     return Finding(
-        title=f"The first call took {first / 1e3:,.1f} s, and the steps after it {step:,.1f} ms",
-        evidence=(Evidence(f"{first / step:,.0f} times as long", round(first, 1), "ms", "model.run.first_ms"),),
-        actions=(Action("Leave it out of what you time, and wait for the GPU before you read the clock"),),
+        title=titles[0],
+        evidence=tuple(evidence),
+        actions=(
+            Action(
+                "Leave the first calls out of what you time, and wait for the GPU before you read the clock",
+                "torch.cuda.synchronize()",
+            ),
+        ),
     )
+
+
+def _all_on_gpu(model: Model) -> bool:
+    devices = [name for name in model.parameters_by_device or {} if name != "meta"]
+    return bool(devices) and all(name.startswith(("cuda", "hip", "xpu")) for name in devices)
 
 
 @rule("MOD016", "model-does-not-run", Severity.ERROR, scope="usage")

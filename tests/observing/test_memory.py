@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from fp8doctor.checks.model.exhibits import memory_table
 from fp8doctor.measuring.stepping import Meter
+from fp8doctor.observed import Memory, Model
 from fp8doctor.observing import memory
 from tests.observing.models import blocks
 
@@ -113,3 +115,18 @@ def test_without_a_gpu_or_with_a_step_that_fails_nothing_is_known() -> None:
         raise RuntimeError("out of memory")
 
     assert memory.account(blocks(1), fails, gpu(0, 0)) is None
+
+
+def test_the_table_names_each_part_and_sums_where_all_are_known() -> None:
+    known = Memory(24.0, 0.5, 0.0, 1.5, 14.0, 80.0)
+    table = memory_table(Model(memory=known))
+    assert table is not None
+    cells = [row["cells"] for row in table.rows]
+    assert cells[0] == {"what": "weights", "GB": "24.00", "of the GPU": "30 %"}
+    assert cells[-1] == {"what": "in all, at the peak of a step", "GB": "40.00", "of the GPU": "50 %"}
+    assert len(cells) == 6
+    part = memory_table(Model(memory=Memory(step_gb=14.0)))
+    assert part is not None
+    assert [row["cells"]["of the GPU"] for row in part.rows] == [""]
+    assert memory_table(Model()) is None
+    assert memory_table(Model(memory=Memory())) is None
