@@ -168,6 +168,8 @@ class Trial:
     detail: str | None = None
     # By the name of the list of blocks: milliseconds of one block.
     blocks_ms: dict[str, Estimate] | None = None
+    # Until the host had asked for one block, of a device that was idle.
+    host_ms: dict[str, float] | None = None
     # The whole step by them, all else as it was.
     step_ms: Estimate | None = None
     relative_error: float | None = None
@@ -216,6 +218,9 @@ class Model(Facts, key="model"):
     blocks: tuple[Blocks, ...] | None = None
     run: StepRun | None = None
     trials: tuple[Trial, ...] | None = None
+    # What the step takes outside of its blocks, to the end of the device's work and until the host had asked for it.
+    outside_ms: Estimate | None = None
+    outside_host_ms: float | None = None
     # What the trials leave out, and why.
     untried: str | None = None
     # Of each size of linear layer in the blocks.

@@ -6,13 +6,14 @@ torch is imported inside: this runs where the model is.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from fp8doctor.checks.ladder.conversions import around
 from fp8doctor.checks.ladder.outcomes import failure
 from fp8doctor.checks.ladder.slugs import config_of
 from fp8doctor.checks.model.trying.attention import SDPA, with_sdpa
+from fp8doctor.checks.model.trying.placing import in_their_place
 from fp8doctor.checks.model.trying.trials import Trier
 from fp8doctor.measuring.statistics import estimate
 from fp8doctor.measuring.stepping import Meter
@@ -54,7 +55,7 @@ def checked(trier: Trier, model: Any, step: Callable[[], Any], trial: Trial) -> 
         with contextlib.ExitStack() as stack:
             if SDPA in config.modifiers:
                 stack.enter_context(with_sdpa(model))
-            stack.enter_context(_in_its_place(model, replacements))
+            stack.enter_context(in_their_place(model, replacements))
             stack.enter_context(around(config.base, config.modifiers, trier.a_copy(model)))  # type: ignore[arg-type]
             first_s = meter.first(step)
             then = _times(meter, step, TIMED_S)
@@ -98,29 +99,3 @@ def _tied(copied: Any, member: Any) -> bool:
         else:
             every = False
     return every
-
-
-@contextlib.contextmanager
-def _in_its_place(model: Any, replacements: dict[Any, Any]) -> Iterator[None]:
-    """Other modules in the place of some of a model's; of the model itself, its calls go to the other one."""
-    put: list[tuple[Any, str, Any]] = []
-    for parent in list(model.modules()):
-        if hasattr(parent, "_orig_mod"):
-            continue  # a wrapper of torch.compile is replaced as a whole
-        for name, child in list(parent._modules.items()):
-            new = replacements.get(getattr(child, "_orig_mod", child))
-            if new is not None:
-                put.append((parent, name, child))
-                parent._modules[name] = new
-    itself = replacements.get(model)
-    compiled = getattr(model, "_compiled_call_impl", None)
-    try:
-        if itself is not None:
-            # What Module.__call__ hands over to, where there is one.
-            model._compiled_call_impl = itself
-        yield
-    finally:
-        if itself is not None:
-            model._compiled_call_impl = compiled
-        for parent, name, child in put:
-            parent._modules[name] = child

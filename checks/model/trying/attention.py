@@ -11,13 +11,16 @@ from fp8doctor.observed import Model
 
 # The modifier of a configuration (checks/ladder/slugs.py).
 SDPA = OWN_SWITCH
-# What transformers and diffusers call attention by two products and a softmax, each a kernel of its own.
-BY_HAND = ("eager", "_native_math")
+# What each library calls attention by two products and a softmax, each a kernel of its own, where it has a switch.
+BY_HAND = {"transformers": "eager", "diffusers": "_native_math"}
 
 
 def by_hand(found: Model) -> bool:
     """Whether an attention of the model is told to multiply, take a softmax and multiply again."""
-    return any(layer.kind == "attention" and layer.implementation in BY_HAND for layer in found.layers or ())
+    return any(
+        layer.kind == "attention" and layer.implementation == BY_HAND.get((layer.class_name or "").partition(".")[0], "")
+        for layer in found.layers or ()
+    )
 
 
 @contextlib.contextmanager

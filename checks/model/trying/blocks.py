@@ -34,6 +34,8 @@ class Block:
     kind: int = 0
     # Autocasts that were on round the call.
     around: list[Around] = field(default_factory=list)
+    # What the first of its kind returned.
+    output: Any = None
 
     def tensors(self) -> list[Any]:
         """All tensors that it is called with."""
@@ -116,13 +118,19 @@ def _noting(name: str, kind: int, alike: list[Any], found: list[Block]) -> Itera
         kept = _pytree.tree_map_only(torch.Tensor, _kept, (arguments, keywords))
         found.append(Block(name, own(first), [own(one) for one in alike], kept[0], kept[1], kind, _on_now(torch)))
 
+    def note_output(module: Any, arguments: Any, output: Any) -> None:
+        block = next((block for block in found if block.module is own(first)), None)
+        if block is not None and block.output is None:
+            block.output = _pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), output)
+
     if compiled is not None:
         first._compiled_call_impl = None
-    handle = first.register_forward_pre_hook(note, with_kwargs=True)
+    handles = [first.register_forward_pre_hook(note, with_kwargs=True), first.register_forward_hook(note_output)]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         if compiled is not None:
             first._compiled_call_impl = compiled
 

@@ -28,27 +28,36 @@ def as_it_is_of(blocks: Sequence[Block], times: Mapping[str, BlockTime]) -> dict
     return {block.key: Counted(block.count, times[block.key]) for block in blocks if block.key in times}
 
 
-def whole_step(run: StepRun | None, now: Mapping[str, Counted], new: Mapping[str, BlockTime]) -> Estimate | None:
+def whole_step(
+    run: StepRun | None, now: Mapping[str, Counted], new: Mapping[str, BlockTime], outside: BlockTime | None
+) -> Estimate | None:
     """The whole step with other blocks, in milliseconds; None where the step was not timed.
 
-    On the device: the step less the blocks' time now, plus their time then. On the host the same: where it asks for
-    less than the device does, the step takes what the host needs. The interval is the widest that all of them allow.
+    Where the device sets the pace: the step less the blocks' time now, plus their time then, but no less than the host
+    needs. Where the host sets it, its wavering hides the rest in the difference: then what the step took without its
+    blocks, plus their time then. The interval is the widest that all of them allow.
 
     Args:
         run: the step as it is.
         now: the blocks as they are.
         new: the same blocks in another configuration, by key.
+        outside: what the step takes without its blocks, if that could be measured.
     """
     if run is None or run.step_ms is None or not set(new) <= set(now):
         return None
-    step = run.step_ms
+    held = run.host_ms is not None and run.host_ms > HOST_IS_AHEAD * run.step_ms.median
+    step = outside.device_ms if held and outside is not None else run.step_ms
     median, low, high = step.median, step.low, step.high
     for key, time in new.items():
         old, then, count = now[key].time.device_ms, time.device_ms, now[key].count
-        median -= count * (old.median - then.median)
-        low -= count * (old.high - then.low)
-        high -= count * (old.low - then.high)
-    least = max(sum(now[key].count * time.device_ms.low for key, time in new.items()), _host_ms(run, now, new))
+        median += count * then.median
+        low += count * then.low
+        high += count * then.high
+        if step is run.step_ms:
+            median -= count * old.median
+            low -= count * old.high
+            high -= count * old.low
+    least = max(sum(now[key].count * time.device_ms.low for key, time in new.items()), _host_ms(now, new, outside))
     return Estimate(
         median=round(max(median, least), 4),
         low=round(max(min(low, median), least), 4),
@@ -57,9 +66,8 @@ def whole_step(run: StepRun | None, now: Mapping[str, Counted], new: Mapping[str
     )
 
 
-def _host_ms(run: StepRun, now: Mapping[str, Counted], new: Mapping[str, BlockTime]) -> float:
+def _host_ms(now: Mapping[str, Counted], new: Mapping[str, BlockTime], outside: BlockTime | None) -> float:
     """What the host needs for the step then; 0 where its part outside of the blocks is not known."""
-    if run.host_ms is None or run.step_ms is None or run.host_ms > HOST_IS_AHEAD * run.step_ms.median:
+    if outside is None:
         return 0.0
-    outside = run.host_ms - sum(now[key].count * now[key].time.host_ms for key in new)
-    return max(outside, 0.0) + sum(now[key].count * time.host_ms for key, time in new.items())
+    return outside.host_ms + sum(now[key].count * time.host_ms for key, time in new.items())

@@ -29,6 +29,7 @@ from fp8doctor.checks.model.trying.comparing import layer_errors, output_of, ref
 from fp8doctor.checks.model.trying.converting import dropping, in_16_bits, linears
 from fp8doctor.checks.model.trying.estimating import as_it_is_of, whole_step
 from fp8doctor.checks.model.trying.layer_times import sizes, timed
+from fp8doctor.checks.model.trying.placing import outside
 from fp8doctor.checks.torch_build.numerics import relative_error
 from fp8doctor.measuring.stepping import Meter
 from fp8doctor.observed import AS_IT_IS, LayerError, LayerGain, Model, Trial
@@ -76,6 +77,7 @@ def tried(trier: Trier, model: Any, step: Callable[[], Any], left_s: Callable[[]
         left_s: how many seconds are left.
     """
     longest = 0.0
+    trier.time_outside(model, step)
     configs = trier.configurations()
     for index, config in enumerate(configs):
         if left_s() < ROOM * longest:
@@ -117,6 +119,7 @@ class Trier:
         self.shapes: dict[str, dict[str, tuple[int, int]]] = {}
         self.layer_gains: dict[tuple[int, int, int], LayerGain] = {}
         self.attends_by_sdpa = False
+        self.outside: BlockTime | None = None
 
     def configurations(self) -> list[str]:
         """What is tried, in order: of a model that attends by hand, all but plain BF16 with torch's attention."""
@@ -128,6 +131,12 @@ class Trier:
             return [AS_IT_IS, *listed]
         with_attention = ("+".join([base, SDPA, *rest]) for base, *rest in (config.split("+") for config in listed))
         return [AS_IT_IS, listed[0], *with_attention]
+
+    def time_outside(self, model: Any, step: Callable[[], Any]) -> None:
+        """Time the step without its blocks, if it can be called so."""
+        with contextlib.suppress(Exception):
+            self.outside = outside(self.meter, model, self.blocks, step)
+            self.found = replace(self.found, outside_ms=self.outside.device_ms, outside_host_ms=self.outside.host_ms)
 
     def attend_by_sdpa(self, model: Any, step: Callable[[], Any]) -> None:
         """From here blocks are called as the model calls them when its attention is torch's."""
@@ -173,7 +182,8 @@ class Trier:
         except Exception as error:
             return Trial(AS_IT_IS, "as it is", "failed", str(failure(error)["error"]))
         times = {key: time.device_ms for key, time in self.as_it_is.items()}
-        trial = Trial(AS_IT_IS, "as it is", "ok", blocks_ms=times, step_ms=step)
+        host = {key: time.host_ms for key, time in self.as_it_is.items()}
+        trial = Trial(AS_IT_IS, "as it is", "ok", blocks_ms=times, host_ms=host, step_ms=step)
         try:
             return self._against_plain(trial)
         except Exception:  # the model runs, and what it is compared with does not: the BF16 trial says why
@@ -222,7 +232,8 @@ class Trier:
             config=config.slug,
             label=named,
             blocks_ms={key: time.device_ms for key, time in times.items()},
-            step_ms=whole_step(self.found.run, as_it_is_of(self.blocks, self.as_it_is), times),
+            host_ms={key: time.host_ms for key, time in times.items()},
+            step_ms=whole_step(self.found.run, as_it_is_of(self.blocks, self.as_it_is), times, self.outside),
             compile_s=round(compile_s, 1) if config.compiled else None,
             worst=tuple(sorted(worst, key=lambda one: one.sqnr_db or 0.0)[:WORST]) or None,
             kept=kept or None,

@@ -1,0 +1,93 @@
+"""Other modules in the place of a model's blocks, for a moment; and what a step takes without any block.
+
+torch is imported inside: this runs where the model is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from fp8doctor.checks.model.trying.block_times import BlockTime
+from fp8doctor.checks.model.trying.blocks import Block
+from fp8doctor.measuring.statistics import estimate
+from fp8doctor.measuring.stepping import Meter
+
+STEPS, WARM_STEPS = 20, 3
+
+
+@contextlib.contextmanager
+def in_their_place(model: Any, replacements: Mapping[Any, Any]) -> Iterator[None]:
+    """Other modules in the place of some of a model's; of the model itself, its calls go to the other one."""
+    put: list[tuple[Any, str, Any]] = []
+    for parent in list(model.modules()):
+        if hasattr(parent, "_orig_mod"):
+            continue  # a wrapper of torch.compile is replaced as a whole
+        for name, child in list(parent._modules.items()):
+            new = replacements.get(getattr(child, "_orig_mod", child))
+            if new is not None:
+                put.append((parent, name, child))
+                parent._modules[name] = new
+    itself = replacements.get(model)
+    compiled = getattr(model, "_compiled_call_impl", None)
+    try:
+        if itself is not None:
+            # What Module.__call__ hands over to, where there is one.
+            model._compiled_call_impl = itself
+        yield
+    finally:
+        if itself is not None:
+            model._compiled_call_impl = compiled
+        for parent, name, child in put:
+            parent._modules[name] = child
+
+
+def outside(meter: Meter, model: Any, blocks: Sequence[Block], step: Callable[[], Any]) -> BlockTime:
+    """What a step takes outside of its blocks: with each in the place of which its output of an earlier call is given.
+
+    A backward hands its gradient on from each block's output to its first input, and gives the parameters gradients of
+    zeros, so that an optimizer has as much to do as before.
+    """
+    replacements = {member: _silent(block, member) for block in blocks for member in block.alike}
+    with in_their_place(model, replacements):
+        for _ in range(WARM_STEPS):
+            step()
+        times = meter.steps_ms(step, STEPS)
+        host = sorted(meter.host_ms(step))
+    return BlockTime(estimate(times, digits=4), round(host[len(host) // 2], 4))
+
+
+def _silent(block: Block, member: Any) -> Any:
+    """A module that does nothing but return what the block did."""
+    import torch
+    from torch.utils import _pytree
+
+    parameters = [p for p in member.parameters() if p.requires_grad] if block.module.training else []
+
+    class HandOn(torch.autograd.Function):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, output: Any, before: Any) -> Any:
+            ctx.shape = before.shape
+            return output.view_as(output)
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter)
+            return None, gradient if gradient.shape == ctx.shape else gradient.new_zeros(ctx.shape)
+
+    class Silent(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, *arguments: Any, **keywords: Any) -> Any:
+            leaves = _pytree.tree_leaves((arguments, keywords))
+            before = next((leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.requires_grad), None)
+            if before is None:
+                return block.output
+            return _pytree.tree_map_only(torch.Tensor, lambda t: HandOn.apply(t, before), block.output)
+
+    silent = Silent().train(member.training)
+    # What a model may ask its blocks for beside calling them.
+    for name, value in vars(member).items():
+        if not name.startswith("_") and name not in vars(silent):
+            vars(silent)[name] = value
+    return silent
