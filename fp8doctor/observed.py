@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fp8doctor.model import Estimate, Facts
+from fp8doctor.model import Caption, Estimate, Facts
+
+# What a person calls the formats of products.
+_FORMATS = {"fp8": "FP8", "fp4": "FP4", "int8": "INT8", "int4": "INT4", "16-bit": "16 bits", "32-bit": "32 bits"}
 
 # The configuration of a trial that changes nothing.
 AS_IT_IS = "as-it-is"
@@ -231,3 +234,62 @@ class Model(Facts, key="model"):
     compile_events: tuple[CompileEvent, ...] | None = None
     # Milliseconds that looking took, and what watching added to a step outside its window.
     looking_ms: float | None = None
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether its step runs on the CPU; what is brought from there for each call does not."""
+        devices = {device.partition(":")[0] for device in self.parameters_by_device or ()} - {"meta"}
+        return devices == {"cpu"} and not any(layer.offloaded_by for layer in self.layers or ())
+
+    def caption(self) -> Caption | None:
+        """Which model it is, in the header line."""
+        name = self.name or (self.class_name or "").rpartition(".")[2]
+        return (
+            Caption(5, f"{name}, {_amount(self.parameters)} parameters" if self.parameters else name) if name else None
+        )
+
+    def headline(self) -> str | None:
+        """In which format its layers multiply, and what a step takes."""
+        if self.layers is None:
+            return "Nothing of the model was seen" if self.run is not None and self.run.error else None
+        step = self.run.step_ms if self.run is not None else None
+        took = f"; a step takes {_figure(step.median)} ms" if step is not None and step.median else ""
+        if self.on_cpu:
+            took = f"{took} on the CPU" if took else "; it is on the CPU"
+            took += ", where timing tells nothing of FP8"
+        return f"{self._products()}{took}"
+
+    def _products(self) -> str:
+        counts: dict[str | None, int] = {}
+        for layer in self.layers or ():
+            if layer.kind == "linear":
+                # Autocast casts the operands of products in 32 bits.
+                cast = layer.multiplies == "32-bit" and self.autocast not in (None, "off")
+                kind = "16-bit" if cast else layer.multiplies
+                counts[kind] = counts.get(kind, 0) + (layer.count or 1)
+        total = sum(counts.values())
+        if not total:
+            return "It has no linear layers"
+        # FP8 is what is asked about; else the most.
+        first = next((kind for kind in ("fp8", "fp4") if kind in counts), max(counts, key=lambda kind: counts[kind]))
+        words = _FORMATS.get(first or "", first) or "an unknown format"
+        if counts[first] < total:
+            return f"{counts[first]:,} of {total:,} linear layers multiply in {words}"
+        return (
+            f"All {total:,} linear layers multiply in {words}"
+            if total > 1
+            else f"Its linear layer multiplies in {words}"
+        )
+
+
+def _figure(value: float) -> str:
+    """Three digits, as a person reads them."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _amount(count: int) -> str:
+    """ "11.9 billion", "8 million", "33,472"."""
+    for size, word in ((1_000_000_000, "billion"), (1_000_000, "million")):
+        if count >= size:
+            return f"{count / size:.3g} {word}"
+    return f"{count:,}"

@@ -11,6 +11,7 @@ from fp8doctor.api.documents import (
     facts_to_json,
     report_to_json,
     report_to_markdown,
+    report_to_text,
     view,
 )
 from fp8doctor.api.examining import (
@@ -45,6 +46,7 @@ __all__ = [
     "read_report",
     "report_to_json",
     "report_to_markdown",
+    "report_to_text",
     "trace",
     "view",
 ]

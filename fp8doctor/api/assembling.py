@@ -9,7 +9,7 @@ import fp8doctor
 from fp8doctor import registry as _registry
 from fp8doctor import store
 from fp8doctor.judging.judge import judge
-from fp8doctor.judging.report import ProbeRecord, Report, Source, Tool
+from fp8doctor.judging.report import BOX_NOT_ASKED, ProbeRecord, Report, Source, Tool
 from fp8doctor.model import Facts, Message, Messages, ProbeRun
 from fp8doctor.plain import to_plain
 from fp8doctor.registry import OWN_FACTS, Registry
@@ -23,10 +23,12 @@ def knowledge() -> Registry:
 
 def read_report(registry: Registry, facts: dict[str, Facts], source: Source) -> Report:
     """The report of what was read or watched, and not probed."""
-    runs = {
-        key: ProbeRun("ok", facts[key]) if key in facts else ProbeRun[Facts]("not-observed")
-        for key in registry.facts_types
-    }
+    unseen = dict.fromkeys(registry.facts_types, ProbeRun[Facts]("not-observed"))
+    if source == "model":
+        # A text or a trace says of the box what it says; beside a model of the person's own nobody asked about it.
+        unasked = ProbeRun[Facts]("skipped", detail=BOX_NOT_ASKED)
+        unseen |= {key: unasked for key, probe in registry.probes.items() if not probe.for_model}
+    runs = unseen | {key: ProbeRun("ok", seen) for key, seen in facts.items()}
     return report_of(registry, runs, source, store.now(), None, None)
 
 

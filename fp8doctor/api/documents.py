@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import TYPE_CHECKING, Any
 
 from fp8doctor import store
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 def report_to_json(report: Report, *, redact: bool = True) -> str:
     """The report as indented JSON text."""
     return store.encode(_document(report, redact))
+
+
+def report_to_text(report: Report, *, verbose: bool = False, redact: bool = True) -> str:
+    """The report as a terminal shows it, without colours, in signs that standard output can carry."""
+    from fp8doctor.reporting.terminal import plain
+
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return plain(view(report, redact=redact, facts=False), encoding, verbose=verbose)
 
 
 def report_to_markdown(report: Report, *, redact: bool = True) -> str:

@@ -11,6 +11,7 @@ from fp8doctor.judging.outcomes import Outcome, effective_severity, judge_rules,
 from fp8doctor.judging.report import FindingRecord, OutcomeRecord, Use, VerdictRecord
 from fp8doctor.judging.verdict import decide
 from fp8doctor.model import Candidate, Caption, Exhibit, Facts, ProbeRun, Severity
+from fp8doctor.observed import Model
 from fp8doctor.pasted import Reading
 from fp8doctor.registry import Registry
 from fp8doctor.traced import Trace
@@ -51,7 +52,7 @@ def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]]) -> Judgement:
     captions = _captions(runs, broken)
     findings = order_findings(outcomes)
     use = advise(candidates)
-    verdict = decide(outcomes, findings, use, candidates, _said(runs, broken))
+    verdict = decide(outcomes, findings, use, candidates, _said(runs, broken), of_a_model=_model(runs) is not None)
     # Hearsay of what pays is no advice to a box that is broken, or of which messages doubt the GPU.
     if verdict.fp8_software is False or _is_broken(outcomes) or _in_doubt(outcomes):
         use = tuple(one for one in use if one.basis != "known")
@@ -88,7 +89,11 @@ def _beforehand(runs: Mapping[str, ProbeRun[Facts]]) -> list[str]:
 
 
 def _said(runs: Mapping[str, ProbeRun[Facts]], broken: list[OutcomeRecord]) -> str | None:
-    """What facts answer by themselves, the first that do."""
+    """What facts answer by themselves, the first that do.
+
+    A model of the person's own answers before all others; where its step was watched and not timed, its trace after it.
+    """
+    answers: dict[str, str] = {}
     for key, run in runs.items():
         try:
             said = run.facts.headline() if run.facts is not None else None
@@ -96,8 +101,17 @@ def _said(runs: Mapping[str, ProbeRun[Facts]], broken: list[OutcomeRecord]) -> s
             broken.append(_crashed(f"headline:{key}", error))
             continue
         if said is not None:
-            return said
-    return None
+            answers[key] = said
+    model = _model(runs)
+    if model is not None and Model.key in answers:
+        watched = model.run is None and not model.on_cpu and Trace.key in answers
+        return f"{answers[Model.key]}. {answers[Trace.key]}" if watched else answers[Model.key]
+    return next(iter(answers.values()), None)
+
+
+def _model(runs: Mapping[str, ProbeRun[Facts]]) -> Model | None:
+    run = runs.get(Model.key)
+    return run.facts if run is not None and isinstance(run.facts, Model) else None
 
 
 def _captions(runs: Mapping[str, ProbeRun[Facts]], broken: list[OutcomeRecord]) -> tuple[str, ...]:

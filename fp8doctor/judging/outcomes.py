@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fp8doctor.judging.report import OutcomeName
+from fp8doctor.judging.report import BOX_NOT_ASKED, OutcomeName
 from fp8doctor.model import (
     Action,
     Candidate,
@@ -25,8 +25,10 @@ from fp8doctor.model import (
     Trait,
     Unknown,
 )
+from fp8doctor.observed import Model
 from fp8doctor.registry import Registry
 from fp8doctor.specs import Maker, Makes, Need, Rule
+from fp8doctor.traced import Trace
 
 Runs = Mapping[str, ProbeRun[Facts]]
 _MADE: dict[Makes, tuple[type[Any], ...]] = {
@@ -36,6 +38,7 @@ _MADE: dict[Makes, tuple[type[Any], ...]] = {
     "timings": (Candidate,),
 }
 
+_ON_THE_CPU = "the step ran on the CPU, and this is asked of a GPU"
 _CONTRADICTS = "a message contradicts what was seen (is another GPU in the box, or in the text?)"
 
 
@@ -119,6 +122,8 @@ def _judge(rule: Rule, runs: Runs, unprobed: set[str]) -> Outcome:
     ]
     if unread:
         return Outcome(rule, "not-applicable", f"no {unread[0]} was read")
+    if _not_asked(rule, runs):
+        return Outcome(rule, "not-applicable", BOX_NOT_ASKED)
     try:
         outcome = _outcome(rule, rule.function(**arguments(rule.needs, runs)))
     except MissingFactsError as missing:
@@ -128,7 +133,33 @@ def _judge(rule: Rule, runs: Runs, unprobed: set[str]) -> Outcome:
     # That the question does not arise it may say without facts; that it cannot tell is then no news.
     if outcome.name == "unknown" and (unseen := _unseen(rule, runs, unprobed)) is not None:
         return Outcome(rule, "unknown", _why_missing(unseen, ProbeRun("not-observed")), unseen=True)
+    if outcome.name == "unknown" and _is_of_a_trace(rule) and _ran_on_the_cpu(runs):
+        return Outcome(rule, "not-applicable", _ON_THE_CPU)
     return outcome
+
+
+def _not_asked(rule: Rule, runs: Runs) -> bool:
+    """Whether the rule is about the box, where nobody asked about it: it needs what no probe saw, or has nothing else.
+
+    A rule that looks at a model, and at the box only if that is known, is judged.
+    """
+    unasked = [need for need in rule.needs.values() if _is_unasked(runs.get(need.key))]
+    sees_another = not _seen(runs).isdisjoint(need.key for need in rule.needs.values())
+    return any(need.kind == "required" for need in unasked) or (bool(unasked) and not sees_another)
+
+
+def _is_unasked(run: ProbeRun[Facts] | None) -> bool:
+    return run is not None and run.outcome == "skipped" and run.detail == BOX_NOT_ASKED
+
+
+def _is_of_a_trace(rule: Rule) -> bool:
+    return any(need.key == Trace.key and need.kind == "required" for need in rule.needs.values())
+
+
+def _ran_on_the_cpu(runs: Runs) -> bool:
+    """Whether a model's step was recorded on the CPU: that its trace holds no GPU activity is then no gap in it."""
+    model, trace = (runs[key].facts if key in runs else None for key in (Model.key, Trace.key))
+    return isinstance(model, Model) and model.on_cpu and isinstance(trace, Trace) and trace.accelerator == "cpu"
 
 
 def _unseen(rule: Rule, runs: Runs, unprobed: set[str]) -> str | None:

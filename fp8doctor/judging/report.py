@@ -11,6 +11,8 @@ SCHEMA_VERSION = "1.0"
 Status = Literal["ready", "slow", "unavailable", "broken", "unknown"]
 OutcomeName = Literal["pass", "finding", "not-applicable", "unknown", "crashed"]
 Source = Literal["live", "facts", "text", "trace", "model", "demo", "fleet"]
+# Why no probe ran where a model was examined in its own process: nobody asked about the box.
+BOX_NOT_ASKED = "only the command fp8doctor examines the box"
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,19 @@ class Report:
     facts: dict[str, Any] = field(default_factory=dict)
     # The header line's pieces; derived, and not part of the JSON contract.
     captions: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def __repr__(self) -> str:
+        # One line: a report has some 40,000 characters, and consoles and notebooks show this of what is not printed.
+        return f"<Report of fp8doctor: {self.verdict.status}, {len(self.findings)} findings: {self.verdict.headline}>"
+
+    def to_text(self, *, verbose: bool = False, redact: bool = True) -> str:
+        """The report as a terminal shows it, without colours; `verbose` also tells what one screen has no place for."""
+        from fp8doctor import api
+
+        return api.report_to_text(self, verbose=verbose, redact=redact)
 
     def to_json(self, *, redact: bool = True) -> str:
         """The report as JSON text (`fp8doctor schema` describes it)."""

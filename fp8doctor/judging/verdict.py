@@ -23,10 +23,13 @@ def decide(
     use: tuple[Use, ...],
     candidates: Iterable[Candidate],
     said: str | None = None,
+    *,
+    of_a_model: bool = False,
 ) -> VerdictRecord:
     """Decide the status from the three answers and from what was timed, and put it in a sentence.
 
-    `said` is what the facts answer by themselves; with the first finding it is then the sentence.
+    `said` is what the facts answer by themselves; with the first finding it is then the sentence. `of_a_model` says
+    whether they are those of a model of the person's own.
     """
     # INT8 or another attention may be the better advice; whether FP8 pays is asked of FP8 and its 16-bit twins alone.
     members = compared_steps(candidates)
@@ -40,7 +43,8 @@ def decide(
     lacking = {o.rule.id for o in outcomes if o.rule.settles == "hardware"} if status == "unavailable" else set()
     leading = tuple(sorted(findings, key=lambda finding: finding.id not in lacking))
     if said is not None:
-        headline = _recorded(leading, said, any(outcome.name == "pass" for outcome in outcomes))
+        examined = any(outcome.name == "pass" for outcome in outcomes)
+        headline = (_of_a_model if of_a_model else _recorded)(leading, said, examined)
     elif hardware is None:
         headline = _undecided(outcomes, findings)
     else:
@@ -57,6 +61,20 @@ def _recorded(findings: tuple[FindingRecord, ...], said: str, examined: bool) ->
     if any(finding.severity is not Severity.INFO for finding in findings):
         return " ".join(map(_sentence, (*titles, said)))
     return " ".join(map(_sentence, (said, *titles, *(["Nothing to mend was found"] if examined else []))))
+
+
+def _of_a_model(findings: tuple[FindingRecord, ...], said: str, examined: bool) -> str:
+    """As of a recording; the gravest cause comes first, and where that is the box's, the model's own after it.
+
+    An error of the box may be why the model does not run; what else is amiss with it comes after the like of the model.
+    """
+    grave = [finding for finding in findings if finding.severity is not Severity.INFO]
+    symptoms = {id for finding in grave for id in finding.explains}
+    grave.sort(key=lambda f: (f.id in symptoms, f.severity.rank, f.scope == "box" and f.severity is Severity.WARNING))
+    titles = [finding.title for finding in grave[:1]]
+    if grave and grave[0].scope == "box":
+        titles += [finding.title for finding in grave if finding.scope == "usage"][:1]
+    return " ".join(map(_sentence, (*titles, said))) if grave else _recorded(findings, said, examined)
 
 
 def _answer(outcomes: list[Outcome], question: Settles) -> bool | None:

@@ -87,7 +87,7 @@ def _readable(view: View) -> Iterator[str]:
 def _findings(view: View) -> Iterator[str]:
     shown = summary.fold(view["findings"])
     counts = summary.counts(view).text()
-    if view["source"] == "trace":
+    if not summary.box_was_examined(view) and not any(one.finding["scope"] == "box" for one in shown):
         yield f"\n**Checks**: {counts}"
     elif not any(one.finding["scope"] == "box" for one in shown):
         yield f"\n**On this box**: {summary.all_well(view)} ({counts})"
@@ -133,10 +133,10 @@ def _not_known(view: View) -> Iterator[str]:
     if parts:
         yield "\n**Ended badly**\n"
         yield from (f"- {inline(part)}" for part in parts)
-    left_out = summary.left_out(view)
+    left_out = summary.not_examined(view)
     if left_out and not summary.is_foreign(view):
         yield "\n**Not examined**\n"
-        yield from (f"- {inline(', '.join(keys))}: {inline(reason)}" for reason, keys in left_out)
+        yield from (f"- {inline(line)}" for line in left_out)
     if reasons := summary.unsettled(view):
         yield "\n**Could not tell**\n"
         yield from (f"- {inline(', '.join(ids))}: {inline(reason)}" for reason, ids in reasons)

@@ -7,12 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from fp8doctor.judging.report import BOX_NOT_ASKED
 from fp8doctor.reporting.text import factor, one_line
 
 View = dict[str, Any]
 FAILED = ("exception", "timeout", "signal", "exit", "garbage")
 # What a rule says that waits for facts which are not there (judging/outcomes.py).
 _NOT_SEEN = " was not observed"
+# Why probes are no part of a run (probing/schedule.py).
+_NO_PART = re.compile(r"not part of a \w+ run$|no \w+ was named ")
 # More layer sizes than this are counted, not listed.
 LISTED_LAYERS = 3
 
@@ -203,6 +206,8 @@ def _skipped(view: View) -> set[str]:
 
 
 def _on_purpose(outcome: dict[str, Any], skipped: set[str]) -> bool:
+    if outcome["reason"] == BOX_NOT_ASKED:
+        return True
     return outcome["outcome"] == "unknown" and one_line(outcome["reason"] or "") in skipped
 
 
@@ -254,6 +259,25 @@ def left_out(view: View) -> list[tuple[str, tuple[str, ...]]]:
     return [(reason, tuple(keys)) for reason, keys in reasons.items()]
 
 
+def not_examined(view: View) -> list[str]:
+    """What was left out on purpose, in lines; of the box in which a model was examined, in one."""
+    lines = []
+    for reason, keys in left_out(view):
+        if reason == BOX_NOT_ASKED:
+            lines.append("the box itself: run fp8doctor")
+        elif view["source"] == "model" and _NO_PART.match(reason):
+            lines.append("what the box's parts take by themselves: run fp8doctor")
+        else:
+            lines.append(f"{', '.join(keys)}: {reason}")
+    return list(dict.fromkeys(lines))
+
+
+def box_was_examined(view: View) -> bool:
+    """Whether anybody looked at the box: not where a model was examined in its own process, nor by a trace."""
+    probes = view["probes"].values()
+    return view["source"] != "trace" and not any(run["detail"] == BOX_NOT_ASKED for run in probes)
+
+
 def is_foreign(view: View) -> bool:
     """Whether somebody else's program wrote what was judged: then all that it does not say is no news."""
     return view["source"] in ("text", "trace")
@@ -287,12 +311,12 @@ def dated(view: View) -> str:
     return "read" if is_foreign(view) else "recorded"
 
 
-_UNRECORDED = {"text": "not said by this text", "trace": "not in a trace", "model": "not seen from a model's process"}
+_UNRECORDED = {"text": "not said by this text", "trace": "not in a trace"}
 
 
 def _unrecorded(view: View) -> set[str]:
     """What a recording does not have, since its probe is younger; in a live run a probe that said nothing is told."""
-    if view["source"] == "live":
+    if view["source"] in ("live", "model"):
         return set()
     return {one_line(key) for key, run in view["probes"].items() if run["outcome"] == "not-observed"}
 
@@ -329,6 +353,10 @@ def deed(action: dict[str, Any]) -> str:
 def needs_demo(view: View) -> bool:
     """Whether nothing could be said because no GPU was there to examine, and no finding points to the demo itself."""
     actions = (action for finding in view["findings"] for action in finding["actions"])
-    if is_foreign(view) or any("fp8doctor demo" in (action["command"] or "") for action in actions):
+    if (
+        is_foreign(view)
+        or not box_was_examined(view)
+        or any("fp8doctor demo" in (action["command"] or "") for action in actions)
+    ):
         return False
     return view["verdict"]["status"] == "unknown" and view["verdict"]["fp8_hardware"] is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,6 +19,7 @@ STATUS_STYLE = {"ready": "bold green", "slow": "bold yellow", "unavailable": "bo
 LABEL_WIDTH = 9
 # Lines longer than this are hard to read, however wide the terminal is.
 WIDEST = 120
+DEFAULT_WIDTH = 100
 NARROWEST = 30
 # What of a list is shown before --verbose is needed.
 SHOWN_REASONS = 3
@@ -38,6 +41,32 @@ def render(view: View, console: Console, *, verbose: bool = False) -> None:
         console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
+def plain(view: View, encoding: str, *, verbose: bool = False) -> str:
+    """The report as text without colours, in signs that `encoding` can carry; as wide as the terminal, if there is one.
+
+    Args:
+        view: as of `render`.
+        encoding: the encoding of what it will be written to.
+        verbose: as of `render`.
+    """
+    width = shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns
+    to = _Plain(file=io.StringIO(), width=width, color_system=None, highlight=False, markup=False, emoji=False)
+    to.carries = encoding
+    with to.capture() as captured:
+        render(view, to, verbose=verbose)
+    return captured.get().rstrip("\n")
+
+
+class _Plain(Console):
+    """A console whose text ends up somewhere else."""
+
+    carries = "utf-8"
+
+    @property
+    def encoding(self) -> str:
+        return self.carries
+
+
 class _Page:
     def __init__(self, view: View, console: Console, verbose: bool) -> None:
         self.view = view
@@ -46,6 +75,7 @@ class _Page:
         self.ascii_only = not can_show(console.encoding)
         self.verbose = verbose
         self.advice = summary.advice(view)
+        self.from_a_command = view["source"] != "model" or summary.box_was_examined(view)
 
     def lines(self) -> Iterator[Text]:
         yield from self._wrapped(self._header())
@@ -161,7 +191,7 @@ class _Page:
             yield Text.assemble(("On this box", "bold"), "  ", counts)
             for one in box:
                 yield from self._finding(one, full=True)
-        elif self.view["source"] == "trace":
+        elif not summary.box_was_examined(self.view):
             counts = self._text(summary.counts(self.view).text(), "dim")
             yield from self._wrapped(counts, 13, Text("Checks       ", style="bold"))
         else:
@@ -228,11 +258,11 @@ class _Page:
             yield Text("Ended badly", style="bold")
             for key, happened in failed:
                 yield from self._wrapped(self._text(f"{key}: {happened}"), 4, self._sign("warning"))
-        left_out = summary.left_out(self.view)
+        left_out = summary.not_examined(self.view)
         if left_out and (self.verbose or not summary.is_foreign(self.view)):
             yield Text("Not examined", style="bold")
-            for reason, keys in left_out:
-                yield from self._wrapped(self._text(f"{', '.join(keys)}: {reason}"), 4, Text("  -"))
+            for line in left_out:
+                yield from self._wrapped(self._text(line), 4, Text("  -"))
         if reasons := summary.unsettled(self.view):
             kept = reasons if self.verbose else reasons[:SHOWN_REASONS]
             yield Text("Could not tell", style="bold")
@@ -240,13 +270,15 @@ class _Page:
                 yield from self._wrapped(self._text(f"{_which(ids)}: {reason}"), 4, Text("  ?"))
             if len(reasons) > len(kept):
                 more = len(reasons) - len(kept)
-                yield Text(f"    {more} more {'reason' if more == 1 else 'reasons'} with --verbose", style="dim")
+                how = "--verbose" if self.from_a_command else "report.to_text(verbose=True)"
+                yield Text(f"    {more} more {'reason' if more == 1 else 'reasons'} with {how}", style="dim")
 
     def _farewell(self) -> Iterator[Text]:
         if summary.needs_demo(self.view):
             yield from self._wrapped(Text("No GPU at hand? fp8doctor demo shows the report of a recorded box."))
         explain = [f"fp8doctor explain {one_line(one['id'])} tells more." for one in self.view["findings"][:1]]
-        yield from self._wrapped(Text("   ".join([*explain, "fp8doctor --markdown is for pasting."]), style="dim"))
+        paste = "fp8doctor --markdown" if self.from_a_command else "report.to_markdown()"
+        yield from self._wrapped(Text("   ".join([*explain, f"{paste} is for pasting."]), style="dim"))
 
     # --- --verbose ----------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import fp8doctor
 from fp8doctor.checks.model import trying
+from fp8doctor.judging.report import BOX_NOT_ASKED
 from tests.observing.models import blocks
 
 torch = pytest.importorskip("torch")
@@ -32,6 +34,34 @@ def test_a_forward_is_timed_recorded_and_its_rows_are_counted() -> None:
     assert model["run"]["step_ms"]["n"] >= 3
     assert model["autocast"] == "off"
     assert trace["steps"] == 3
+
+
+def test_a_report_of_a_model_speaks_of_it_and_is_silent_of_a_box_that_nobody_asked_about() -> None:
+    report = fp8doctor.examine_model(blocks(2).eval(), torch.randn(3, 5, 64))
+    assert re.fullmatch(
+        r"All 4 linear layers multiply in 32 bits; a step takes [\d.,]+ ms on the CPU, where timing tells nothing of "
+        r"FP8\. Nothing to mend was found\.",
+        report.verdict.headline,
+    )
+    assert not [outcome for outcome in report.outcomes if outcome.outcome == "unknown"]
+    assert not [one for one in report.outcomes if one.outcome == "pass" and not one.id.startswith("MOD")]
+    probes = {key: (probe.outcome, probe.detail) for key, probe in report.probes.items()}
+    assert probes.pop("model") == ("ok", None)
+    assert set(probes.values()) == {("skipped", BOX_NOT_ASKED)}
+    assert fp8doctor.diagnose(report.to_json(redact=False)).outcomes == report.outcomes
+
+
+def test_a_report_of_a_model_is_printed_as_a_page() -> None:
+    report = fp8doctor.examine_model(blocks(2).eval(), torch.randn(3, 5, 64))
+    printed = str(report)
+    assert printed.startswith(f"fp8doctor {fp8doctor.__version__} · Sequential, 32,768 parameters · 3 steps of")
+    assert "\nNot examined\n  - the box itself: run fp8doctor\n" in printed
+    assert len(printed.splitlines()) < 20
+    assert not any(word in printed for word in ("On this box", "Could not tell", "fp8doctor demo", "--markdown"))
+    assert "**Checks**" in report.to_markdown()
+    assert "the box itself: run fp8doctor" in report.to_markdown()
+    assert "Sequential" not in repr(report)
+    assert len(repr(report).splitlines()) == 1
 
 
 def test_in_training_a_step_goes_backward() -> None:
@@ -115,6 +145,7 @@ def test_a_watched_block_runs_as_by_itself_and_steps_are_the_optimizers() -> Non
             step()
     assert watched.report.facts["trace"]["steps"] == 3
     assert watched.report.facts["model"]["class_name"].endswith("Sequential")
+    assert watched.report.verdict.headline.startswith("All 4 linear layers multiply in 32 bits; it is on the CPU")
     assert seen[-3:] == [0, 0, 0]  # after the window nothing hangs on the model
 
 

@@ -45,6 +45,18 @@ def test_a_healthy_box_fits_one_screen() -> None:
     assert lines[3].startswith("VERDICT  FP8 pays on this box when it is compiled")
 
 
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_is_printed_as_on_a_terminal_without_colours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    for variable in ("FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.setenv(variable, "1")
+    assert f"{REPORTS[name]}\n" == shown(REPORTS[name])
+    assert f"{REPORTS[name].to_text(verbose=True)}\n" == shown(REPORTS[name], verbose=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+        print(REPORTS[name])
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
 @pytest.mark.parametrize("name", REPORTS)
 @pytest.mark.parametrize("verbose", [False, True])
