@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import fp8doctor
-from fp8doctor.checks.model import trying
+from fp8doctor.checks.model.trying import trials
 from fp8doctor.judging.report import BOX_NOT_ASKED
 from tests.observing.models import blocks
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.torch
 @pytest.fixture(autouse=True)
 def nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tried on the blocks has tests of its own (tests/checks/test_model_trying.py)."""
-    monkeypatch.setattr(trying, "INFERENCE", ())
-    monkeypatch.setattr(trying, "TRAINING", ())
+    monkeypatch.setattr(trials, "INFERENCE", ())
+    monkeypatch.setattr(trials, "TRAINING", ())
 
 
 def test_a_forward_is_timed_recorded_and_its_rows_are_counted() -> None:
