@@ -4,32 +4,38 @@ from __future__ import annotations
 
 from fp8doctor.checks.model.layers import linears, weights, with_rows
 from fp8doctor.checks.step.sums import a_step, shown
-from fp8doctor.model import Exhibit
-from fp8doctor.observed import Layer, Memory, Model
+from fp8doctor.measuring.statistics import interval_text
+from fp8doctor.model import Estimate, Exhibit
+from fp8doctor.observed import Layer, LayerGain, Memory, Model
 from fp8doctor.registry import exhibit
 from fp8doctor.traced import KIND_WORDS, ProductTotal, Trace
 
 LARGEST = 20
+# Names in a row.
+MOST_NAMES = 3
 
 
 @exhibit
 def layers_table(model: Model, trace: Trace | None) -> Exhibit | None:
     """The largest groups of linear layers; times are those of the products of their size, forward alone."""
-    layers = sorted(with_rows(linears(model), trace), key=lambda layer: -weights([layer]))[:LARGEST]
+    every = with_rows(linears(model), trace)
+    layers = sorted(every, key=lambda layer: -weights([layer]))[:LARGEST]
     if not layers:
         return None
     return Exhibit(
         id="model-layers",
         kind="table",
-        title="the linear layers, and the products of their sizes",
+        title="the linear layers, and their share of the products of their size",
         unit="us",
-        rows=tuple({"cells": _cells(layer, trace)} for layer in layers),
+        rows=tuple({"cells": _cells(layer, every, trace)} for layer in layers),
     )
 
 
-def _cells(layer: Layer, trace: Trace | None) -> dict[str, str]:
+def _cells(layer: Layer, every: list[Layer], trace: Trace | None) -> dict[str, str]:
     found = _products(layer, trace)
-    us = sum(product.us or 0.0 for product in found)
+    # A trace without modules does not tell layers of one size apart: each has its share by number.
+    alike = sum(other.count or 0 for other in every if _products(other, trace) == found) or 1
+    us = sum(product.us or 0.0 for product in found) * (layer.count or 0) / alike
     kinds = sorted({KIND_WORDS.get(product.kind or "", product.kind or "") for product in found})
     once = f"{shown(trace, us):,.0f}" if trace is not None and found else ""
     step = a_step(trace) if trace is not None else "a step"
@@ -43,17 +49,73 @@ def _cells(layer: Layer, trace: Trace | None) -> dict[str, str]:
         "rows": ", ".join(f"{rows:,}" for rows in layer.rows or ()),
         "ran as": ", ".join(kind.removesuffix(" products") for kind in kinds),
         f"us {step}": once,
+        "of it": f"{trace.share('', us):.1%}".replace("%", " %") if trace is not None and found else "",
     }
 
 
 def _products(layer: Layer, trace: Trace | None) -> list[ProductTotal]:
-    """The forward's products of the layer's size. Layers of one size share them: they are told in each row."""
+    """The forward's products of the layer's size, which other layers of that size share."""
     rows = set(layer.rows or ())
     return [
         product
         for product in (trace.products or () if trace is not None else ())
         if (product.k, product.n) == (layer.k, layer.n) and (not rows or product.m in rows)
     ]
+
+
+@exhibit
+def gains_table(model: Model) -> Exhibit | None:
+    """What FP8 gives each size of layer, timed by itself at the rows that the model calls it with."""
+    timed = [gain for gain in model.gains or () if gain.bf16_us is not None]
+    if not timed:
+        return None
+    return Exhibit(
+        id="model-gains",
+        kind="table",
+        title="what FP8 gives each layer by itself: the product alone, and with quantising the activation (compiled)",
+        unit="us",
+        rows=tuple({"cells": _gain_cells(gain)} for gain in timed),
+    )
+
+
+def _gain_cells(gain: LayerGain) -> dict[str, str]:
+    def factor(us: Estimate | None) -> str:
+        return f"{gain.bf16_us.median / us.median:.2f}x" if us is not None and gain.bf16_us is not None else ""
+
+    names = [name.partition(".*.")[2] or name for name in gain.names or ()]
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return {
+        "layers": ", ".join(names[:MOST_NAMES]) + more,
+        "count": f"{gain.count:,}",
+        "rows": f"{gain.rows:,}",
+        "K, N": f"{gain.k}, {gain.n}",
+        "BF16": interval_text(gain.bf16_us),
+        "FP8 product": interval_text(gain.product_us),
+        "gain": factor(gain.product_us),
+        "with quantising": interval_text(gain.layer_us),
+        "gain with it": factor(gain.layer_us),
+    }
+
+
+@exhibit
+def step_table(model: Model) -> Exhibit | None:
+    """What a step takes, on the device and on the host, in the blocks and outside of them."""
+    run = model.run
+    if run is None or run.step_ms is None:
+        return None
+    rows = {
+        "the first call": f"{run.first_ms:,.1f}" if run.first_ms is not None else None,
+        "a step after it": interval_text(run.step_ms),
+        "until the host has asked for a step": f"{run.host_ms:,.1f}" if run.host_ms is not None else None,
+        "outside of the repeated blocks": interval_text(model.outside_ms) or None,
+    }
+    return Exhibit(
+        id="model-step",
+        kind="table",
+        title="a step by the clock, without a profiler",
+        unit="ms",
+        rows=tuple({"cells": {"what": what, "ms": ms}} for what, ms in rows.items() if ms),
+    )
 
 
 @exhibit

@@ -18,7 +18,8 @@ BY_HAND = {"transformers": "eager", "diffusers": "_native_math"}
 def by_hand(found: Model) -> bool:
     """Whether an attention of the model is told to multiply, take a softmax and multiply again."""
     return any(
-        layer.kind == "attention" and layer.implementation == BY_HAND.get((layer.class_name or "").partition(".")[0], "")
+        layer.kind == "attention"
+        and layer.implementation == BY_HAND.get((layer.class_name or "").partition(".")[0], "")
         for layer in found.layers or ()
     )
 

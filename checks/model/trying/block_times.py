@@ -14,7 +14,7 @@ from fp8doctor.model import Estimate
 
 # Work of this length is timed, and as much before it: a power limit acts over a tenth of a second, and a GPU that was
 # idle runs faster than it does in a step.
-TIMED_S, WARM_S = 0.5, 0.3
+TIMED_S, WARM_S = 0.8, 0.3
 FEWEST, MOST = 5, 400
 
 

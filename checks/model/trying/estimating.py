@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ def whole_step(
 
     Where the device sets the pace: the step less the blocks' time now, plus their time then, but no less than the host
     needs. Where the host sets it, its wavering hides the rest in the difference: then what the step took without its
-    blocks, plus their time then. The interval is the widest that all of them allow.
+    blocks, plus their time then. The interval is that of a sum of independent times.
 
     Args:
         run: the step as it is.
@@ -46,22 +47,21 @@ def whole_step(
     if run is None or run.step_ms is None or not set(new) <= set(now):
         return None
     held = run.host_ms is not None and run.host_ms > HOST_IS_AHEAD * run.step_ms.median
-    step = outside.device_ms if held and outside is not None else run.step_ms
-    median, low, high = step.median, step.low, step.high
-    for key, time in new.items():
-        old, then, count = now[key].time.device_ms, time.device_ms, now[key].count
-        median += count * then.median
-        low += count * then.low
-        high += count * then.high
-        if step is run.step_ms:
-            median -= count * old.median
-            low -= count * old.high
-            high -= count * old.low
-    least = max(sum(now[key].count * time.device_ms.low for key, time in new.items()), _host_ms(now, new, outside))
+    base = outside.device_ms if held and outside is not None else run.step_ms
+    terms = [(1, base), *((now[key].count, time.device_ms) for key, time in new.items())]
+    if base is run.step_ms:
+        terms += [(-now[key].count, now[key].time.device_ms) for key in new]
+    median = sum(count * time.median for count, time in terms)
+    # Independent errors add by their squares (JCGM 100:2008, "Guide to the expression of uncertainty in measurement",
+    # 5.1.2); of what is subtracted, the upper end widens downwards.
+    below = math.hypot(*(c * (t.median - t.low) if c > 0 else c * (t.high - t.median) for c, t in terms))
+    above = math.hypot(*(c * (t.high - t.median) if c > 0 else c * (t.median - t.low) for c, t in terms))
+    blocks = sum(now[key].count * time.device_ms.low for key, time in new.items())
+    least = max(blocks, _host_ms(now, new, outside))
     return Estimate(
         median=round(max(median, least), 4),
-        low=round(max(min(low, median), least), 4),
-        high=round(max(high, median, least), 4),
+        low=round(max(min(median - below, median), least), 4),
+        high=round(max(median + above, least), 4),
         n=min(time.device_ms.n for time in new.values()),
     )
 
