@@ -1,6 +1,6 @@
 """Does `fp8doctor.examine_model` say first what is wrong with a model, and nothing of healthy ones?
 
-python -m benchmarks.planted_models [--only NAME ...] [--small]
+python -m benchmarks.planted_models [--only NAME ...] [--small] [--try-for SECONDS]
 
 Each model is built from real classes (diffusers, transformers, torchao, peft, accelerate, Transformer Engine) with one
 fault planted, or none. Prints a table in Markdown; exits 1 if a fault did not come first or a healthy model brought a
@@ -324,12 +324,12 @@ HEALTHY: dict[str, Callable[[Place], Asked]] = {
 }
 
 
-def examined(name: str, make: Callable[[Place], Asked], place: Place) -> tuple[Any, float]:
+def examined(make: Callable[[Place], Asked], place: Place, try_for_s: float) -> tuple[Any, float]:
     """The report on a model, and the seconds that it took with building."""
     torch._dynamo.reset()
     began = time.monotonic()
     asked = make(place)
-    report = fp8doctor.examine_model(asked.model, asked.inputs, asked.step)
+    report = fp8doctor.examine_model(asked.model, asked.inputs, asked.step, try_for_s=try_for_s)
     del asked
     if place.device == "cuda":
         torch.cuda.empty_cache()
@@ -341,6 +341,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=[*FAULTS, *HEALTHY], default=[*FAULTS, *HEALTHY])
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--try-for", type=float, default=0.0, metavar="S", help="what else is tried on each model")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     place = Place("cpu", True) if asked.small else Place("cuda", False)
@@ -349,7 +350,7 @@ def main() -> int:
     for name in asked.only:
         causes, make = FAULTS.get(name) or ((), HEALTHY[name])
         try:
-            report, took_s = examined(name, make, place)
+            report, took_s = examined(make, place, asked.try_for)
         except Exception:
             missed = 1
             print(f"| {name} | could not be examined | no | | |\n{traceback.format_exc(limit=-3)}", flush=True)

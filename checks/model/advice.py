@@ -48,7 +48,7 @@ def _candidate(model: Model, trial: Trial) -> Candidate:
         requires=() if as_it_is else (config.partition("-")[0],),
         baseline=format_ in SIXTEEN_BIT,
         workload=_short(model),
-        when="one step",
+        when="one step on this CPU" if model.on_cpu else "one step",
     )
 
 

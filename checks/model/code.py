@@ -72,7 +72,8 @@ def _undone(model: Model) -> list[str]:
     layers = linears(model)
     lines = []
     if any(layer.adapter_rank for layer in layers) and not model.training:
-        lines.append("model = model.merge_and_unload()  # peft; in diffusers pipe.fuse_lora()")
+        diffusers = (model.class_name or "").startswith("diffusers")
+        lines.append("model.fuse_lora()  # or pipe.fuse_lora()" if diffusers else "model = model.merge_and_unload()")
     if keeping(layers):
         if any(layer.cast_by for layer in layers):
             lines.insert(0, "# load in torch.bfloat16, and do not call enable_layerwise_casting")
