@@ -221,7 +221,7 @@ class Model(Facts, key="model"):
     blocks: tuple[Blocks, ...] | None = None
     run: StepRun | None = None
     trials: tuple[Trial, ...] | None = None
-    # What the step takes outside of its blocks, to the end of the device's work and until the host had asked for it.
+    # What the step takes outside of its blocks: the device, if all was asked for beforehand, and the host.
     outside_ms: Estimate | None = None
     outside_host_ms: float | None = None
     # What the trials leave out, and why.

@@ -126,6 +126,8 @@ def compiled_in_pieces(model: Model, trace: Trace | None) -> Verdict:
         return None
     seen = compiles(trace) if trace is not None else None
     if not isinstance(seen, Finding):
+        if model.compiled == "none":
+            return NotApplicable("nothing of this model is compiled: the process compiled something else")
         return _finding(events, Severity.INFO)
     if trace is None or not _is_why(model, trace, events):
         return NotApplicable("the trace shows compiling that these reasons do not explain (STP003)")

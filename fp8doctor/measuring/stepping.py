@@ -20,6 +20,8 @@ FOR_A_P99 = 50
 # Steps before that, which are not counted: clocks and caches settle.
 WARM_STEPS = 3
 HOST_SAMPLES = 5
+# A spinning kernel counts clock cycles: by the fastest clock it lasts as long as is asked at least; here twice as long.
+SPIN, FASTEST_CLOCK_HZ = 2.0, 2.6e9
 
 
 @dataclass
@@ -81,6 +83,31 @@ class Meter:
             end.record()
         self.wait()
         return [before.elapsed_time(after) for before, after in pairwise(ends)]
+
+    def device_alone_ms(self, call: Callable[[], Any], steps: int, host_ms: float) -> list[float]:
+        """Milliseconds that the device works for a step when the host has asked for all of it beforehand.
+
+        A kernel that spins holds the stream meanwhile. Where a step waits for the device itself, or has more launches
+        than the queue holds, some of the host's time is in it.
+
+        Args:
+            call: one step.
+            steps: how often it is timed.
+            host_ms: until the host has asked for one.
+        """
+        if not self.on_gpu:
+            return self.steps_ms(call, steps)
+        found = []
+        for _ in range(steps):
+            begin, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
+            self.wait()
+            self.torch.cuda._sleep(int(SPIN * host_ms * 1e-3 * FASTEST_CLOCK_HZ))
+            begin.record()
+            call()
+            end.record()
+            self.wait()
+            found.append(begin.elapsed_time(end))
+        return found
 
     def host_ms(self, call: Callable[[], Any]) -> list[float]:
         """Milliseconds until the host has asked for a step, of a device that is idle when it begins.

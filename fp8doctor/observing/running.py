@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from fp8doctor.observed import Layer, Model, StepRun
 from fp8doctor.observing.looking import alike, compiled_names, own_name
 
 Call = Callable[[], Any]
-# After the first call: compiling, choosing algorithms and filling caches may need a second.
-WARM_UPS = 2
+# After the first call: compiling, choosing algorithms and filling caches may need a second one, and a host that has
+# just built a model settles for some tenths of a second (an eager FP8 step took 61 ms at first and 37 later, H200).
+WARM_UPS, MOST_WARM_UPS, WARM_UP_S = 2, 50, 0.5
 # Steps timed, within these seconds; and steps that the profiler records.
 STEPS, STEPS_S = 12, 3.0
 RECORDED = 3
@@ -75,8 +77,11 @@ def timed(step: Call, device: Any) -> StepRun:
         meter.forget_peak()
         first = meter.first(step)
         run = replace(run, first_ms=round(1e3 * first, 3), failed_at="timing")
-        for _ in range(WARM_UPS):
+        began = time.perf_counter()
+        warm_ups = 0
+        while warm_ups < WARM_UPS or (time.perf_counter() - began < WARM_UP_S and warm_ups < MOST_WARM_UPS):
             again = meter.first(step)
+            warm_ups += 1
         steps = max(3, min(STEPS, int(STEPS_S / max(again, 1e-6))))
         times = meter.steps_ms(step, steps)
         host = sorted(meter.host_ms(step))

@@ -34,9 +34,9 @@ def whole_step(
 ) -> Estimate | None:
     """The whole step with other blocks, in milliseconds; None where the step was not timed.
 
-    Where the device sets the pace: the step less the blocks' time now, plus their time then, but no less than the host
-    needs. Where the host sets it, its wavering hides the rest in the difference: then what the step took without its
-    blocks, plus their time then. The interval is that of a sum of independent times.
+    Where the device sets the pace: the step less the blocks' time now, plus their time then. Where the host sets it,
+    its wavering hides the rest in the difference: then what the device needs outside of the blocks, plus their time
+    then. In both cases no less than the host needs. The interval is that of a sum of independent times.
 
     Args:
         run: the step as it is.

@@ -44,7 +44,7 @@ def in_their_place(model: Any, replacements: Mapping[Any, Any]) -> Iterator[None
 
 
 def outside(meter: Meter, model: Any, blocks: Sequence[Block], step: Callable[[], Any]) -> BlockTime:
-    """What a step takes outside of its blocks: with each in the place of which its output of an earlier call is given.
+    """What a step takes outside of its blocks, of the device alone and of the host: each block gives an earlier output.
 
     A backward hands its gradient on from each block's output to its first input, and gives the parameters gradients of
     zeros, so that an optimizer has as much to do as before.
@@ -53,9 +53,10 @@ def outside(meter: Meter, model: Any, blocks: Sequence[Block], step: Callable[[]
     with in_their_place(model, replacements):
         for _ in range(WARM_STEPS):
             step()
-        times = meter.steps_ms(step, STEPS)
         host = sorted(meter.host_ms(step))
-    return BlockTime(estimate(times, digits=4), round(host[len(host) // 2], 4))
+        host_ms = host[len(host) // 2]
+        times = meter.device_alone_ms(step, STEPS, host_ms)
+    return BlockTime(estimate(times, digits=4), round(host_ms, 4))
 
 
 def _silent(block: Block, member: Any) -> Any:
