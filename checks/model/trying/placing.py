@@ -15,6 +15,8 @@ from fp8doctor.measuring.statistics import estimate
 from fp8doctor.measuring.stepping import Meter
 
 STEPS, WARM_STEPS = 20, 3
+# What Module.__call__ hands a call over to, where it is set. Set as any attribute, a module there would become a child.
+_HANDED_TO = "_compiled_call_impl"
 
 
 @contextlib.contextmanager
@@ -30,15 +32,15 @@ def in_their_place(model: Any, replacements: Mapping[Any, Any]) -> Iterator[None
                 put.append((parent, name, child))
                 parent._modules[name] = new
     itself = replacements.get(model)
-    compiled = getattr(model, "_compiled_call_impl", None)
+    kept = {name: vars(model)[name] for name in (_HANDED_TO,) if name in vars(model)}
     try:
         if itself is not None:
-            # What Module.__call__ hands over to, where there is one.
-            model._compiled_call_impl = itself
+            vars(model)[_HANDED_TO] = itself
         yield
     finally:
         if itself is not None:
-            model._compiled_call_impl = compiled
+            vars(model).pop(_HANDED_TO)
+            vars(model).update(kept)
         for parent, name, child in put:
             parent._modules[name] = child
 
