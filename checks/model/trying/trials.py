@@ -31,6 +31,7 @@ from fp8doctor.checks.model.trying.estimating import as_it_is_of, whole_step
 from fp8doctor.checks.model.trying.layer_times import sizes, timed
 from fp8doctor.checks.model.trying.placing import outside
 from fp8doctor.checks.torch_build.numerics import relative_error
+from fp8doctor.checks.transformer_engine.cudnn import keep_torchs_cudnn
 from fp8doctor.measuring.stepping import Meter
 from fp8doctor.observed import AS_IT_IS, LayerError, LayerGain, Model, Trial
 
@@ -149,6 +150,8 @@ class Trier:
         if config == AS_IT_IS:
             return self._baseline()
         named = label(config)
+        if config.startswith("te-") and _ENGINE not in sys.modules:
+            keep_torchs_cudnn()  # the model has called it by now; Transformer Engine would bring another
         if not self.as_it_is:
             return Trial(config, named, "failed", "the blocks cannot be called by themselves")
         try:
