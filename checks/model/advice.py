@@ -7,8 +7,8 @@ from fp8doctor.checks.ladder.winners import SIXTEEN_BIT
 from fp8doctor.checks.model import plan
 from fp8doctor.checks.model.code import code
 from fp8doctor.measuring.statistics import interval_text
-from fp8doctor.model import Candidate, Exhibit
-from fp8doctor.observed import AS_IT_IS, Model, Trial
+from fp8doctor.model import Candidate, Estimate, Exhibit
+from fp8doctor.observed import AS_IT_IS, Check, Model, Trial
 from fp8doctor.registry import candidates, exhibit
 
 
@@ -16,23 +16,17 @@ from fp8doctor.registry import candidates, exhibit
 def configurations(model: Model) -> list[Candidate]:
     """The model as it is, and what was tried on its blocks and was right, as a whole step.
 
-    16-bit configurations that do not beat the model as it is are no advice.
+    Of a model in FP8 alone, with nothing in 16 bits beside it, nobody knows whether it gains.
     """
-    trials = plan.right(model)
-    first = trials.get(AS_IT_IS)
-    return [
-        _candidate(model, trial)
-        for trial in trials.values()
-        if first is None
-        or trial is first
-        or plan.gains(trial, first)
-        or plan.format_of(model, trial) not in SIXTEEN_BIT
-    ]
+    trials = plan.competing(model)
+    formats = {plan.format_of(model, trial) for trial in plan.right(model).values()}
+    if [trial.config for trial in trials] == [AS_IT_IS] and not formats & set(SIXTEEN_BIT):
+        return []
+    return [_candidate(model, trial) for trial in trials]
 
 
 def _candidate(model: Model, trial: Trial) -> Candidate:
     config = trial.config or ""
-    checked = model.check if model.check and model.check.config == config and model.check.outcome == "ok" else None
     as_it_is = config == AS_IT_IS
     format_ = plan.format_of(model, trial)
     return Candidate(
@@ -41,9 +35,10 @@ def _candidate(model: Model, trial: Trial) -> Candidate:
         label="the model as it is" if as_it_is else trial.label or "",
         format=format_,
         how="" if as_it_is else code(model, trial),
-        basis="measured" if as_it_is or checked else "estimated",
-        call_us=microseconds(checked.step_ms if checked else trial.step_ms),
-        error=trial.relative_error,
+        basis="measured" if as_it_is or plan.measured(model, trial) else "estimated",
+        call_us=microseconds(trial.step_ms),
+        # Where nobody could compare the model as it is, it competes all the same.
+        error=0.0 if as_it_is and trial.error_limit is None else trial.relative_error,
         error_limit=trial.error_limit,
         requires=() if as_it_is else (config.partition("-")[0],),
         baseline=format_ in SIXTEEN_BIT,
@@ -67,9 +62,10 @@ def plan_bars(model: Model) -> Exhibit | None:
         (f"{index}. {change.short}", change.step_ms.median, change.so_far.median)
         for index, change in enumerate(steps, 1)
     ]
-    if model.check and model.check.step_ms and model.check.as_it_is_ms:
-        after = model.check.step_ms.median
-        rows.append(("all of it, measured", after, model.check.as_it_is_ms.median / after))
+    check = _check_of(model, steps)
+    if check and check.step_ms and check.as_it_is_ms:
+        after = check.step_ms.median
+        rows.append(("all of it, measured", after, check.as_it_is_ms.median / after))
     return Exhibit(
         id="step-plan",
         kind="bars",
@@ -98,8 +94,8 @@ def plan_table(model: Model) -> Exhibit | None:
         }
         for index, change in enumerate(steps, 1)
     ]
-    if (row := _checked(model)) is not None:
-        rows.append(row)
+    if (check := _check_of(model, steps)) is not None:
+        rows.append(_checked(check))
     return Exhibit(
         id="model-plan",
         kind="table",
@@ -109,11 +105,13 @@ def plan_table(model: Model) -> Exhibit | None:
     )
 
 
-def _checked(model: Model) -> dict[str, str] | None:
+def _check_of(model: Model, steps: list[plan.Change]) -> Check | None:
+    """What the plan gave in the whole model; another configuration's time there is among what was tried."""
+    return model.check if model.check is not None and model.check.config == steps[-1].config else None
+
+
+def _checked(check: Check) -> dict[str, str]:
     """The plan in the whole model, as it was measured."""
-    check = model.check
-    if check is None:
-        return None
     if check.step_ms is None or check.as_it_is_ms is None:
         return {"change": "all of it in the whole model", "ms a step": "", "gain": "", "so far": "",
                 "known by": f"{check.outcome}: {check.detail}" if check.detail else check.outcome or ""}  # fmt: skip
@@ -139,14 +137,16 @@ def tried_table(model: Model) -> Exhibit | None:
         kind="table",
         title="the step in other configurations, by its blocks (all else as it is)",
         unit="ms",
-        rows=tuple({"cells": _cells(trial, first)} for trial in trials),
+        rows=tuple({"cells": _cells(trial, first, plan.measured(model, trial))} for trial in trials),
     )
 
 
-def _cells(trial: Trial, first: float | None) -> dict[str, str]:
-    step = trial.step_ms
+def _cells(trial: Trial, first: float | None, in_whole: Estimate | None) -> dict[str, str]:
+    step = in_whole or trial.step_ms
     over = f"{first / step.median:.2f}x" if first and step else ""
-    how = "measured" if trial.config == AS_IT_IS else "by its blocks" if step else (trial.detail or trial.outcome or "")
+    how = "by its blocks" if step else (trial.detail or trial.outcome or "")
+    if in_whole or trial.config == AS_IT_IS:
+        how = "measured"
     known = trial.relative_error is not None and trial.error_limit is not None
     error = f"{trial.relative_error:.3f} of {trial.error_limit:.2f}" if known else ""
     return {

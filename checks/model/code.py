@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from keyword import iskeyword
+
 from fp8doctor.checks.ladder.conversions import RECIPES
-from fp8doctor.checks.model.layers import keeping, linears, multiplying
+from fp8doctor.checks.model.layers import keeping, linears, mostly_fp32, multiplying
 from fp8doctor.checks.model.trying import attention
 from fp8doctor.observed import Model, Trial
+from fp8doctor.observing.looking import alike
 
 CONVERTED = {
     "torchao-fp8-rowwise": "granularity=q.PerRow()",
@@ -24,6 +27,16 @@ _TO_TE = [
     "            new.load_state_dict(old.state_dict(), strict=False)",
     "            block.set_submodule(name, new)",
 ]
+# What peft does not offer by a call where it was put into a model in place.
+_MERGED = [
+    "from peft.tuners.tuners_utils import BaseTunerLayer",
+    "for name, layer in list(model.named_modules()):",
+    "    if isinstance(layer, BaseTunerLayer):",
+    "        layer.merge()",
+    "        model.set_submodule(name, layer.get_base_layer())",
+]
+# What peft's own model puts before all names.
+_PEFT = "base_model.model."
 # Names on one line of the code.
 _A_LINE = 3
 
@@ -50,49 +63,71 @@ def code(model: Model, trial: Trial) -> str:
     Blocks are converted one by one; what stays in 16 bits is named within its block.
     """
     base, *modifiers = (trial.config or "").split("+")
-    lines = [*_undone(model), *_attention(model, modifiers)]
     prepared, each = _conversion(base)
-    lines += prepared
-    if each:
-        lines += _filter(trial)
+    lines = [*_undone(model), *_attention(model, modifiers), *prepared]
     if base in RECIPES:
         lines += _TO_TE
-    if "compile" in modifiers:
-        each = [*each, "block.compile()"]
-    if each:
-        lines += [f"for block in {_blocks(model)}:", *(f"    {line}" for line in each)]
+    then = [*each, *(["block.compile()"] if "compile" in modifiers else [])]
+    if then:
+        lines += _to_each(model, trial, then) if each else _loop(_all_blocks(model), then)
     if base in RECIPES:
         recipe = RECIPES[base]
         lines += [f"from transformer_engine.common.recipe import {recipe}"]
         lines += [f"with te.autocast(enabled=True, recipe={recipe}()): model(...)"]
-    return "\n".join(lines)
+    if not lines:
+        return "# the model as it was loaded in torch.bfloat16, neither converted nor compiled"
+    needs_torch = any("torch." in line.partition("#")[0] and "import" not in line for line in lines)
+    return "\n".join(["import torch", *lines] if needs_torch else lines)
 
 
 def _undone(model: Model) -> list[str]:
     layers = linears(model)
-    lines = []
-    if any(layer.adapter_rank for layer in layers) and not model.training:
-        diffusers = (model.class_name or "").startswith("diffusers")
-        lines.append("model.fuse_lora()  # or pipe.fuse_lora()" if diffusers else "model = model.merge_and_unload()")
+    lines: list[str] = []
     if keeping(layers):
         if any(layer.cast_by for layer in layers):
-            lines.insert(0, "# load in torch.bfloat16, and do not call enable_layerwise_casting")
+            lines.append("# load in torch.bfloat16, and do not call enable_layerwise_casting")
         else:
-            lines.insert(0, "# load the BF16 weights: model = ....from_pretrained(..., torch_dtype=torch.bfloat16)")
-    elif any(layer.dtype == "float32" for layer in layers) and model.autocast in (None, "off"):
+            lines.append("# load the BF16 weights: model = ....from_pretrained(..., torch_dtype=torch.bfloat16)")
+    if _has_adapters(model):
+        library = (model.class_name or "").partition(".")[0]
+        if library == "diffusers":
+            lines += ["model.fuse_lora()  # or pipe.fuse_lora()", "model.unload_lora()  # takes off what is left of it"]
+        else:
+            lines += ["model = model.merge_and_unload()"] if library == "peft" else _MERGED
+    if mostly_fp32(layers):
         lines.append("model.to(torch.bfloat16)")
     return lines
+
+
+def _has_adapters(model: Model) -> bool:
+    return not model.training and any(layer.adapter_rank for layer in linears(model))
 
 
 def _attention(model: Model, modifiers: list[str]) -> list[str]:
     return [attention.code(model.class_name)] if attention.SDPA in modifiers else []
 
 
-def _blocks(model: Model) -> str:
-    lists = [f"model.{blocks.name}" for blocks in model.blocks or () if blocks.name]
-    if not lists:
-        return "model" if model.blocks else "[model]"
+def _lists(model: Model) -> dict[str, str]:
+    """The lists of blocks by name, and how each is written; the model itself, which repeats nothing, has none."""
+    return {blocks.name or "": _written(model, blocks.name or "") for blocks in model.blocks or ()}
+
+
+def _written(model: Model, name: str) -> str:
+    if _has_adapters(model) and (model.class_name or "").startswith("peft."):
+        name = name.removeprefix(_PEFT)
+    if not name:
+        return "model"
+    plain = all(part.isidentifier() and not iskeyword(part) for part in name.split("."))
+    return f"model.{name}" if plain else f'model.get_submodule("{name}")'
+
+
+def _all_blocks(model: Model) -> str:
+    lists = list(_lists(model).values()) or ["[model]"]
     return lists[0] if len(lists) == 1 else f"[{', '.join(f'*{one}' for one in lists)}]"
+
+
+def _loop(blocks: str, each: list[str], indent: str = "") -> list[str]:
+    return [f"{indent}for block in {blocks}:", *(f"{indent}    {line}" for line in each)]
 
 
 def _conversion(base: str) -> tuple[list[str], list[str]]:
@@ -114,21 +149,59 @@ def _conversion(base: str) -> tuple[list[str], list[str]]:
     ], ["q.quantize_(block, config, filter_fn=wanted)"]
 
 
-def _filter(trial: Trial) -> list[str]:
-    """A filter that leaves out exactly the layers that stay in 16 bits, by their names within a block."""
-    kept = sorted({within(name) for name in trial.kept or ()})
-    lines = ["import torch"]
-    if not kept:
-        return [*lines, "def wanted(module, name):", "    return isinstance(module, torch.nn.Linear)"]
-    rows = [kept[i : i + _A_LINE] for i in range(0, len(kept), _A_LINE)]
-    lines += ["in_16_bits = {  # named as within a block", *(f"    {', '.join(map(repr, row))}," for row in rows), "}"]
-    return [
-        *lines,
-        "def wanted(module, name):",
-        "    return isinstance(module, torch.nn.Linear) and name not in in_16_bits",
-    ]
+def _to_each(model: Model, trial: Trial, each: list[str]) -> list[str]:
+    """Each block converted but for exactly the layers that stay in 16 bits, by their names within a block.
+
+    One set of names serves all lists of blocks, unless a layer of another list has a name in it and is converted.
+    """
+    by_list: dict[str, list[str]] = {name: [] for name in _lists(model)}
+    for name in sorted(trial.kept or ()):
+        by_list.setdefault(list_of(name) or "", []).append(within(name))
+    every = sorted({name for names in by_list.values() for name in names})
+    known = {layer.name for layer in linears(model)}
+
+    def differs(blocks: str) -> bool:
+        others = set(every) - set(by_list[blocks])
+        return any(alike(f"{blocks}.*.{name}".removeprefix(".")) in known for name in others)
+
+    if len(by_list) > 1 and any(map(differs, by_list)):
+        return [
+            "in_16_bits = [  # blocks, and what stays as it is of each, named as within a block",
+            *(line for blocks, names in by_list.items() for line in _entry(_written(model, blocks), names)),
+            "]",
+            "for blocks, kept in in_16_bits:",
+            *_wanted("kept", "    "),
+            *_loop("blocks", each, "    "),
+        ]
+    if not every:
+        return [*_wanted(None), *_loop(_all_blocks(model), each)]
+    lines = ["in_16_bits = {  # named as within a block", *_rows(every, "    "), "}"]
+    return [*lines, *_wanted("in_16_bits"), *_loop(_all_blocks(model), each)]
+
+
+def _entry(blocks: str, names: list[str]) -> list[str]:
+    if not names:
+        return [f"    ({blocks}, ()),"]
+    return [f"    ({blocks}, {{", *_rows(names, "        "), "    }),"]
+
+
+def _rows(names: list[str], indent: str) -> list[str]:
+    rows = [names[i : i + _A_LINE] for i in range(0, len(names), _A_LINE)]
+    return [f"{indent}{', '.join(map(repr, row))}," for row in rows]
+
+
+def _wanted(kept: str | None, indent: str = "") -> list[str]:
+    but_for = f" and name not in {kept}" if kept else ""
+    lines = ["def wanted(module, name):", f"    return isinstance(module, torch.nn.Linear){but_for}"]
+    return [f"{indent}{line}" for line in lines]
 
 
 def within(name: str) -> str:
     """A layer's name within its block: "blocks.*.attn.to_q" -> "attn.to_q"."""
-    return name.partition(".*.")[2] or name
+    return f".{name}".partition(".*.")[2] or name
+
+
+def list_of(name: str) -> str | None:
+    """The list of blocks that a layer is in: "blocks.*.attn.to_q" -> "blocks"; None of a model that repeats nothing."""
+    blocks, found, _ = f".{name}".partition(".*.")
+    return blocks.removeprefix(".") if found else None

@@ -32,6 +32,12 @@ def keeping(layers: Iterable[Layer]) -> list[Layer]:
     return [layer for layer in layers if layer.keeps in FP8 and layer.multiplies not in FP8]
 
 
+def mostly_fp32(layers: list[Layer]) -> bool:
+    """Whether more than half of the layers lie in FP32 and are multiplied as they are, or cast by autocast."""
+    wide = [layer for layer in layers if layer.dtype == "float32" and layer.multiplies not in FP8]
+    return counted(wide) > counted(layers) / 2
+
+
 def fits(layer: Layer) -> bool:
     """Whether both sizes are what an FP8 product takes."""
     return (layer.k or 0) % MULTIPLE == 0 and (layer.n or 0) % MULTIPLE == 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fp8doctor.checks.ladder.conversions import RECIPES
+from fp8doctor.checks.ladder.advice import microseconds
+from fp8doctor.checks.ladder.conversions import BASES, RECIPES
 from fp8doctor.checks.ladder.naming import label, number_format
 from fp8doctor.checks.ladder.winners import AS_GOOD_AS_BEST, LEAST_GAIN, SIXTEEN_BIT
-from fp8doctor.checks.model.code import CONVERTED, base_of
-from fp8doctor.checks.model.layers import counted, keeping, linears, multiplying, padded_gain
+from fp8doctor.checks.model.code import CONVERTED, base_of, list_of
+from fp8doctor.checks.model.layers import counted, keeping, linears, mostly_fp32, multiplying, padded_gain
 from fp8doctor.checks.model.trying.attention import SDPA, by_hand
 from fp8doctor.checks.model.trying.choosing import REASONS
 from fp8doctor.measuring.statistics import differs, speedup
@@ -17,6 +18,8 @@ from fp8doctor.observed import AS_IT_IS, Layer, Model, Trial
 from fp8doctor.observing.looking import alike
 
 PLAIN = "torch-bf16"
+# As judging has it (fp8doctor/judging/advice.py): steps under 50 us gain by more than others, or not at all.
+SHORT_GAIN, SHORT_US = 1.08, 50.0
 
 
 @dataclass(frozen=True)
@@ -35,25 +38,62 @@ class Change:
 
 def right(model: Model) -> dict[str, Trial]:
     """The trials that were right and of which the whole step is known, by configuration."""
-    return {t.config: t for t in model.trials or () if t.config and t.outcome == "ok" and t.step_ms is not None}
+    return {
+        t.config: t
+        for t in model.trials or ()
+        if t.config and t.outcome == "ok" and t.step_ms is not None and t.step_ms.low > 0
+    }
+
+
+def competing(model: Model) -> list[Trial]:
+    """What the advice chooses from, which judging does as it does with all candidates; see `best`.
+
+    Beside the model as it is: of the same format what gains over it; FP8 for a model in 16 bits, or what is in 16 bits
+    for one in FP8, unless the two are as good as each other. FP8 that was compared with nothing does not compete. A
+    configuration that was checked in the whole model has the time that it took there.
+    """
+    compared = [t for t in right(model).values() if t.relative_error is not None or t.config == AS_IT_IS]
+    trials = [_as_checked(model, trial) for trial in compared]
+    first = next((t for t in trials if t.config == AS_IT_IS), None)
+    if first is None:
+        return trials
+    in_16_bits = format_of(model, first) in SIXTEEN_BIT
+    return [t for t in trials if t is first or gains(t, first) or _stays(model, t, first, in_16_bits=in_16_bits)]
+
+
+def _stays(model: Model, trial: Trial, first: Trial, *, in_16_bits: bool) -> bool:
+    """Whether a configuration that does not gain over the model as it is says something of FP8 beside it."""
+    plain = format_of(model, trial) in SIXTEEN_BIT
+    return not plain if in_16_bits else plain and gains(first, trial)
+
+
+def _as_checked(model: Model, trial: Trial) -> Trial:
+    checked = measured(model, trial)
+    return replace(trial, step_ms=checked) if checked is not None else trial
+
+
+def measured(model: Model, trial: Trial) -> Estimate | None:
+    """What a step of the whole model took in this configuration, if that was checked."""
+    check = model.check
+    if check is None or check.config != trial.config or check.outcome != "ok":
+        return None
+    return check.step_ms if check.step_ms is not None and check.step_ms.low > 0 else None
 
 
 def best(model: Model) -> Trial | None:
     """The configuration that the report advises; None where that is the model as it is, or where nothing was tried.
 
-    FP8 where it beats each 16-bit step beyond the noise, else the best in 16 bits; of those that are as good as the
-    best the one that changes least. A change is one from a gain of `LEAST_GAIN` over the model as it is.
+    FP8 where it beats each 16-bit step that competes, beyond the noise, else the best in 16 bits; of those that are as
+    good as the best the one that was tried first, which is the model as it is or what changes least. Where that gives
+    wrong results, the best of the rest is advised.
     """
-    trials = right(model)
-    first = trials.get(AS_IT_IS)
-    if first is None:
-        return None
-    plain = [t for t in trials.values() if format_of(model, t) in SIXTEEN_BIT]
-    winners = [t for t in trials.values() if t not in plain and all(gains(t, other) for other in plain)]
+    trials = competing(model)
+    plain = [t for t in trials if format_of(model, t) in SIXTEEN_BIT]
+    winners = [t for t in trials if t not in plain and all(gains(t, other) for other in plain)]
     pool = winners or plain
-    least = min(_ms(t) for t in pool)
-    chosen = next(t for t in pool if _ms(t) <= AS_GOOD_AS_BEST * least)
-    return chosen if chosen is not first and gains(chosen, first) else None
+    least = min(map(_us, pool), default=0.0)
+    chosen = next((t for t in pool if _us(t) <= AS_GOOD_AS_BEST * least), None)
+    return None if chosen is None or chosen.config == AS_IT_IS else chosen
 
 
 def format_of(model: Model, trial: Trial) -> str:
@@ -64,27 +104,29 @@ def format_of(model: Model, trial: Trial) -> str:
     return max((layer.multiplies or "" for layer in layers), default="bf16")
 
 
-def _ms(trial: Trial) -> float:
-    return trial.step_ms.median if trial.step_ms else 0.0
+def _us(trial: Trial) -> float:
+    us = microseconds(trial.step_ms)
+    return us.median if us is not None else 0.0
 
 
 def gains(trial: Trial, over: Trial) -> bool:
     """Whether a configuration's step is shorter than another's beyond the noise, and enough to be worth a change."""
-    if trial.step_ms is None or over.step_ms is None:
+    fast, slow = microseconds(trial.step_ms), microseconds(over.step_ms)
+    if fast is None or slow is None:
         return False
-    ratio = speedup(over.step_ms, trial.step_ms)
-    return ratio.low > 1 and ratio.median >= LEAST_GAIN
+    least = SHORT_GAIN if fast.median < SHORT_US else LEAST_GAIN
+    return slow.low / fast.high > 1.0 and slow.median / fast.median >= least
 
 
 def changes(model: Model) -> list[Change]:
     """The plan, in the order in which its parts build on one another; empty where nothing is to be changed."""
     last = best(model)
-    trials = right(model)
-    first = trials.get(AS_IT_IS)
-    if last is None or last.config is None or first is None or first.step_ms is None:
+    before = model.run.step_ms if model.run else None
+    if last is None or last.config is None or before is None:
         return []
+    trials = right(model)
     found: list[Change] = []
-    state, before = state_of(model), first.step_ms
+    state, first = state_of(model), before
     waiting: list[str] = []
     short: list[str] = []
     for config in _path(last.config, state):
@@ -98,7 +140,7 @@ def changes(model: Model) -> list[Change]:
         if config != last.config and not (differs(gain) and gain.low > 1):
             continue
         text = "; ".join(waiting)
-        so_far = speedup(first.step_ms, trial.step_ms)
+        so_far = speedup(first, trial.step_ms)
         found.append(Change(text[:1].upper() + text[1:], ", ".join(short), config, trial.step_ms, gain, so_far))
         waiting, short, before = [], [], trial.step_ms
     return found
@@ -134,38 +176,40 @@ def state_of(model: Model) -> State:
 def _path(config: str, state: State) -> list[str]:
     """The configurations on the way to this one, without those that the model is beyond already."""
     base, *modifiers = config.split("+")
-    sdpa = [SDPA] if SDPA in modifiers else []
-    path = []
-    if base != state.base or state.to_undo:
-        path.append(PLAIN)
     if base != PLAIN and base == state.base and not state.to_undo:
         return [config]  # the format is right, and what stands beside it changes
-    if sdpa and not state.sdpa:
-        path.append("+".join([PLAIN, *sdpa]))
-    if "compile" in modifiers and not (state.compiled and state.base == PLAIN):
+    sdpa = [SDPA] if SDPA in modifiers else []
+    compiled = "compile" in modifiers
+    path = []
+    if not (compiled and state.compiled):  # what is compiled stays so on the way
+        if state.base != PLAIN or state.to_undo:
+            path.append(PLAIN)
+        if sdpa and not state.sdpa:
+            path.append("+".join([PLAIN, *sdpa]))
+    if compiled and not (state.compiled and state.base == PLAIN and not state.to_undo):
         path.append("+".join([PLAIN, *sdpa, "compile"]))
-    if state.base == PLAIN and not state.to_undo and PLAIN in path:
-        path.remove(PLAIN)
     return [*(one for one in path if one != config), config]
 
 
 def _texts(model: Model, state: State, config: str, trial: Trial | None) -> list[str]:
     """What to do to come from a state to a configuration."""
     base, *modifiers = config.split("+")
-    found = []
-    if state.to_undo:
-        found += _undone(model, linears(model))
+    found = _undone(model, linears(model)) if state.to_undo else []
     if SDPA in modifiers and not state.sdpa:
         found.append("let it attend by torch's scaled_dot_product_attention")
     if base != state.base:
         if base in CONVERTED or base in RECIPES:
-            count = counted(_converted(model, trial))
-            found.append(f"convert {count:,} linear layers: {label(base)}{_but_for(trial)}")
-        elif state.base is not None and not state.to_undo:
-            found.append(f"go back from {label(state.base)} to BF16")
+            found.append(f"convert {_converted(model, trial):,} linear layers: {label(base)}{_but_for(trial)}")
+        elif not state.to_undo:
+            now = f" from {label(state.base)}" if state.base in BASES else ""
+            found.append(f"go back{now} to BF16")
+    elif base != PLAIN and (_but_for(trial) or state.compiled == ("compile" in modifiers)):
+        found.append(f"convert {_converted(model, trial):,} linear layers alone{_but_for(trial)}")
     if "compile" in modifiers and not state.compiled:
         found.append("compile each repeated block" if model.blocks else "compile the model")
-    return found
+    elif state.compiled and "compile" not in modifiers:
+        found.append("do not compile the blocks")
+    return found or ["compile each repeated block, and with torch.compile's defaults"]
 
 
 def _shortly(state: State, config: str) -> list[str]:
@@ -178,7 +222,9 @@ def _shortly(state: State, config: str) -> list[str]:
         found.append("torch's attention")
     if "compile" in modifiers and not state.compiled:
         found.append("compiled blocks")
-    return found
+    elif state.compiled and "compile" not in modifiers:
+        found.append("not compiled")
+    return found or ["other layers" if base != PLAIN else "compiled otherwise"]
 
 
 def _undone(model: Model, layers: list[Layer]) -> list[str]:
@@ -190,19 +236,19 @@ def _undone(model: Model, layers: list[Layer]) -> list[str]:
         found.append(f"fuse the LoRA into {counted(beside):,} layers")
     if kept:
         found.append(f"keep the weights of {counted(kept):,} layers in BF16, not in FP8")
-    wide = [layer for layer in layers if layer.dtype == "float32" and layer not in multiplying(layers)]
-    if counted(wide) > counted(layers) / 2 and model.autocast in (None, "off"):
-        found.append("run in BF16 (model.to(torch.bfloat16))")
+    if mostly_fp32(layers):
+        cast = "" if model.autocast in (None, "off") else ": autocast casts them at each call"
+        found.append(f"run in BF16 (model.to(torch.bfloat16)){cast}")
     return found
 
 
-def _converted(model: Model, trial: Trial | None) -> list[Layer]:
-    """The layers of the repeated blocks that a trial converted."""
-    kept = (trial.kept or {}) if trial else {}
-    lists = tuple(f"{blocks.name}.*." for blocks in model.blocks or () if blocks.name)
-    inside = [layer for layer in linears(model) if not lists or (layer.name or "").startswith(lists)]
-    exact = {alike(name) for name in kept}
-    return [layer for layer in inside if alike(layer.name or "") not in exact]
+def _converted(model: Model, trial: Trial | None) -> int:
+    """How many layers of the repeated blocks a trial converted."""
+    lists = {blocks.name or "": blocks.count or 0 for blocks in model.blocks or ()}
+    prefixes = tuple(f"{alike(name)}.*.".removeprefix(".") for name in lists)
+    inside = [layer for layer in linears(model) if not lists or (layer.name or "").startswith(prefixes)]
+    kept = [list_of(name) for name in (trial.kept or ())] if trial else []
+    return max(0, counted(inside) - sum(1 if blocks is None else lists.get(blocks, 1) for blocks in kept))
 
 
 def _but_for(trial: Trial | None) -> str:
