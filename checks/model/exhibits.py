@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fp8doctor.checks.model.code import within
 from fp8doctor.checks.model.layers import linears, weights, with_rows
 from fp8doctor.checks.step.sums import a_step, shown
 from fp8doctor.measuring.statistics import interval_text
@@ -82,7 +83,7 @@ def _gain_cells(gain: LayerGain) -> dict[str, str]:
     def factor(us: Estimate | None) -> str:
         return f"{gain.bf16_us.median / us.median:.2f}x" if us is not None and gain.bf16_us is not None else ""
 
-    names = [name.partition(".*.")[2] or name for name in gain.names or ()]
+    names = [within(name) for name in gain.names or ()]
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return {
         "layers": ", ".join(names[:MOST_NAMES]) + more,
@@ -126,8 +127,8 @@ def memory_table(model: Model) -> Exhibit | None:
     told = {what: gb for what, gb in parts.items() if gb is not None}
     if memory is None or not told:
         return None
-    if len(told) == len(parts):  # a sum of parts of which some are unknown would be none
-        told["in all, at the peak of a step"] = sum(told.values())
+    if (peak_gb := memory.peak_gb) is not None:
+        told["in all, at the peak of a step"] = peak_gb
     return Exhibit(
         id="model-memory",
         kind="table",

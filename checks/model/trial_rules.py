@@ -5,7 +5,7 @@ from __future__ import annotations
 from fp8doctor.checks.ladder.naming import label
 from fp8doctor.checks.model.code import base_of
 from fp8doctor.checks.model.layers import gains_nothing, linears, multiplying
-from fp8doctor.checks.model.plan import gains, right, state_of
+from fp8doctor.checks.model.plan import Change, changes, gains, right, state_of
 from fp8doctor.model import Action, Evidence, Finding, Gain, NotApplicable, Severity, Unknown, Verdict
 from fp8doctor.observed import AS_IT_IS, LayerGain, Model, Trial
 from fp8doctor.observing.looking import alike
@@ -106,11 +106,13 @@ def losing_layers(model: Model) -> Verdict:
     step_ms = model.run.step_ms.median if model.run and model.run.step_ms else None
     lost_ms = sum(_lost_ms(gain) for gain in losing)
     share = lost_ms / step_ms if step_ms else 0.0
+    # Layers that take more by themselves than the step does are no measure of it.
+    gain = Gain(round(1 / (1 - share), 2), AS_IT_IS, "estimated", "the model as it is") if MUCH <= share < 1 else None
     return Finding(
         title=f"{sum(gain.count or 0 for gain in losing):,} FP8 layers are no faster in FP8",
         evidence=tuple(_told(gain) for gain in losing[:LISTED]),
         actions=(Action("Leave them in 16 bits", f"# {', '.join(name for g in losing for name in g.names or ())}"),),
-        gain=Gain(round(1 / (1 - share), 2), AS_IT_IS, "estimated", "the model as it is") if share >= MUCH else None,
+        gain=gain,
         severity=Severity.WARNING if share >= MUCH else Severity.INFO,
     )
 
@@ -168,3 +170,41 @@ def slower_recipe(model: Model) -> Verdict:
 def _same_library(trial: Trial, base: str) -> bool:
     other = (trial.config or "").partition("+")[0]
     return other != base and other.rpartition("-")[0] == base.rpartition("-")[0]
+
+
+def _after(change: Change) -> Evidence:
+    ms = change.step_ms.median
+    return Evidence(f"{change.text}: {ms:,.1f} ms a step", round(ms, 3), "ms", "model.trials")
+
+
+@rule("MOD044", "slower-than-alternatives", Severity.INFO, scope="usage")
+def slower_than_tried(model: Model) -> Verdict:
+    """Another configuration would make this model's step shorter.
+
+    What it means: other configurations were tried on copies of the model's blocks, with what the model calls them with,
+    and one of them was right and faster.
+
+    Why it costs time: the step is longer than it need be.
+
+    What to do: follow the plan, change by change; `check_plan=True` or `--check-plan` measures it in the whole model.
+
+    Sources: the blocks timed here, all else of the step as it is; faster is what the noise does not explain.
+    """
+    if model.run is None or model.run.error is not None:
+        return NotApplicable("no step ran")
+    trials = right(model)
+    first = trials.get(AS_IT_IS)
+    if first is None or first.step_ms is None or len(trials) < 2:
+        if not model.trials and not model.untried:
+            return NotApplicable("nothing else was asked to be tried")
+        return Unknown(model.untried or "no other configuration could be timed")
+    steps = changes(model)
+    if not steps:
+        return Unknown(model.untried) if model.untried else None
+    last = steps[-1]
+    return Finding(
+        title=f"{label(last.config)} would make the step {last.so_far.median:.2f}x as fast",
+        evidence=tuple(_after(change) for change in steps),
+        actions=(Action("Follow the plan above, one change after the other"),),
+        gain=Gain(last.so_far.median, AS_IT_IS, "estimated", "the model as it is"),
+    )
