@@ -115,6 +115,12 @@ class Memory:
     # What the GPU has.
     device_gb: float | None = None
 
+    @property
+    def peak_gb(self) -> float | None:
+        """All that is there at the peak of a step; None where a part of it is not known."""
+        parts = (self.weights_gb, self.buffers_gb, self.gradients_gb, self.other_gb, self.step_gb)
+        return None if None in parts else sum(gb for gb in parts if gb is not None)
+
 
 @dataclass(frozen=True)
 class CompileEvent:

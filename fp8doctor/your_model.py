@@ -59,7 +59,7 @@ def examine_model(
     if step is None and inputs is None:
         return api.read_report(registry, {Model.key: found}, "model")
     call = step or running.step_of(model, inputs)
-    device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+    device = running.device_of(model, torch.device("cpu"))
     facts: dict[str, Facts] = {}
     gradients = memory.gradients_of(model)
     with (

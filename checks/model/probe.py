@@ -43,7 +43,7 @@ def gather(request: Request, torch_build: TorchBuild | None) -> Iterator[Model]:
         yield replace(found, untried="nothing was given that it can be called with (--input SHAPE:dtype)")
         return
     step = named.step or running.step_of(model, named.inputs)
-    placed = next((p.device for p in model.parameters() if p.device.type != "meta"), device)
+    placed = running.device_of(model, device)
     with as_it_was(model):
         run = running.timed(step, placed)
         said = compiling.events()

@@ -10,6 +10,8 @@ from fp8doctor.registry import rule
 # torchao's layers scale and cast by a row of kernels unless they are compiled; those of other libraries have kernels
 # of their own.
 _NEED_COMPILING = ("torchao",)
+# The part of a GPU's memory up to which a step has room for activations that it would keep.
+ROOM = 0.5
 # A first call that takes so many steps' time shows in an average of a hundred steps; shorter than a second it is no
 # compilation that anybody waits for.
 LONG_FIRST, LONG_FIRST_MS = 10.0, 1000.0
@@ -181,7 +183,9 @@ def long_first_call(model: Model) -> Verdict:
     took to ask for one of an idle GPU; the latter is told of models that are wholly on GPUs.
     """
     run = model.run
-    if run is None or run.first_ms is None or run.step_ms is None:
+    if run is None or run.error is not None:
+        return NotApplicable("no step ran")
+    if run.first_ms is None or run.step_ms is None:
         return Unknown("no step was timed")
     first, step = run.first_ms, run.step_ms.median
     if first < max(LONG_FIRST * step, LONG_FIRST_MS):
@@ -229,4 +233,32 @@ def does_not_run(model: Model) -> Verdict:
         title="The model could not be loaded" if loading else f"The step failed in {model.run.failed_at}",
         evidence=(Evidence(model.run.error, fact="model.run.error"),),
         actions=(Action(f"Call the {'factory' if loading else 'step'} by itself first, and mend what it says"),),
+    )
+
+
+@rule("MOD017", "gradient-checkpointing", Severity.INFO, scope="usage")
+def checkpointing_with_room(model: Model) -> Verdict:
+    """Activations are computed again in the backward, on a GPU that has room for them.
+
+    What it means: gradient checkpointing is on, which keeps few activations and repeats the forward of each block in
+    the backward; at the step's peak more than half of the GPU's memory was free.
+
+    Why it costs time: one forward more for each step, in FP8 with its casts.
+
+    What to do: switch it off, or keep it for some blocks only, and watch the peak.
+
+    Sources: the model's own switch; torch's allocator at the step's peak.
+    """
+    memory = model.memory
+    if not model.training or not model.checkpointing:
+        return NotApplicable("no activations are computed again")
+    peak_gb = memory.peak_gb if memory is not None else None
+    if memory is None or memory.device_gb is None or peak_gb is None:
+        return Unknown("what the step needs of the GPU's memory was not seen")
+    if peak_gb > ROOM * memory.device_gb:
+        return None
+    return Finding(
+        title=f"Gradient checkpointing is on, and a step needs {peak_gb:,.0f} of {memory.device_gb:,.0f} GB",
+        evidence=(Evidence(f"{peak_gb:,.1f} GB at the step's peak", round(peak_gb, 2), "GB", "model.memory"),),
+        actions=(Action("Switch it off, or for some blocks", "model.gradient_checkpointing_disable()"),),
     )

@@ -22,6 +22,7 @@ WARM_UPS, MOST_WARM_UPS, WARM_UP_S = 2, 50, 0.5
 # Steps timed, within these seconds; and steps that the profiler records.
 STEPS, STEPS_S = 12, 3.0
 RECORDED = 3
+FIRST = "the first call"
 
 
 def step_of(model: Any, inputs: Any) -> Call:
@@ -62,6 +63,12 @@ def _loss(output: Any) -> Any:
     return sum(t.float().mean() for t in tensors)
 
 
+def device_of(model: Any, default: Any) -> Any:
+    """The device of a model's first parameter that has data; meta where none has, `default` without parameters."""
+    devices = [parameter.device for parameter in model.parameters()]
+    return next((device for device in devices if device.type != "meta"), devices[0] if devices else default)
+
+
 def timed(step: Call, device: Any) -> StepRun:
     """Time the first call and steps after it; what it raises ends the timing and is told.
 
@@ -71,8 +78,10 @@ def timed(step: Call, device: Any) -> StepRun:
     """
     import torch
 
+    if device.type == "meta":
+        return StepRun(error="all weights are on meta: nothing can be computed before they are loaded", failed_at=FIRST)
     meter = Meter(torch, device)
-    run = StepRun(failed_at="the first call")
+    run = StepRun(failed_at=FIRST)
     try:
         meter.forget_peak()
         first = meter.first(step)
@@ -142,7 +151,7 @@ def _note(noted: dict[int, None], autocast: dict[str, None]) -> Callable[[Any, A
 
     def note(module: Any, arguments: Any) -> None:
         kind = next((str(a.device.type) for a in arguments if isinstance(a, torch.Tensor)), "cpu")
-        on = torch.is_autocast_enabled(kind)
+        on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         autocast[str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if on else "off"] = None
         shape = getattr(arguments[0], "shape", None) if arguments else None
         if shape:

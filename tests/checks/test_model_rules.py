@@ -7,7 +7,7 @@ from typing import Any
 
 from fp8doctor.checks.model import exhibits, format_rules, use_rules
 from fp8doctor.model import Estimate, Finding, NotApplicable, Severity, Unknown
-from fp8doctor.observed import Blocks, Layer, Model, StepRun
+from fp8doctor.observed import Blocks, Layer, Memory, Model, StepRun
 from fp8doctor.traced import ProductTotal, Trace
 
 BF16 = Layer(
@@ -136,7 +136,8 @@ def test_a_first_call_is_long_if_it_hides_the_steps() -> None:
     long = replace(RAN, first_ms=6300.0)
     assert "6.3 s" in found(use_rules.long_first_call(model(run=long))).title
     assert use_rules.long_first_call(model(run=RAN)) is None
-    assert isinstance(use_rules.long_first_call(model(run=None)), Unknown)
+    assert isinstance(use_rules.long_first_call(model(run=None)), NotApplicable)
+    assert isinstance(use_rules.long_first_call(model(run=replace(RAN, first_ms=None))), Unknown)
 
 
 def test_a_long_first_call_also_says_what_a_clock_reads_that_does_not_wait() -> None:
@@ -150,6 +151,16 @@ def test_a_long_first_call_also_says_what_a_clock_reads_that_does_not_wait() -> 
     assert use_rules.long_first_call(model(parameters_by_device=on_gpu)) is None
     for elsewhere in ({"cpu": 10}, {"cuda:0": 10, "cpu": 10}, {"meta": 10}, None):
         assert len(found(use_rules.long_first_call(model(parameters_by_device=elsewhere, run=long))).evidence) == 1
+
+
+def test_checkpointing_is_told_where_memory_has_room_for_activations() -> None:
+    roomy = Memory(weights_gb=1.0, buffers_gb=0.0, gradients_gb=0.0, other_gb=4.0, step_gb=20.0, device_gb=141.0)
+    trains = model(training=True, checkpointing=True, memory=roomy)
+    assert "needs 25 of 141 GB" in found(use_rules.checkpointing_with_room(trains)).title
+    full = replace(roomy, step_gb=80.0)
+    assert use_rules.checkpointing_with_room(replace(trains, memory=full)) is None
+    assert isinstance(use_rules.checkpointing_with_room(replace(trains, memory=replace(full, other_gb=None))), Unknown)
+    assert isinstance(use_rules.checkpointing_with_room(replace(trains, checkpointing=False)), NotApplicable)
 
 
 def test_a_step_that_fails_is_an_error() -> None:
