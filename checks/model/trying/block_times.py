@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fp8doctor.checks.model.trying.blocks import IN_TURN, Block
@@ -60,7 +61,11 @@ def caller(block: Block, module: Any) -> Callable[[], Any]:
         return lambda: output_of(block, module)
 
     import torch
+    import torch.utils.checkpoint
 
+    called: Callable[[Any], Any] = block.call
+    if block.again_in_backward:
+        called = partial(torch.utils.checkpoint.checkpoint, block.call, use_reentrant=False)
     gradient = torch.randn_like(output_of(block, module))
 
     def forward_and_backward() -> None:
@@ -68,7 +73,7 @@ def caller(block: Block, module: Any) -> Callable[[], Any]:
         for tensor, _ in before:
             tensor.grad = None
         with torch.enable_grad():
-            first_tensor(block.call(module)).backward(gradient)
+            first_tensor(called(module)).backward(gradient)
         for tensor, grad in before:
             tensor.grad = grad
 

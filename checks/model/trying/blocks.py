@@ -36,6 +36,11 @@ class Block:
     around: list[Around] = field(default_factory=list)
     # What the first of its kind returned.
     output: Any = None
+    # Whether it stands in a list; a model that repeats nothing is called as a whole.
+    listed: bool = True
+    # How often a step calls each of them, and whether a backward does once more (gradient checkpointing).
+    calls: int = 1
+    again_in_backward: bool = False
 
     def tensors(self) -> list[Any]:
         """All tensors that it is called with."""
@@ -46,7 +51,7 @@ class Block:
 
     @property
     def count(self) -> int:
-        """How many of its kind a step calls."""
+        """How many there are of its kind."""
         return len(self.alike)
 
     @property
@@ -55,8 +60,8 @@ class Block:
         return self.name + (f"#{self.kind}" if self.kind else "")
 
     def layer_name(self, name: str) -> str:
-        """A layer's name within the model: "blocks.*.attn.to_q"."""
-        return f"{self.name}.*.{name}" if self.name else name
+        """A layer's name within the model: "blocks.*.attn.to_q"; "*.attn.to_q" of a list that is the model itself."""
+        return f"{self.name}.*.{name}".removeprefix(".") if self.listed else name
 
     def call(self, module: Any) -> Any:
         """The output of a module that is called as this block is."""
@@ -89,6 +94,7 @@ def kinds_of_blocks(model: Any, step: Callable[[], Any]) -> list[Block]:
     found: list[Block] = []
     with contextlib.ExitStack() as stack:
         lists = list(repeated(model)) or [("", [model])]
+        listed = lists[0][1][0] is not model
         for name, members in lists:
             kinds: dict[Any, list[Any]] = {}
             for member in members:
@@ -96,6 +102,8 @@ def kinds_of_blocks(model: Any, step: Callable[[], Any]) -> list[Block]:
             for kind, alike in enumerate(kinds.values()):
                 stack.enter_context(_noting(name, kind, alike, found))
         step()
+    for block in found:
+        block.listed = listed
     return found
 
 
@@ -113,8 +121,12 @@ def _noting(name: str, kind: int, alike: list[Any], found: list[Block]) -> Itera
     compiled = getattr(first, "_compiled_call_impl", None)
 
     def note(module: Any, arguments: Any, keywords: Any) -> None:
-        if any(block.module is own(first) for block in found):
-            return
+        for block in found:
+            if block.module is own(first):
+                in_backward = torch._C._current_graph_task_id() != -1
+                block.again_in_backward |= in_backward
+                block.calls += not in_backward
+                return
         kept = _pytree.tree_map_only(torch.Tensor, _kept, (arguments, keywords))
         found.append(Block(name, own(first), [own(one) for one in alike], kept[0], kept[1], kind, _on_now(torch)))
 

@@ -6,13 +6,16 @@ torch is imported inside: this runs where the model is.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 from fp8doctor.checks.ladder.conversions import RefusedError
 from fp8doctor.checks.model.trying.blocks import Block
+from fp8doctor.checks.torch_build.numerics import ERROR_LIMITS, relative_error
 
 # What other libraries hang on a module; a copy is called without it.
 _HUNG = ("forward", "_hf_hook", "_old_forward", "_diffusers_hook")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # Layers with a float8 weight whose scales lie beside it.
 _SCALES = ("weight_scale", "weight_scale_inv", "scale_weight", "scale_b")
 
@@ -27,19 +30,13 @@ def in_16_bits(block: Block, module: Any, dtype: Any, device: Any) -> Any:
 
     if any(p.is_meta for p in module.parameters()):
         raise RefusedError(f"the weights of {block.name or 'the model'} are not on the GPU (they are offloaded)")
-    copied = copy.deepcopy(module)
-    for part in copied.modules():
-        for name in _HUNG:
-            vars(part).pop(name, None)
-        part._forward_hooks.clear()
-        part._forward_pre_hooks.clear()
-        part._compiled_call_impl = None
+    copied = _without_what_hangs_on_it(module)
     for name, layer in list(copied.named_modules()):
         if not isinstance(getattr(layer, "in_features", None), int) or ".lora_" in name or "base_layer" in name:
             continue
         plain = torch.nn.Linear(layer.in_features, layer.out_features, _bias(layer) is not None, device, dtype)
         with torch.no_grad():
-            plain.weight.copy_(_weight(layer, dtype))
+            plain.weight.copy_(_weight(layer, dtype, trains=module.training))
             if (bias := _bias(layer)) is not None:
                 plain.bias.copy_(bias)
         plain.requires_grad_(any(p.requires_grad for p in layer.parameters()))
@@ -50,24 +47,42 @@ def in_16_bits(block: Block, module: Any, dtype: Any, device: Any) -> Any:
     return copied.to(device=device, dtype=dtype).train(module.training)
 
 
+def _without_what_hangs_on_it(module: Any) -> Any:
+    """A copy, but not of hooks and their like: what they are bound to would be copied with them."""
+    hung: list[Any] = []
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        memo |= {id(vars(part)[name]): OrderedDict() for name in _HOOKS if vars(part).get(name)}
+        hung += [vars(part)[name] for name in _HUNG if name in vars(part)]
+    memo |= {id(one): one for one in hung}
+    copied = copy.deepcopy(module, memo)
+    for part in copied.modules():
+        for name in _HUNG:
+            vars(part).pop(name, None)
+        part._compiled_call_impl = None
+    return copied
+
+
 def _bias(layer: Any) -> Any:
     core = getattr(layer, "base_layer", layer)
     bias = getattr(core, "bias", None)
     return bias if bias is not None and bias.numel() else None
 
 
-def _weight(layer: Any, dtype: Any) -> Any:
+def _weight(layer: Any, dtype: Any, *, trains: bool) -> Any:
     """The weight of a layer as a plain tensor, with its LoRA."""
     core = getattr(layer, "base_layer", layer)
     plain = _dequantised(core).to(dtype)
     if core is not layer and not getattr(layer, "merged", False):
+        if trains and any(p.requires_grad for p in layer.parameters()):
+            raise RefusedError("its LoRA trains beside it, and merged it would not")
         for adapter in layer.active_adapters:
             plain = plain + layer.get_delta_weight(adapter).to(dtype)
     return plain
 
 
 def _dequantised(layer: Any) -> Any:
-    """A layer's weight as a tensor whose values are what it multiplies by.
+    """A layer's weight as a tensor whose values are what it multiplies by; of a class of one's own if it does no more.
 
     Raises:
         RefusedError: for layers that do more than multiply, or whose weights this does not know how to turn back.
@@ -77,16 +92,39 @@ def _dequantised(layer: Any) -> Any:
     kind = type(layer)
     called = f"{kind.__module__.partition('.')[0]}'s {kind.__name__}"
     engine = kind.__module__.startswith("transformer_engine") and kind.__name__ == "Linear"
-    if not isinstance(layer, torch.nn.Linear) and not engine:
+    if not engine and not (isinstance(layer, torch.nn.Linear) and _multiplies_alone(layer)):
         raise RefusedError(f"{called} has no plain counterpart that a copy could have in its place")
     weight = layer.weight.data
     if type(weight) in (torch.Tensor, torch.nn.Parameter):
-        scaled = any(getattr(layer, name, None) is not None for name in _SCALES)
-        if weight.is_floating_point() and not scaled and weight.dim() == 2:
+        if weight.is_floating_point() and weight.dim() == 2 and not _has_scales(layer):
             return weight
     elif hasattr(weight, "dequantize"):
         return weight.dequantize()
     raise RefusedError(f"{called} keeps its weights in a form that cannot be turned back here")
+
+
+def _has_scales(layer: Any) -> bool:
+    return any(getattr(layer, name, None) is not None for name in _SCALES)
+
+
+def _multiplies_alone(layer: Any) -> bool:
+    """Whether a layer gives its input times its weight; one that has a forward of its own is called for it."""
+    import torch
+
+    kind, weight = type(layer), layer.weight.data
+    plain = type(weight) in (torch.Tensor, torch.nn.Parameter) and weight.is_floating_point() and weight.dim() == 2
+    plain = plain and not _has_scales(layer)
+    if kind.forward is torch.nn.Linear.forward or kind.__module__.startswith("torchao") or not plain:
+        return True
+    dtype = torch.bfloat16 if weight.element_size() == 1 else weight.dtype
+    x = torch.randn(16, layer.in_features, device=weight.device, dtype=dtype)
+    bias = None if layer.bias is None else layer.bias.data.to(dtype)
+    try:
+        with torch.no_grad():
+            error = relative_error(layer(x), torch.nn.functional.linear(x, weight.to(dtype), bias))
+    except Exception:
+        return False
+    return error <= ERROR_LIMITS["e4m3"]
 
 
 def linears(module: Any) -> dict[str, tuple[int, int]]:

@@ -18,7 +18,7 @@ HOST_IS_AHEAD = 0.8
 
 @dataclass(frozen=True)
 class Counted:
-    """How many of a kind of blocks a step calls, and what one takes."""
+    """How often a step calls a kind of blocks, and what one takes."""
 
     count: int
     time: BlockTime
@@ -26,7 +26,7 @@ class Counted:
 
 def as_it_is_of(blocks: Sequence[Block], times: Mapping[str, BlockTime]) -> dict[str, Counted]:
     """The blocks as they are, by key."""
-    return {block.key: Counted(block.count, times[block.key]) for block in blocks if block.key in times}
+    return {block.key: Counted(block.count * block.calls, times[block.key]) for block in blocks if block.key in times}
 
 
 def whole_step(

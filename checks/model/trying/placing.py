@@ -15,6 +15,8 @@ from fp8doctor.measuring.statistics import estimate
 from fp8doctor.measuring.stepping import Meter
 
 STEPS, WARM_STEPS = 20, 3
+# Where torch.nn.Module keeps what it is made of.
+_MADE_OF = ("_parameters", "_buffers", "_modules")
 # What Module.__call__ hands a call over to, where it is set. Set as any attribute, a module there would become a child.
 _HANDED_TO = "_compiled_call_impl"
 
@@ -84,13 +86,15 @@ def _silent(block: Block, member: Any) -> Any:
         def forward(self, *arguments: Any, **keywords: Any) -> Any:
             leaves = _pytree.tree_leaves((arguments, keywords))
             before = next((leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.requires_grad), None)
+            if before is None and parameters:
+                before = torch.zeros((), device=parameters[0].device, requires_grad=True)
             if before is None:
                 return block.output
             return _pytree.tree_map_only(torch.Tensor, lambda t: HandOn.apply(t, before), block.output)
 
     silent = Silent().train(member.training)
-    # What a model may ask its blocks for beside calling them.
+    # What a model may ask its blocks for beside calling them, and a step for their parameters.
     for name, value in vars(member).items():
-        if not name.startswith("_") and name not in vars(silent):
+        if name in _MADE_OF or (not name.startswith("_") and name not in vars(silent)):
             vars(silent)[name] = value
     return silent
