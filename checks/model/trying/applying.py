@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from fp8doctor.checks.ladder.conversions import around
-from fp8doctor.checks.ladder.outcomes import failure
 from fp8doctor.checks.ladder.slugs import config_of
 from fp8doctor.checks.model.trying.attention import SDPA, with_sdpa
 from fp8doctor.checks.model.trying.placing import in_their_place
-from fp8doctor.checks.model.trying.trials import Trier
+from fp8doctor.checks.model.trying.trials import Trier, ended
 from fp8doctor.measuring.statistics import estimate
 from fp8doctor.measuring.stepping import Meter
 from fp8doctor.observed import Check, Trial
@@ -62,8 +61,7 @@ def checked(trier: Trier, model: Any, step: Callable[[], Any], trial: Trial) -> 
         del replacements
         now += _times(meter, step, TIMED_S / 3)
     except Exception as error:
-        said = failure(error)
-        return Check(trial.config, str(said["outcome"]), str(said["error"]), estimated_ms=trial.step_ms)
+        return Check(trial.config, *ended(error), estimated_ms=trial.step_ms)
     finally:
         if meter.on_gpu:
             trier.torch.cuda.empty_cache()

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from fp8doctor.checks.ladder.conversions import OWN_SWITCH
+from fp8doctor.checks.ladder.conversions import OWN_SWITCH, RefusedError
 from fp8doctor.observed import Model
 
 # The modifier of a configuration (checks/ladder/slugs.py).
@@ -30,17 +30,23 @@ def with_sdpa(model: Any) -> Iterator[None]:
 
     transformers keeps the name in its configurations (PreTrainedModel.set_attn_implementation), diffusers in each
     attention's processor (ModelMixin.set_attention_backend).
+
+    Raises:
+        RefusedError: if neither is there.
     """
-    if hasattr(model, "set_attn_implementation"):
-        before = model.config._attn_implementation
-        model.set_attn_implementation("sdpa")
+    switched = [m for m in model.modules() if hasattr(m, "set_attn_implementation")]
+    if switched:  # the outermost one tells those inside of it
+        before = switched[0].config._attn_implementation
         try:
+            switched[0].set_attn_implementation("sdpa")
             yield
         finally:
-            model.set_attn_implementation(before)
+            switched[0].set_attn_implementation(before)
         return
     processors = [p for m in model.modules() if (p := getattr(m, "processor", None)) is not None]
     chosen = [(p, p._attention_backend) for p in processors if hasattr(p, "_attention_backend")]
+    if not chosen:
+        raise RefusedError("this model has no switch for its attention; models of transformers and diffusers have")
     for processor, _ in chosen:
         processor._attention_backend = None
     try:

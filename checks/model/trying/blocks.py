@@ -41,6 +41,8 @@ class Block:
     # How often a step calls each of them, and whether a backward does once more (gradient checkpointing).
     calls: int = 1
     again_in_backward: bool = False
+    # Its kind as they stand in the list, where torch.compile may have wrapped them.
+    as_they_stand: list[Any] = field(default_factory=list)
 
     def tensors(self) -> list[Any]:
         """All tensors that it is called with."""
@@ -128,7 +130,8 @@ def _noting(name: str, kind: int, alike: list[Any], found: list[Block]) -> Itera
                 block.calls += not in_backward
                 return
         kept = _pytree.tree_map_only(torch.Tensor, _kept, (arguments, keywords))
-        found.append(Block(name, own(first), [own(one) for one in alike], kept[0], kept[1], kind, _on_now(torch)))
+        plain, around = [own(one) for one in alike], _on_now(torch)
+        found.append(Block(name, plain[0], plain, kept[0], kept[1], kind, around, as_they_stand=alike))
 
     def note_output(module: Any, arguments: Any, output: Any) -> None:
         block = next((block for block in found if block.module is own(first)), None)

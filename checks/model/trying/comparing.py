@@ -5,9 +5,10 @@ torch is imported inside: this runs where the model is.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fp8doctor.checks.ladder.comparing import Reference
@@ -27,6 +28,33 @@ def output_of(block: Block, module: Any) -> Any:
 
     with torch.no_grad():
         return first_tensor(block.call(module))
+
+
+def compared_output(block: Block, module: Any) -> Any:
+    """The same in FP32 on the host, with nothing dropped at random: what two modules give can be compared."""
+    with without_dropout(module):
+        return output_of(block, module).float().cpu()
+
+
+@contextlib.contextmanager
+def without_dropout(module: Any) -> Iterator[None]:
+    """A module that drops nothing; afterwards it does as before."""
+    dropping = dropouts(module)
+    for part in dropping:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in dropping:
+            part.training = True
+
+
+def dropouts(module: Any) -> list[Any]:
+    """The parts of a module that drop values at random, so that two calls differ."""
+    import torch
+
+    kinds = (torch.nn.Dropout, torch.nn.Dropout1d, torch.nn.Dropout2d, torch.nn.Dropout3d, torch.nn.AlphaDropout)
+    return [part for part in module.modules() if isinstance(part, kinds) and part.training and part.p > 0]
 
 
 def first_tensor(output: Any) -> Any:
@@ -55,7 +83,7 @@ def reference_of(block: Block, plain: Any) -> Reference:
         if isinstance(part, torch.nn.Linear)
     ]
     try:
-        output = output_of(block, plain).float().cpu()
+        output = compared_output(block, plain)
     finally:
         for handle in handles:
             handle.remove()
@@ -76,7 +104,7 @@ def _bf16_error(block: Block, plain: Any, output: Any) -> float | None:
 
     try:
         wide = copy.deepcopy(plain).float()
-        return relative_error(output, output_of(block.cast(torch.bfloat16, torch.float32), wide).float().cpu())
+        return relative_error(output, compared_output(block.cast(torch.bfloat16, torch.float32), wide))
     except Exception:  # no memory for it, or a type that it insists on
         return None
 

@@ -138,8 +138,9 @@ def linears(module: Any) -> dict[str, tuple[int, int]]:
     }
 
 
-def dropping(module: Any) -> bool:
-    """Whether a block drops values at random, so that two calls differ."""
+def left_alone(module: Any, names: tuple[str, ...]) -> list[str]:
+    """Those of some linear layers that are as they were in plain 16 bits, after they were to be converted."""
     import torch
 
-    return bool(module.training) and any(isinstance(p, torch.nn.Dropout) and p.p > 0 for p in module.modules())
+    parts = ((name, module.get_submodule(name)) for name in names)
+    return [name for name, part in parts if type(part) is torch.nn.Linear and type(part.weight.data) is torch.Tensor]

@@ -16,17 +16,17 @@ from importlib.util import find_spec
 from typing import Any
 
 from fp8doctor.checks.ladder.comparing import Reference
-from fp8doctor.checks.ladder.conversions import BASES, RefusedError, around
+from fp8doctor.checks.ladder.conversions import BASES, Convert, RefusedError, around
 from fp8doctor.checks.ladder.naming import label
 from fp8doctor.checks.ladder.outcomes import failure
 from fp8doctor.checks.ladder.slugs import Config, config_of
-from fp8doctor.checks.model.plan import State, state_of
+from fp8doctor.checks.model.plan import PLAIN, State, state_of
 from fp8doctor.checks.model.trying.attention import SDPA, by_hand, with_sdpa
 from fp8doctor.checks.model.trying.block_times import BlockTime, time_blocks
 from fp8doctor.checks.model.trying.blocks import IN_TURN, Block, kinds_of_blocks
 from fp8doctor.checks.model.trying.choosing import is_inexact, kept_back
-from fp8doctor.checks.model.trying.comparing import layer_errors, output_of, reference_of
-from fp8doctor.checks.model.trying.converting import dropping, in_16_bits, linears
+from fp8doctor.checks.model.trying.comparing import compared_output, dropouts, layer_errors, output_of, reference_of
+from fp8doctor.checks.model.trying.converting import in_16_bits, left_alone, linears
 from fp8doctor.checks.model.trying.estimating import as_it_is_of, whole_step
 from fp8doctor.checks.model.trying.layer_times import sizes, timed
 from fp8doctor.checks.model.trying.placing import outside
@@ -34,6 +34,7 @@ from fp8doctor.checks.torch_build.numerics import relative_error
 from fp8doctor.checks.transformer_engine.cudnn import keep_torchs_cudnn
 from fp8doctor.measuring.stepping import Meter
 from fp8doctor.observed import AS_IT_IS, LayerError, LayerGain, Model, Trial
+from fp8doctor.observing.looking import compiled_names
 
 # What is tried, the most telling first: what a run of a minute tries of a workload (checks/ladder/slugs.py), and
 # Transformer Engine where it is imported already, or may be.
@@ -54,6 +55,7 @@ TRAINING = (
 _ENGINE = "transformer_engine"
 # A trial is begun if the longest so far fits this often into what is left.
 ROOM = 1.5
+_NONE_LEFT = "no layer is left that FP8 would take and gain by"
 WORST = 5
 # Entries of the error limits (checks/torch_build/numerics.py) by what a model's layers multiply in.
 _NUMERICS = {"fp8": "e4m3", "fp4": "nvfp4", "int8": "int8"}
@@ -82,16 +84,15 @@ def tried(trier: Trier, model: Any, step: Callable[[], Any], left_s: Callable[[]
     configs = trier.configurations()
     for index, config in enumerate(configs):
         if left_s() < ROOM * longest:
-            trier.found = replace(trier.found, untried=f"no time was left for {', '.join(map(label, configs[index:]))}")
+            left = [label(one) for one in configs[index:] if one != AS_IT_IS]
+            trier.found = replace(trier.found, untried=f"no time was left for {', '.join(left) or 'its blocks'}")
             yield trier.found
             return
         began = time.monotonic()
-        if SDPA in config and not trier.attends_by_sdpa:
-            trier.attend_by_sdpa(model, step)
         if "-fp8" in config and trier.found.gains is None:
             trier.found = replace(trier.found, gains=trier.gains(left_s))
             yield trier.found
-        trier.found = replace(trier.found, trials=(*(trier.found.trials or ()), trier.trial(config)))
+        trier.found = replace(trier.found, trials=(*(trier.found.trials or ()), trier.trial(config, step)))
         longest = max(longest, time.monotonic() - began)
         yield trier.found
 
@@ -109,7 +110,7 @@ class Trier:
     def __init__(self, found: Model, model: Any, blocks: list[Block], *, may_import: bool = False) -> None:
         import torch
 
-        self.torch, self.found, self.blocks = torch, found, blocks
+        self.torch, self.found, self.model, self.blocks = torch, found, model, blocks
         self.with_engine = _ENGINE in sys.modules or (may_import and find_spec(_ENGINE) is not None)
         placed = next((p for p in model.parameters() if not p.is_meta), None)
         self.device = placed.device if placed is not None else torch.device("cpu")
@@ -123,15 +124,18 @@ class Trier:
         self.outside: BlockTime | None = None
 
     def configurations(self) -> list[str]:
-        """What is tried, in order: of a model that attends by hand, all but plain BF16 with torch's attention."""
+        """What is tried, in order: of a model that attends by hand, all but plain BF16 with torch's attention.
+
+        What it is already is not tried.
+        """
         every = TRAINING if self.found.training else INFERENCE
         listed = [config for config in every if self.with_engine or not config.startswith("te-")]
-        if state_of(self.found) == State(base="torch-bf16", sdpa=True, compiled=False):
-            return [AS_IT_IS, *listed[1:]]  # it is that already
-        if not by_hand(self.found):
-            return [AS_IT_IS, *listed]
-        with_attention = ("+".join([base, SDPA, *rest]) for base, *rest in (config.split("+") for config in listed))
-        return [AS_IT_IS, listed[0], *with_attention]
+        if by_hand(self.found):
+            split = (config.split("+") for config in listed)
+            with_attention = ["+".join([base, SDPA, *modifiers]) for base, *modifiers in split]
+            listed = [*(config for config in listed if config == PLAIN), *with_attention]
+        is_plain = replace(state_of(self.found), sdpa=True) == State(base=PLAIN, sdpa=True, compiled=False)
+        return [AS_IT_IS, *(config for config in listed if config != PLAIN or not is_plain)]
 
     def time_outside(self, model: Any, step: Callable[[], Any]) -> None:
         """Time the step without its blocks, if it can be called so."""
@@ -139,13 +143,13 @@ class Trier:
             self.outside = outside(self.meter, model, self.blocks, step)
             self.found = replace(self.found, outside_ms=self.outside.device_ms, outside_host_ms=self.outside.host_ms)
 
-    def attend_by_sdpa(self, model: Any, step: Callable[[], Any]) -> None:
+    def attend_by_sdpa(self, step: Callable[[], Any]) -> None:
         """From here blocks are called as the model calls them when its attention is torch's."""
+        with with_sdpa(self.model):
+            self.blocks = kinds_of_blocks(self.model, step)
         self.attends_by_sdpa = True
-        with with_sdpa(model):
-            self.blocks = kinds_of_blocks(model, step)
 
-    def trial(self, config: str) -> Trial:
+    def trial(self, config: str, step: Callable[[], Any]) -> Trial:
         """One configuration; what it raises is its outcome."""
         if config == AS_IT_IS:
             return self._baseline()
@@ -155,10 +159,11 @@ class Trier:
         if not self.as_it_is:
             return Trial(config, named, "failed", "the blocks cannot be called by themselves")
         try:
+            if SDPA in config and not self.attends_by_sdpa:
+                self.attend_by_sdpa(step)
             return self._converted(config_of(config), named)
         except Exception as error:
-            said = failure(error)
-            return Trial(config, named, str(said["outcome"]), str(said["error"]))
+            return Trial(config, named, *ended(error))
         finally:
             if self.meter.on_gpu:
                 self.torch.cuda.empty_cache()
@@ -173,17 +178,20 @@ class Trier:
                 (block.layer_name(name), block.count, rows[name], *shapes[name]) for name in rows if name in shapes
             ]
         scaling = "tensorwise" if self.blocks[0].module.training else "rowwise"
-        found = timed(sizes(layers), self.device, scaling, left_s)
+        try:
+            found = timed(sizes(layers), self.device, scaling, left_s)
+        except Exception:  # no memory for operands, or a clock that does not work here
+            return ()
         self.layer_gains = {(gain.rows or 0, gain.k or 0, gain.n or 0): gain for gain in found}
         return tuple(found)
 
     def _baseline(self) -> Trial:
         step = self.found.run.step_ms if self.found.run else None
         try:
-            several = {block.key: block.alike for block in self.blocks}
+            several = {block.key: block.as_they_stand for block in self.blocks}
             self.as_it_is = time_blocks(self.meter, self.blocks, several)
         except Exception as error:
-            return Trial(AS_IT_IS, "as it is", "failed", str(failure(error)["error"]))
+            return Trial(AS_IT_IS, "as it is", *ended(error))
         times = {key: time.device_ms for key, time in self.as_it_is.items()}
         host = {key: time.host_ms for key, time in self.as_it_is.items()}
         trial = Trial(AS_IT_IS, "as it is", "ok", blocks_ms=times, host_ms=host, step_ms=step)
@@ -199,10 +207,11 @@ class Trier:
         numerics = next((name for kind, name in _NUMERICS.items() if formats[kind]), "bf16")
         errors, limits = [], []
         for block in self.blocks:
-            if dropping(block.module):
-                return trial
+            stands = block.as_they_stand[0]
+            if dropouts(block.module) and compiled_names(stands):
+                return trial  # without them it would be compiled anew
             reference = self._reference(block)
-            errors.append(relative_error(output_of(block, block.module).float().cpu(), reference.output))
+            errors.append(_off(block, stands, reference))
             limits.append(reference.limit(numerics))
         return _judged(trial, errors, limits)
 
@@ -210,15 +219,20 @@ class Trier:
         times: dict[str, BlockTime] = {}
         errors, limits, worst, compile_s = [], [], [], 0.0
         kept: dict[str, str] = {}
+        in_16_bits_alone = BASES[config.base][1] == "bf16"
+        if not in_16_bits_alone and not any(map(self._taken, self.blocks)):
+            raise RefusedError(_NONE_LEFT)
+        converts = in_16_bits_alone
         for block in self.blocks:
             reference = self._reference(block)
             several, left, lost = self.converted(block, config, block.alike[:IN_TURN])
             kept |= {block.layer_name(name): why for name, why in left.items()}
+            converts |= len(left) < len(self.shapes[block.key])
             worst += lost
-            drops = dropping(block.module)
+            drops = bool(dropouts(several[0]))
             called = self._plain_call(block)
             with around(config.base, config.modifiers, self.a_copy(several[0])):  # type: ignore[arg-type]
-                if drops:  # compared before it is compiled: a compiled dropout draws other numbers
+                if drops:  # compared before it is compiled: without its dropouts it would be compiled anew
                     errors.append(_off(called, several[0], reference))
                 if config.compiled:
                     for one in several:
@@ -231,6 +245,8 @@ class Trier:
                 compile_s += time.monotonic() - began
                 limits.append(reference.limit(config.numerics))
                 times |= time_blocks(self.meter, [called], {block.key: several})
+        if not converts:
+            raise RefusedError(_NONE_LEFT)
         trial = Trial(
             config=config.slug,
             label=named,
@@ -251,33 +267,59 @@ class Trier:
         Raises:
             RefusedError: if the blocks cannot be turned back to 16 bits, or the library does not do this.
         """
+        with with_sdpa(self.model) if SDPA in config.modifiers else contextlib.nullcontext():
+            return self._members_converted(block, config, members)
+
+    def _members_converted(
+        self, block: Block, config: Config, members: list[Any]
+    ) -> tuple[list[Any], dict[str, str], list[LayerError]]:
         convert, numerics = BASES[config.base]
         left: dict[str, str] = {}
         lost: list[LayerError] = []
         found: list[Any] = []
-        rows = self._reference(block).rows
         for member in members:
             plain = in_16_bits(block, member, self.dtype, self.device)
             if numerics != "bf16":
-                left = left or kept_back(linears(plain), rows, self.layer_gains)
-                names = tuple(name for name in linears(plain) if name not in left)
-                if not names:
-                    raise RefusedError("no layer is left that FP8 would take and gain by")
-                convert(self.a_copy(plain), names)  # type: ignore[arg-type]
+                names = tuple(name for name in self._taken(block) if name not in left)
+                self._convert(convert, plain, names)
                 if not found and numerics == "e4m3" and not block.module.training:
-                    lost = self._lost(block, plain, names)
+                    lost = self._lost(block, plain, names, config)
                     if inexact := [name for name in names if _is_among(block.layer_name(name), lost)]:
-                        left |= dict.fromkeys(inexact, "inexact")
+                        left = dict.fromkeys(inexact, "inexact")
                         plain = in_16_bits(block, member, self.dtype, self.device)
-                        names = tuple(name for name in names if name not in left)
-                        convert(self.a_copy(plain), names)  # type: ignore[arg-type]
+                        self._convert(convert, plain, tuple(name for name in names if name not in left))
             found.append(plain)
+        if numerics != "bf16":
+            left |= self._kept_back(block)
         return found, left, lost
 
-    def _lost(self, block: Block, converted: Any, names: tuple[str, ...]) -> list[LayerError]:
+    def _kept_back(self, block: Block) -> dict[str, str]:
+        """The layers that FP8 does not take or would not gain by; what one kind of a list keeps, all of it keep."""
+        kept: dict[str, str] = {}
+        for one in self.blocks:
+            if one.name == block.name:
+                rows = self._reference(one).rows
+                kept |= kept_back(self.shapes[one.key], rows, self.layer_gains)
+        return kept
+
+    def _taken(self, block: Block) -> list[str]:
+        """The others."""
+        kept = self._kept_back(block)
+        return [name for name in self.shapes[block.key] if name not in kept]
+
+    def _convert(self, convert: Convert, plain: Any, names: tuple[str, ...]) -> None:
+        """Convert some layers of a copy; none of a block that has none that FP8 takes."""
+        if not names:
+            return
+        convert(self.a_copy(plain), names)  # type: ignore[arg-type]
+        if left := left_alone(plain, names):
+            raise RefusedError(f"{len(left)} of {len(names)} linear layers were left as they were ({left[0] or 'it'})")
+
+    def _lost(self, block: Block, converted: Any, names: tuple[str, ...], config: Config) -> list[LayerError]:
         try:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(self.torch.no_grad())
+                stack.enter_context(around(config.base, config.modifiers, self.a_copy(converted)))  # type: ignore[arg-type]
                 plain = in_16_bits(block, block.module, self.dtype, self.device)
                 return layer_errors(self._plain_call(block), plain, converted, names)
         except RuntimeError:  # a layer that cannot be called by itself; the trial will say why
@@ -299,14 +341,21 @@ class Trier:
     def _reference(self, block: Block) -> Reference:
         """What the block gives in BF16, and by how much that is off FP32."""
         if block.key not in self.references:
-            plain = in_16_bits(block, block.module, self.dtype, self.device)
+            with with_sdpa(self.model) if self.attends_by_sdpa else contextlib.nullcontext():
+                plain = in_16_bits(block, block.module, self.dtype, self.device)
             self.references[block.key] = reference_of(self._plain_call(block), plain)
             self.shapes[block.key] = linears(plain)
         return self.references[block.key]
 
 
+def ended(error: Exception) -> tuple[str, str]:
+    """The outcome and the detail of what raised."""
+    said = failure(error)
+    return "failed" if said["outcome"] == "error" else str(said["outcome"]), str(said["error"])
+
+
 def _off(block: Block, module: Any, reference: Reference) -> float:
-    return relative_error(output_of(block, module).float().cpu(), reference.output)
+    return relative_error(compared_output(block, module), reference.output)
 
 
 def _is_among(name: str, errors: list[LayerError]) -> bool:
@@ -315,12 +364,11 @@ def _is_among(name: str, errors: list[LayerError]) -> bool:
 
 
 def _judged(trial: Trial, errors: list[float], limits: list[float]) -> Trial:
-    """The trial with its error against BF16, and whether its format explains that."""
-    wrong = any(not error <= limit for error, limit in zip(errors, limits, strict=True))
-    largest = max(errors)
+    """The trial with its error against BF16, and whether its format explains that; of the block that comes nearest."""
+    error, limit = max(zip(errors, limits, strict=True), key=lambda pair: pair[0] / pair[1])
     return replace(
         trial,
-        outcome="wrong" if wrong else "ok",
-        relative_error=round(largest, 5) if math.isfinite(largest) else None,
-        error_limit=round(min(limits), 4),
+        outcome="ok" if error <= limit else "wrong",
+        relative_error=round(error, 5) if math.isfinite(error) else None,
+        error_limit=round(limit, 5),
     )
