@@ -22,6 +22,8 @@ WARM_STEPS = 3
 HOST_SAMPLES = 5
 # A spinning kernel counts clock cycles: by the fastest clock it lasts as long as is asked at least; here twice as long.
 SPIN, FASTEST_CLOCK_HZ = 2.0, 2.6e9
+# How often a sample is taken whose spin was over too early, each time behind one twice as long.
+HELD_TRIES = 3
 
 
 @dataclass
@@ -77,10 +79,10 @@ class Meter:
         if not self.on_gpu:
             return [1e3 * self.first(call) for _ in range(steps)]
         ends = [self.torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
-        ends[0].record()
+        self._record(ends[0])
         for end in ends[1:]:
             call()
-            end.record()
+            self._record(end)
         self.wait()
         return [before.elapsed_time(after) for before, after in pairwise(ends)]
 
@@ -98,16 +100,37 @@ class Meter:
         if not self.on_gpu:
             return self.steps_ms(call, steps)
         found = []
+        spin_ms, tries = SPIN * host_ms, HELD_TRIES
         for _ in range(steps):
-            begin, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
-            self.wait()
-            self.torch.cuda._sleep(int(SPIN * host_ms * 1e-3 * FASTEST_CLOCK_HZ))
-            begin.record()
-            call()
-            end.record()
-            self.wait()
-            found.append(begin.elapsed_time(end))
+            spin_now = spin_ms
+            for _ in range(tries):
+                took_ms, held = self._behind_a_spin(call, spin_now)
+                if held:
+                    spin_ms = spin_now  # what was too short once would be so again
+                    break
+                spin_now *= 2
+            else:
+                tries = 1  # no spin is long enough where the host waits for the device
+            found.append(took_ms)
         return found
+
+    def _behind_a_spin(self, call: Callable[[], Any], spin_ms: float) -> tuple[float, bool]:
+        """Milliseconds of a step that waited behind a spin, and whether the host had asked for it in time."""
+        begin, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self.wait()
+        with self.torch.cuda.device(self.device):
+            self.torch.cuda._sleep(int(spin_ms * 1e-3 * FASTEST_CLOCK_HZ))
+        self._record(begin)
+        call()
+        held = not begin.query()
+        self._record(end)
+        self.wait()
+        return float(begin.elapsed_time(end)), held
+
+    def _record(self, event: Any) -> None:
+        """Mark where the device's stream is: an event is the current device's, which may be another one."""
+        with self.torch.cuda.device(self.device):
+            event.record()
 
     def host_ms(self, call: Callable[[], Any]) -> list[float]:
         """Milliseconds until the host has asked for a step, of a device that is idle when it begins.
