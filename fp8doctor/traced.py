@@ -169,6 +169,8 @@ class Trace(Facts, key="trace"):
     span_us: float | None = None
     busy_us: float | None = None
     idle_us: float | None = None
+    # Idle time that the profiler itself caused and that is taken off all of these, where the steps were clocked too.
+    profiler_us: float | None = None
     # What the host did while the GPU was idle: launching (in an operator or a launch call), waiting in a synchronising
     # call, anything else (sleeping, loading data, Python outside any operator).
     idle_launching_us: float | None = None

@@ -16,6 +16,7 @@ from fp8doctor.model import Facts
 from fp8doctor.observed import Model, StepRun
 from fp8doctor.observing import compiling, looking, memory, running
 from fp8doctor.observing.keeping import as_it_was
+from fp8doctor.observing.recorded import without_profiler
 from fp8doctor.observing.watching import Watch, Watcher
 from fp8doctor.reading.trace import NotATraceError, add_up
 from fp8doctor.traced import Trace
@@ -75,7 +76,8 @@ def examine_model(
             file = Path(folder) / "trace.json"
             try:
                 running.record(call, file, device)
-                facts[Trace.key] = add_up([file], registry.kernels)
+                trace = add_up([file], registry.kernels)
+                facts[Trace.key] = without_profiler(trace, run.step_ms.median) if run.step_ms else trace
             except (RuntimeError, NotATraceError) as error:
                 run = dataclasses.replace(run, error=running.in_a_line(error), failed_at="profiling")
             found = dataclasses.replace(found, memory=memory.of_step(model, call, device, gradients))

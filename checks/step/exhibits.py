@@ -38,10 +38,12 @@ def where_time_went(trace: Trace) -> Exhibit | None:
     drawn += [(label, us) for label, us in idle if us]
     whole = "a step" if trace.steps else "the recording"
     earlier = f" ({(trace.before_us or 0.0) / 1e3:,.1f} ms launched earlier are left out)" if trace.before else ""
+    own_ms = shown(trace, trace.profiler_us or 0.0) / 1e3
+    profilers = f" ({own_ms:,.1f} ms {a_step(trace)} of the profiler's own are taken off)" if own_ms else ""
     return Exhibit(
         id="step-time",
         kind="bars",
-        title=f"where {whole}'s time went, us {a_step(trace)} on the GPU{earlier}",
+        title=f"where {whole}'s time went, us {a_step(trace)} on the GPU{earlier}{profilers}",
         unit="us",
         rows=tuple(
             {"label": f"{label}, {part(us, span)}", "value": round(shown(trace, us), 1), "start": 0, "ratio": None}

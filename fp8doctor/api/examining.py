@@ -16,6 +16,8 @@ from fp8doctor import store
 from fp8doctor.api.assembling import knowledge, live_report
 from fp8doctor.judging.report import Report
 from fp8doctor.model import Facts, Mode, ProbeRun, Request, Shape
+from fp8doctor.observed import Model
+from fp8doctor.observing.recorded import without_profiler
 from fp8doctor.plain import to_plain
 from fp8doctor.registry import Registry
 from fp8doctor.traced import Trace
@@ -132,7 +134,7 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
             report = live_report(registry, schedule.runs, time.monotonic() - started, "live")
             raise InterruptedExaminationError(_marked_interrupted(report)) from None
         if request.trace_file is not None:
-            runs = {**runs, **_recorded(Path(request.trace_file), registry)}
+            runs = {**runs, **_recorded(Path(request.trace_file), registry, runs.get(Model.key))}
     return live_report(registry, runs, time.monotonic() - started, "live" if options.model is None else "model")
 
 
@@ -151,16 +153,19 @@ def look(facts_type: type[F]) -> F | None:
     return facts if isinstance(facts, facts_type) else None
 
 
-def _recorded(file: Path, registry: Registry) -> dict[str, ProbeRun[Facts]]:
-    """What a profiler wrote in a child, added up here; nothing if it wrote nothing."""
+def _recorded(file: Path, registry: Registry, looked: ProbeRun[Facts] | None) -> dict[str, ProbeRun[Facts]]:
+    """What a profiler wrote in a child, added up here with the model's clock; nothing if it wrote nothing."""
     from fp8doctor.reading.trace import NotATraceError, add_up
 
     if not file.exists():
         return {}
     try:
-        return {Trace.key: ProbeRun("ok", add_up([file], registry.kernels))}
+        trace = add_up([file], registry.kernels)
     except NotATraceError as error:
         return {Trace.key: ProbeRun("garbage", detail=str(error))}
+    model = looked.facts if looked is not None and isinstance(looked.facts, Model) else None
+    clocked = model.run.step_ms if model is not None and model.run is not None else None
+    return {Trace.key: ProbeRun("ok", without_profiler(trace, clocked.median) if clocked is not None else trace)}
 
 
 def _to_resume(path: Path, registry: Registry) -> dict[str, dict[str, Any]]:
