@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fp8doctor.checks.model.trying.remembering import Remembered, of_its_own
 from fp8doctor.checks.transformer_engine.layers import autocast_now
 from fp8doctor.observing.looking import own, repeated
 
@@ -43,6 +44,10 @@ class Block:
     again_in_backward: bool = False
     # Its kind as they stand in the list, where torch.compile may have wrapped them.
     as_they_stand: list[Any] = field(default_factory=list)
+    # Which of the tensors that it is called with it overwrites, by their place among the leaves of its arguments.
+    overwritten: frozenset[int] = frozenset()
+    # What else it changes of that which it is called with.
+    remembered: Remembered = field(default_factory=lambda: Remembered(()))
 
     def tensors(self) -> list[Any]:
         """All tensors that it is called with."""
@@ -70,7 +75,18 @@ class Block:
         with contextlib.ExitStack() as stack:
             for around in self.around:
                 stack.enter_context(around())
-            return module(*self.arguments, **self.keywords)
+            arguments, keywords = self._given()
+            self.remembered.restore()
+            return module(*arguments, **keywords)
+
+    def _given(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not self.overwritten:
+            return self.arguments, self.keywords
+        from torch.utils import _pytree
+
+        leaves, spec = _pytree.tree_flatten((self.arguments, self.keywords))
+        given = [leaf.clone() if place in self.overwritten else leaf for place, leaf in enumerate(leaves)]
+        return _pytree.tree_unflatten(given, spec)  # type: ignore[no-any-return]
 
     def cast(self, before: Any, after: Any) -> Block:
         """The same, called with tensors of another type; autocasts do that by themselves."""
@@ -83,7 +99,7 @@ class Block:
             return _kept(tensor, after) if tensor.dtype == before else tensor
 
         moved = torch.utils._pytree.tree_map_only(torch.Tensor, moved_one, (self.arguments, self.keywords))
-        return replace(self, arguments=moved[0], keywords=moved[1])
+        return replace(self, arguments=moved[0], keywords=moved[1], remembered=Remembered(moved))
 
 
 def kinds_of_blocks(model: Any, step: Callable[[], Any]) -> list[Block]:
@@ -120,6 +136,7 @@ def _noting(name: str, kind: int, alike: list[Any], found: list[Block]) -> Itera
     from torch.utils import _pytree
 
     first = alike[0]
+    versions: list[tuple[Any, int]] = []
     compiled = getattr(first, "_compiled_call_impl", None)
 
     def note(module: Any, arguments: Any, keywords: Any) -> None:
@@ -129,13 +146,18 @@ def _noting(name: str, kind: int, alike: list[Any], found: list[Block]) -> Itera
                 block.again_in_backward |= in_backward
                 block.calls += not in_backward
                 return
-        kept = _pytree.tree_map_only(torch.Tensor, _kept, (arguments, keywords))
+        versions.extend((leaf, _version(leaf)) for leaf in _pytree.tree_leaves((arguments, keywords)))
+        kept = _pytree.tree_map(_own, (arguments, keywords))
         plain, around = [own(one) for one in alike], _on_now(torch)
         found.append(Block(name, plain[0], plain, kept[0], kept[1], kind, around, as_they_stand=alike))
+        found[-1].remembered = Remembered(kept)
 
     def note_output(module: Any, arguments: Any, output: Any) -> None:
         block = next((block for block in found if block.module is own(first)), None)
         if block is not None and block.output is None:
+            changed = [place for place, (leaf, version) in enumerate(versions) if _version(leaf) != version]
+            block.overwritten = frozenset(changed)
+            versions.clear()
             block.output = _pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), output)
 
     if compiled is not None:
@@ -148,6 +170,19 @@ def _noting(name: str, kind: int, alike: list[Any], found: list[Block]) -> Itera
             handle.remove()
         if compiled is not None:
             first._compiled_call_impl = compiled
+
+
+def _own(leaf: Any) -> Any:
+    import torch
+
+    return _kept(leaf) if isinstance(leaf, torch.Tensor) else of_its_own(leaf)
+
+
+def _version(leaf: Any) -> int:
+    """How often a tensor was written to; those of inference mode do not count it."""
+    import torch
+
+    return int(leaf._version) if isinstance(leaf, torch.Tensor) and not leaf.is_inference() else 0
 
 
 def _kept(tensor: Any, dtype: Any = None) -> Any:
