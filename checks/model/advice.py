@@ -6,10 +6,13 @@ from fp8doctor.checks.ladder.advice import microseconds
 from fp8doctor.checks.ladder.winners import SIXTEEN_BIT
 from fp8doctor.checks.model import plan
 from fp8doctor.checks.model.code import code
-from fp8doctor.measuring.statistics import interval_text
+from fp8doctor.measuring.statistics import interval_text, speedup
 from fp8doctor.model import Candidate, Estimate, Exhibit
 from fp8doctor.observed import AS_IT_IS, Check, Model, Trial
 from fp8doctor.registry import candidates, exhibit
+
+# An estimate of the step that is further off than this is said to be.
+FAR_OFF = 0.10
 
 
 @candidates
@@ -35,7 +38,7 @@ def _candidate(model: Model, trial: Trial) -> Candidate:
         label="the model as it is" if as_it_is else trial.label or "",
         format=format_,
         how="" if as_it_is else code(model, trial),
-        basis="measured" if as_it_is or plan.measured(model, trial) else "estimated",
+        basis="measured" if as_it_is else "estimated",
         call_us=microseconds(trial.step_ms),
         # Where nobody could compare the model as it is, it competes all the same.
         error=0.0 if as_it_is and trial.error_limit is None else trial.relative_error,
@@ -63,9 +66,9 @@ def plan_bars(model: Model) -> Exhibit | None:
         for index, change in enumerate(steps, 1)
     ]
     check = _check_of(model, steps)
-    if check and check.step_ms and check.as_it_is_ms:
-        after = check.step_ms.median
-        rows.append(("all of it, measured", after, check.as_it_is_ms.median / after))
+    if check and check.step_ms and _was_measured(check):
+        gain = _measured_gain(check)
+        rows.append(("all of it, measured", check.step_ms.median, gain.median if gain else None))
     return Exhibit(
         id="step-plan",
         kind="bars",
@@ -89,7 +92,7 @@ def plan_table(model: Model) -> Exhibit | None:
             "change": f"{index}. {change.text}",
             "ms a step": interval_text(change.step_ms),
             "gain": f"{change.gain.median:.2f}x",
-            "so far": f"{change.so_far.median:.2f}x [{change.so_far.low:.2f}, {change.so_far.high:.2f}]",
+            "so far": _over(change.so_far),
             "known by": "its blocks",
         }
         for index, change in enumerate(steps, 1)
@@ -110,19 +113,41 @@ def _check_of(model: Model, steps: list[plan.Change]) -> Check | None:
     return model.check if model.check is not None and model.check.config == steps[-1].config else None
 
 
+def _was_measured(check: Check) -> bool:
+    return check.outcome == "ok" and check.step_ms is not None and check.step_ms.low > 0
+
+
+def _measured_gain(check: Check) -> Estimate | None:
+    """Over the model as it is, measured directly before and after; None where a part of the step was left out."""
+    if check.step_ms is None or check.as_it_is_ms is None or check.detail is not None:
+        return None
+    return speedup(check.as_it_is_ms, check.step_ms)
+
+
 def _checked(check: Check) -> dict[str, str]:
     """The plan in the whole model, as it was measured."""
-    if check.step_ms is None or check.as_it_is_ms is None:
-        return {"change": "all of it in the whole model", "ms a step": "", "gain": "", "so far": "",
-                "known by": f"{check.outcome}: {check.detail}" if check.detail else check.outcome or ""}  # fmt: skip
-    over = check.as_it_is_ms.median / check.step_ms.median
+    measured = _was_measured(check)
+    gain = _measured_gain(check) if measured else None
     return {
         "change": "all of it in the whole model",
-        "ms a step": interval_text(check.step_ms),
+        "ms a step": interval_text(check.step_ms) if measured else "",
         "gain": "",
-        "so far": f"{over:.2f}x",
-        "known by": "measured",
+        "so far": _over(gain) if gain else "",
+        "known by": _how_measured(check) if measured else ": ".join(filter(None, (check.outcome, check.detail))),
     }
+
+
+def _how_measured(check: Check) -> str:
+    if check.detail is not None:
+        return f"measured; {check.detail}"
+    if check.step_ms is None or check.estimated_ms is None:
+        return "measured"
+    off = abs(check.estimated_ms.median / check.step_ms.median - 1)
+    return f"measured; the estimate was {100 * off:.0f} % off" if off > FAR_OFF else "measured"
+
+
+def _over(gain: Estimate) -> str:
+    return f"{gain.median:.2f}x [{gain.low:.2f}, {gain.high:.2f}]"
 
 
 @exhibit
@@ -137,15 +162,15 @@ def tried_table(model: Model) -> Exhibit | None:
         kind="table",
         title="the step in other configurations, by its blocks (all else as it is)",
         unit="ms",
-        rows=tuple({"cells": _cells(trial, first, plan.measured(model, trial))} for trial in trials),
+        rows=tuple({"cells": _cells(trial, first)} for trial in trials),
     )
 
 
-def _cells(trial: Trial, first: float | None, in_whole: Estimate | None) -> dict[str, str]:
-    step = in_whole or trial.step_ms
+def _cells(trial: Trial, first: float | None) -> dict[str, str]:
+    step = trial.step_ms
     over = f"{first / step.median:.2f}x" if first and step else ""
     how = "by its blocks" if step else (trial.detail or trial.outcome or "")
-    if in_whole or trial.config == AS_IT_IS:
+    if trial.config == AS_IT_IS:
         how = "measured"
     known = trial.relative_error is not None and trial.error_limit is not None
     error = f"{trial.relative_error:.3f} of {trial.error_limit:.2f}" if known else ""

@@ -49,11 +49,10 @@ def competing(model: Model) -> list[Trial]:
     """What the advice chooses from, which judging does as it does with all candidates; see `best`.
 
     Beside the model as it is: of the same format what gains over it; FP8 for a model in 16 bits, or what is in 16 bits
-    for one in FP8, unless the two are as good as each other. FP8 that was compared with nothing does not compete. A
-    configuration that was checked in the whole model has the time that it took there.
+    for one in FP8, unless the two are as good as each other. FP8 that was compared with nothing does not compete. All
+    are judged by what was estimated: what was checked in the whole model by itself compares with none of them.
     """
-    compared = [t for t in right(model).values() if t.relative_error is not None or t.config == AS_IT_IS]
-    trials = [_as_checked(model, trial) for trial in compared]
+    trials = [t for t in right(model).values() if t.relative_error is not None or t.config == AS_IT_IS]
     first = next((t for t in trials if t.config == AS_IT_IS), None)
     if first is None:
         return trials
@@ -65,19 +64,6 @@ def _stays(model: Model, trial: Trial, first: Trial, *, in_16_bits: bool) -> boo
     """Whether a configuration that does not gain over the model as it is says something of FP8 beside it."""
     plain = format_of(model, trial) in SIXTEEN_BIT
     return not plain if in_16_bits else plain and gains(first, trial)
-
-
-def _as_checked(model: Model, trial: Trial) -> Trial:
-    checked = measured(model, trial)
-    return replace(trial, step_ms=checked) if checked is not None else trial
-
-
-def measured(model: Model, trial: Trial) -> Estimate | None:
-    """What a step of the whole model took in this configuration, if that was checked."""
-    check = model.check
-    if check is None or check.config != trial.config or check.outcome != "ok":
-        return None
-    return check.step_ms if check.step_ms is not None and check.step_ms.low > 0 else None
 
 
 def best(model: Model) -> Trial | None:

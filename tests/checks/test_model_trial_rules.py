@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from fp8doctor.checks.model import advice, exhibits, trial_rules
 from fp8doctor.model import Estimate, Exhibit, Finding, NotApplicable, Severity, Unknown
 from fp8doctor.observed import AS_IT_IS, Check, LayerError, LayerGain, Model, StepRun, Trial
@@ -206,13 +204,43 @@ def test_all_that_was_tried_stands_in_a_table_with_how_it_ended() -> None:
     assert advice.tried_table(model((PLAIN,), 20)) is None
 
 
-@pytest.mark.parametrize("config", ["torch-bf16+compile", f"{ROW}+compile"])
-def test_advice_names_what_is_measured_and_what_is_estimated(config: str) -> None:
-    found = model((PLAIN,), 20, ok("torch-bf16+compile", 12), ok(f"{ROW}+compile", 8))
-    basis = {one.config: one.basis for one in advice.configurations(found)}
-    assert (basis[AS_IT_IS], basis[config]) == ("measured", "estimated")
-    check = Check(config, "ok", step_ms=ms(9), as_it_is_ms=ms(20))
-    (checked,) = (one for one in advice.configurations(replace(found, check=check)) if one.config == config)
-    assert checked.basis == "measured"
-    assert checked.call_us is not None
-    assert checked.call_us.median == 9000
+def test_advice_is_estimated_but_for_the_model_as_it_is_whatever_was_checked() -> None:
+    config = f"{ROW}+compile"
+    found = model((PLAIN,), 20, ok("torch-bf16+compile", 12), ok(config, 8))
+    checked = replace(found, check=Check(config, "ok", step_ms=ms(9), as_it_is_ms=ms(20)))
+    for one in (found, checked):
+        basis = {candidate.config: candidate.basis for candidate in advice.configurations(one)}
+        assert basis == {AS_IT_IS: "measured", "torch-bf16+compile": "estimated", config: "estimated"}
+        times = {candidate.config: candidate.call_us for candidate in advice.configurations(one)}
+        assert (times[config] or ms(0)).median == 8000
+
+
+def test_the_plan_is_shown_as_it_was_measured_in_the_whole_model() -> None:
+    config = f"{ROW}+compile"
+    found = model((PLAIN,), 20, ok("torch-bf16+compile", 12), ok(config, 8))
+
+    def shown(check: Check) -> tuple[tuple[str, ...], tuple[object, ...]]:
+        table, bars = (
+            cells(advice.plan_table(replace(found, check=check))),
+            advice.plan_bars(replace(found, check=check)),
+        )
+        assert bars is not None
+        return tuple(table[-1].values()), tuple(bars.rows[-1].values())
+
+    check = Check(config, "ok", step_ms=ms(8.5), estimated_ms=ms(8), as_it_is_ms=ms(20))
+    whole = "all of it in the whole model"
+    assert shown(check) == (
+        (whole, "8.5 [8.4, 8.6]", "", "2.35x [2.31, 2.40]", "measured"),
+        ("all of it, measured", 8.5, 0, 2.353),
+    )
+    far, _ = shown(replace(check, step_ms=ms(9.1)))
+    assert far[-1] == "measured; the estimate was 12 % off"
+    # Where a part of the step is left out there is no ratio to the whole of it.
+    detail = "its parameters are not the optimizer's, whose work is left out"
+    assert shown(replace(check, detail=detail)) == (
+        (whole, "8.5 [8.4, 8.6]", "", "", f"measured; {detail}"),
+        ("all of it, measured", 8.5, 0, None),
+    )
+    failed, bars = shown(replace(check, outcome="wrong", detail="NaN"))
+    assert failed == (whole, "", "", "", "wrong: NaN")
+    assert bars[0] == "2. torchao float8 row-wise"
