@@ -205,6 +205,8 @@ class Check:
     as_it_is_ms: Estimate | None = None
     # The first call with it, most of which is compiling.
     first_s: float | None = None
+    # How far the step's output is from that of the model as it is: ||then - now|| / ||now||; None if it returns none.
+    relative_error: float | None = None
 
 
 @dataclass(frozen=True)

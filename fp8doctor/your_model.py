@@ -42,7 +42,7 @@ def examine_model(
         model: a torch.nn.Module.
         inputs: what it is called with: a tensor, a tuple of arguments, or a dict of keyword arguments. One step is then
             a forward without gradients, or in training forward and backward.
-        step: one step of the caller's own, called some twenty times.
+        step: one step of the caller's own, called some hundred times: what it changes goes on changing.
         try_for_s: for how many seconds at most other configurations are tried on copies of the model's blocks; 0: none
             is tried.
         check_plan: whether the best of these is put into the whole model for a moment and measured. Its blocks lie
@@ -64,7 +64,7 @@ def examine_model(
     facts: dict[str, Facts] = {}
     gradients = memory.gradients_of(model)
     with (
-        compiling.hearing() as said_so_far,
+        compiling.hearing(model, step) as said_so_far,
         as_it_was(model),
         tempfile.TemporaryDirectory(prefix="fp8doctor-") as folder,
     ):
@@ -97,6 +97,7 @@ def watch() -> Watch:
     call of the outermost module. After that the block runs as it would by itself. Another profiler must not be on.
     """
     registry = api.knowledge()
+    before = compiling.so_far_said()
 
     def judged(watcher: Watcher) -> Report:
         facts: dict[str, Facts] = {}
@@ -110,7 +111,8 @@ def watch() -> Watch:
             facts[Trace.key] = dataclasses.replace(trace, steps=watcher.steps or None)
         if found is not None:
             run = StepRun(error=error, failed_at="profiling") if error else None
-            facts[Model.key] = dataclasses.replace(found, run=run, compile_events=compiling.events())
+            said = compiling.events(watcher.model, since=before)
+            facts[Model.key] = dataclasses.replace(found, run=run, compile_events=said)
         return api.read_report(registry, facts, "model")
 
     return Watch(judged)

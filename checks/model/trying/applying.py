@@ -6,14 +6,17 @@ torch is imported inside: this runs where the model is.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
-from fp8doctor.checks.ladder.conversions import around
+from fp8doctor.checks.ladder.conversions import RefusedError, around
 from fp8doctor.checks.ladder.slugs import config_of
 from fp8doctor.checks.model.trying.attention import SDPA, with_sdpa
+from fp8doctor.checks.model.trying.comparing import first_tensor
 from fp8doctor.checks.model.trying.placing import in_their_place
 from fp8doctor.checks.model.trying.trials import Trier, ended
+from fp8doctor.checks.torch_build.numerics import relative_error
 from fp8doctor.measuring.statistics import estimate
 from fp8doctor.measuring.stepping import Meter
 from fp8doctor.observed import Check, Trial
@@ -41,6 +44,7 @@ def checked(trier: Trier, model: Any, step: Callable[[], Any], trial: Trial) -> 
     first_s: float | None = None
     now: list[float] = []
     try:
+        before = _output(step())
         now += _times(meter, step, TIMED_S / 3)
         replacements: dict[Any, Any] = {}
         own_ones = True
@@ -56,8 +60,11 @@ def checked(trier: Trier, model: Any, step: Callable[[], Any], trial: Trial) -> 
                 stack.enter_context(with_sdpa(model))
             stack.enter_context(in_their_place(model, replacements))
             stack.enter_context(around(config.base, config.modifiers, trier.a_copy(model)))  # type: ignore[arg-type]
+            if trier.dtype is trier.torch.float32 and model.training:
+                stack.enter_context(trier.torch.autocast(trier.device.type, dtype=trier.torch.bfloat16))
             first_s = meter.first(step)
             then = _times(meter, step, TIMED_S)
+            after = _output(step())
         del replacements
         now += _times(meter, step, TIMED_S / 3)
     except Exception as error:
@@ -73,7 +80,23 @@ def checked(trier: Trier, model: Any, step: Callable[[], Any], trial: Trial) -> 
         estimated_ms=trial.step_ms,
         as_it_is_ms=estimate(now),
         first_s=round(first_s, 1),
+        relative_error=_off(before, after),
     )
+
+
+def _output(returned: Any) -> Any:
+    """The first floating tensor that a step returns, on the host; None if it returns none."""
+    try:
+        return first_tensor(returned).detach().float().cpu()
+    except RefusedError:
+        return None
+
+
+def _off(before: Any, after: Any) -> float | None:
+    if before is None or after is None or before.shape != after.shape:
+        return None
+    error = relative_error(after, before)
+    return round(error, 5) if math.isfinite(error) else None
 
 
 def _times(meter: Meter, step: Callable[[], Any], seconds: float) -> list[float]:

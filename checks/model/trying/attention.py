@@ -14,6 +14,8 @@ SDPA = OWN_SWITCH
 # What each library calls attention by two products and a softmax, each a kernel of its own, where it has a switch.
 BY_HAND = {"transformers": "eager", "diffusers": "_native_math"}
 
+_KEPT_IN = "_attn_implementation"
+
 
 def by_hand(found: Model) -> bool:
     """Whether an attention of the model is told to multiply, take a softmax and multiply again."""
@@ -37,11 +39,16 @@ def with_sdpa(model: Any) -> Iterator[None]:
     switched = [m for m in model.modules() if hasattr(m, "set_attn_implementation")]
     if switched:  # the outermost one tells those inside of it
         before = switched[0].config._attn_implementation
+        # Parts of one model may differ: a picture's tower, a language model.
+        configs = {id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), _KEPT_IN)}
+        each = [(config, getattr(config, _KEPT_IN)) for config in configs.values()]
         try:
             switched[0].set_attn_implementation("sdpa")
             yield
         finally:
             switched[0].set_attn_implementation(before)
+            for config, own in each:
+                setattr(config, _KEPT_IN, own)
         return
     processors = [p for m in model.modules() if (p := getattr(m, "processor", None)) is not None]
     chosen = [(p, p._attention_backend) for p in processors if hasattr(p, "_attention_backend")]

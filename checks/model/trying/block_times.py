@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 from fp8doctor.checks.model.trying.blocks import IN_TURN, Block
@@ -17,14 +18,23 @@ from fp8doctor.model import Estimate
 # idle runs faster than it does in a step.
 TIMED_S, WARM_S = 0.8, 0.3
 FEWEST, MOST = 5, 400
+# A host that needs more than this part of a loop's time may set its pace.
+HOST_IS_AHEAD = 0.8
+# Calls of which the device's part is timed by itself.
+ALONE = 20
 
 
 @dataclass(frozen=True)
 class BlockTime:
-    """Milliseconds of one block: from the end of one call to the next, and until the host has asked for one."""
+    """Milliseconds of one block: of the device, until the host has asked for one, and from one call's end to the next.
+
+    Where the host is ahead, the device's time is that between the ends of calls, under the power that a step draws;
+    else it is timed with all asked for beforehand.
+    """
 
     device_ms: Estimate
     host_ms: float
+    loop_ms: Estimate
 
 
 def time_blocks(meter: Meter, blocks: Sequence[Block], modules: Mapping[str, Sequence[Any]]) -> dict[str, BlockTime]:
@@ -48,7 +58,13 @@ def _time(meter: Meter, calls: Sequence[Callable[[], Any]]) -> BlockTime:
         in_turn()
     times = meter.steps_ms(in_turn, _fitting(TIMED_S, again))
     host = sorted(meter.host_ms(in_turn))
-    return BlockTime(estimate([ms / len(calls) for ms in times], digits=4), round(host[len(host) // 2] / len(calls), 4))
+    host_ms = host[len(host) // 2] / len(calls)
+    loop = estimate([ms / len(calls) for ms in times], digits=4)
+    device = loop
+    if host_ms > HOST_IS_AHEAD * loop.median:
+        one_after_the_other = cycle(calls)
+        device = estimate(meter.device_alone_ms(lambda: next(one_after_the_other)(), ALONE, host_ms), digits=4)
+    return BlockTime(device, round(host_ms, 4), loop)
 
 
 def _fitting(seconds: float, again_s: float) -> int:

@@ -6,7 +6,8 @@ torch is imported inside: this runs where the model is.
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from types import FunctionType
 from typing import Any
 
 from fp8doctor.checks.ladder.conversions import RefusedError
@@ -20,8 +21,11 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 _SCALES = ("weight_scale", "weight_scale_inv", "scale_weight", "scale_b")
 
 
-def in_16_bits(block: Block, module: Any, dtype: Any, device: Any) -> Any:
-    """A copy of one of a kind of blocks with plain linear layers in `dtype`.
+def in_16_bits(block: Block, module: Any, dtype: Any, device: Any, *, with_adapters: bool = False) -> Any:
+    """A copy of one of a kind of blocks with plain linear layers in `dtype`, with its LoRAs merged or beside them.
+
+    What a block mostly in `dtype` keeps in another type on purpose (a norm, a router, a buffer of positions) stays so;
+    of a block mostly in another type all is cast, as `model.to(dtype)` does.
 
     Raises:
         RefusedError: if weights are elsewhere, or in a form that cannot be turned back.
@@ -30,21 +34,67 @@ def in_16_bits(block: Block, module: Any, dtype: Any, device: Any) -> Any:
 
     if any(p.is_meta for p in module.parameters()):
         raise RefusedError(f"the weights of {block.name or 'the model'} are not on the GPU (they are offloaded)")
+    mostly = most_common_type(module)
     copied = _without_what_hangs_on_it(module)
     for name, layer in list(copied.named_modules()):
         if not isinstance(getattr(layer, "in_features", None), int) or ".lora_" in name or "base_layer" in name:
             continue
+        plain_already = type(layer) is torch.nn.Linear and type(layer.weight.data) is torch.Tensor
+        if mostly in (None, dtype) and plain_already and layer.weight.element_size() > 1:
+            continue
+        beside = with_adapters and hasattr(layer, "base_layer")
         plain = torch.nn.Linear(layer.in_features, layer.out_features, _bias(layer) is not None, device, dtype)
         with torch.no_grad():
-            plain.weight.copy_(_weight(layer, dtype, trains=module.training))
+            plain.weight.copy_(_weight(layer, dtype, trains=module.training, merged=not beside))
             if (bias := _bias(layer)) is not None:
                 plain.bias.copy_(bias)
         plain.requires_grad_(any(p.requires_grad for p in layer.parameters()))
+        if beside:
+            layer.base_layer = plain
+            continue
         if name == "":
             return plain.train(module.training)
         parent, _, last = name.rpartition(".")
         setattr(copied.get_submodule(parent), last, plain)
-    return copied.to(device=device, dtype=dtype).train(module.training)
+    return _cast(copied, mostly, dtype).to(device=device).train(module.training)
+
+
+def most_common_type(module: Any) -> Any:
+    """The type of 16 or 32 bits in which most of a module's parameters are; None if it has none such."""
+    weights: Counter[Any] = Counter()
+    for parameter in module.parameters():
+        if parameter.is_floating_point() and parameter.element_size() > 1:
+            weights[parameter.dtype] += parameter.numel()
+    return weights.most_common(1)[0][0] if weights else None
+
+
+def _cast(copied: Any, mostly: Any, dtype: Any) -> Any:
+    """Parameters in 8 bits, adapters, and all of the type that most are in, cast to `dtype`."""
+    if mostly not in (None, dtype):
+        return copied.to(dtype=dtype)
+    for name, parameter in copied.named_parameters():
+        if parameter.is_floating_point() and (parameter.element_size() == 1 or ".lora_" in name):
+            parameter.data = parameter.data.to(dtype)
+    return copied
+
+
+def with_code_of_its_own(modules: list[Any]) -> None:
+    """Let copies of one class have a forward of their own to be compiled.
+
+    Dynamo keeps what it compiled with the code, a handful of versions each: the model's own forward would fill up.
+    """
+    kind = type(modules[0])
+    forward = kind.forward
+    if not isinstance(forward, FunctionType):
+        return
+    code = forward.__code__.replace(co_name=f"{forward.__code__.co_name}_tried")
+    own = FunctionType(code, forward.__globals__, forward.__name__, forward.__defaults__, forward.__closure__)
+    own.__kwdefaults__ = forward.__kwdefaults__
+    names = {"forward": own, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    alike = type(kind.__name__, (kind,), names)
+    for module in modules:
+        if type(module) is kind:
+            module.__class__ = alike
 
 
 def _without_what_hangs_on_it(module: Any) -> Any:
@@ -69,11 +119,11 @@ def _bias(layer: Any) -> Any:
     return bias if bias is not None and bias.numel() else None
 
 
-def _weight(layer: Any, dtype: Any, *, trains: bool) -> Any:
-    """The weight of a layer as a plain tensor, with its LoRA."""
+def _weight(layer: Any, dtype: Any, *, trains: bool, merged: bool) -> Any:
+    """The weight of a layer as a plain tensor, with its LoRA if it is to be merged."""
     core = getattr(layer, "base_layer", layer)
     plain = _dequantised(core).to(dtype)
-    if core is not layer and not getattr(layer, "merged", False):
+    if merged and core is not layer and not getattr(layer, "merged", False):
         if trains and any(p.requires_grad for p in layer.parameters()):
             raise RefusedError("its LoRA trains beside it, and merged it would not")
         for adapter in layer.active_adapters:
@@ -127,8 +177,15 @@ def _multiplies_alone(layer: Any) -> bool:
     return error <= ERROR_LIMITS["e4m3"]
 
 
+def compiled_graphs() -> int:
+    """How many graphs Dynamo has compiled in this process."""
+    import torch._dynamo.utils as dynamo
+
+    return int(dynamo.counters["stats"]["unique_graphs"])
+
+
 def linears(module: Any) -> dict[str, tuple[int, int]]:
-    """The linear layers of a plain block: name -> (K, N)."""
+    """The linear layers of a plain block, without what is beside them: name -> (K, N)."""
     import torch
 
     return {

@@ -10,8 +10,9 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,18 +21,27 @@ from fp8doctor.checks.ladder.conversions import BASES, Convert, RefusedError, ar
 from fp8doctor.checks.ladder.naming import label
 from fp8doctor.checks.ladder.outcomes import failure
 from fp8doctor.checks.ladder.slugs import Config, config_of
+from fp8doctor.checks.model.layers import keeping
 from fp8doctor.checks.model.plan import PLAIN, State, state_of
 from fp8doctor.checks.model.trying.attention import SDPA, by_hand, with_sdpa
 from fp8doctor.checks.model.trying.block_times import BlockTime, time_blocks
 from fp8doctor.checks.model.trying.blocks import IN_TURN, Block, kinds_of_blocks
 from fp8doctor.checks.model.trying.choosing import is_inexact, kept_back
 from fp8doctor.checks.model.trying.comparing import compared_output, dropouts, layer_errors, output_of, reference_of
-from fp8doctor.checks.model.trying.converting import in_16_bits, left_alone, linears
+from fp8doctor.checks.model.trying.converting import (
+    compiled_graphs,
+    in_16_bits,
+    left_alone,
+    linears,
+    most_common_type,
+    with_code_of_its_own,
+)
 from fp8doctor.checks.model.trying.estimating import as_it_is_of, whole_step
 from fp8doctor.checks.model.trying.layer_times import sizes, timed
 from fp8doctor.checks.model.trying.placing import outside
 from fp8doctor.checks.torch_build.numerics import relative_error
 from fp8doctor.checks.transformer_engine.cudnn import keep_torchs_cudnn
+from fp8doctor.measuring.statistics import estimate
 from fp8doctor.measuring.stepping import Meter
 from fp8doctor.observed import AS_IT_IS, LayerError, LayerGain, Model, Trial
 from fp8doctor.observing.looking import compiled_names
@@ -53,8 +63,8 @@ TRAINING = (
     "te-fp8-current",
 )
 _ENGINE = "transformer_engine"
-# A trial is begun if the longest so far fits this often into what is left.
-ROOM = 1.5
+# A step that is so much longer or shorter than its parts is timed again, so many times.
+APART, AGAIN = 0.10, 12
 _NONE_LEFT = "no layer is left that FP8 would take and gain by"
 WORST = 5
 # Entries of the error limits (checks/torch_build/numerics.py) by what a model's layers multiply in.
@@ -68,33 +78,6 @@ class _Copy:
     model: Any
     device: Any
     dtype: Any
-
-
-def tried(trier: Trier, model: Any, step: Callable[[], Any], left_s: Callable[[], float]) -> Iterator[Model]:
-    """The record with one trial more at a time.
-
-    Args:
-        trier: what tries, with what is known of the model and its timed step.
-        model: a torch.nn.Module.
-        step: one step, warmed up.
-        left_s: how many seconds are left.
-    """
-    longest = 0.0
-    trier.time_outside(model, step)
-    configs = trier.configurations()
-    for index, config in enumerate(configs):
-        if left_s() < ROOM * longest:
-            left = [label(one) for one in configs[index:] if one != AS_IT_IS]
-            trier.found = replace(trier.found, untried=f"no time was left for {', '.join(left) or 'its blocks'}")
-            yield trier.found
-            return
-        began = time.monotonic()
-        if "-fp8" in config and trier.found.gains is None:
-            trier.found = replace(trier.found, gains=trier.gains(left_s))
-            yield trier.found
-        trier.found = replace(trier.found, trials=(*(trier.found.trials or ()), trier.trial(config, step)))
-        longest = max(longest, time.monotonic() - began)
-        yield trier.found
 
 
 class Trier:
@@ -114,7 +97,9 @@ class Trier:
         self.with_engine = _ENGINE in sys.modules or (may_import and find_spec(_ENGINE) is not None)
         placed = next((p for p in model.parameters() if not p.is_meta), None)
         self.device = placed.device if placed is not None else torch.device("cpu")
-        self.dtype = torch.bfloat16
+        # What trains in FP32 keeps that: the optimizer's small steps would vanish in BF16.
+        in_fp32 = model.training and most_common_type(model) is torch.float32
+        self.dtype = torch.float32 if in_fp32 else torch.bfloat16
         self.meter = Meter(torch, self.device)
         self.as_it_is: dict[str, BlockTime] = {}
         self.references: dict[str, Reference] = {}
@@ -130,6 +115,9 @@ class Trier:
         """
         every = TRAINING if self.found.training else INFERENCE
         listed = [config for config in every if self.with_engine or not config.startswith("te-")]
+        layers = [layer for layer in self.found.layers or () if layer.kind == "linear"]
+        if not self.found.training and keeping(layers) and any(layer.adapter_rank for layer in keeping(layers)):
+            listed.insert(0, f"{PLAIN}+lora")
         if by_hand(self.found):
             split = (config.split("+") for config in listed)
             with_attention = ["+".join([base, SDPA, *modifiers]) for base, *modifiers in split]
@@ -152,7 +140,7 @@ class Trier:
     def trial(self, config: str, step: Callable[[], Any]) -> Trial:
         """One configuration; what it raises is its outcome."""
         if config == AS_IT_IS:
-            return self._baseline()
+            return self._baseline(step)
         named = label(config)
         if config.startswith("te-") and _ENGINE not in sys.modules:
             keep_torchs_cudnn()  # the model has called it by now; Transformer Engine would bring another
@@ -185,13 +173,14 @@ class Trier:
         self.layer_gains = {(gain.rows or 0, gain.k or 0, gain.n or 0): gain for gain in found}
         return tuple(found)
 
-    def _baseline(self) -> Trial:
-        step = self.found.run.step_ms if self.found.run else None
+    def _baseline(self, call: Callable[[], Any]) -> Trial:
         try:
             several = {block.key: block.as_they_stand for block in self.blocks}
             self.as_it_is = time_blocks(self.meter, self.blocks, several)
+            self._time_again(call)
         except Exception as error:
             return Trial(AS_IT_IS, "as it is", *ended(error))
+        step = self.found.run.step_ms if self.found.run else None
         times = {key: time.device_ms for key, time in self.as_it_is.items()}
         host = {key: time.host_ms for key, time in self.as_it_is.items()}
         trial = Trial(AS_IT_IS, "as it is", "ok", blocks_ms=times, host_ms=host, step_ms=step)
@@ -199,6 +188,17 @@ class Trier:
             return self._against_plain(trial)
         except Exception:  # the model runs, and what it is compared with does not: the BF16 trial says why
             return trial
+
+    def _time_again(self, call: Callable[[], Any]) -> None:
+        """Time the step once more if its parts do not add up to it: a host that wavers was in another mood then."""
+        run = self.found.run
+        if run is None or run.step_ms is None or self.outside is None:
+            return
+        parts = sum(block.count * self.as_it_is[block.key].loop_ms.median for block in self.blocks)
+        parts += self.outside.device_ms.median
+        if abs(parts / run.step_ms.median - 1) > APART:
+            again = estimate(self.meter.steps_ms(call, AGAIN))
+            self.found = replace(self.found, run=replace(run, step_ms=again))
 
     def _against_plain(self, trial: Trial) -> Trial:
         """The same with how far the model as it is is off its own weights in BF16."""
@@ -235,14 +235,17 @@ class Trier:
                 if drops:  # compared before it is compiled: without its dropouts it would be compiled anew
                     errors.append(_off(called, several[0], reference))
                 if config.compiled:
+                    with_code_of_its_own(several)
                     for one in several:
                         one.compile()
-                began = time.monotonic()
+                began, graphs = time.monotonic(), compiled_graphs()
                 if not drops:
                     errors.append(_off(called, several[0], reference))
                 else:
                     output_of(called, several[0])
                 compile_s += time.monotonic() - began
+                if config.compiled and compiled_graphs() == graphs:
+                    raise RefusedError("torch.compile compiled nothing of a block")
                 limits.append(reference.limit(config.numerics))
                 times |= time_blocks(self.meter, [called], {block.key: several})
         if not converts:
@@ -278,7 +281,7 @@ class Trier:
         lost: list[LayerError] = []
         found: list[Any] = []
         for member in members:
-            plain = in_16_bits(block, member, self.dtype, self.device)
+            plain = in_16_bits(block, member, self.dtype, self.device, with_adapters="lora" in config.modifiers)
             if numerics != "bf16":
                 names = tuple(name for name in self._taken(block) if name not in left)
                 self._convert(convert, plain, names)
@@ -330,13 +333,12 @@ class Trier:
         return _Copy(module, self.device, self.dtype)
 
     def _plain_call(self, block: Block) -> Block:
-        """The block as its copies in 16 bits are called: a block mostly in FP32 or FP16 is given tensors of those."""
-        weights: Counter[Any] = Counter()
-        for parameter in block.module.parameters():
-            if parameter.dtype in (self.torch.float32, self.torch.half, self.dtype):
-                weights[parameter.dtype] += parameter.numel()
-        most = weights.most_common(1)
-        return block.cast(most[0][0], self.dtype) if most else block
+        """The block as its copies are called: with tensors of their type; of FP32 that trains, under autocast."""
+        if self.dtype is self.torch.float32:
+            autocast = partial(self.torch.autocast, self.device.type, dtype=self.torch.bfloat16)
+            return block if block.around else replace(block, around=[autocast])
+        mostly = most_common_type(block.module)
+        return block.cast(mostly, self.dtype) if mostly is not None else block
 
     def _reference(self, block: Block) -> Reference:
         """What the block gives in BF16, and by how much that is off FP32."""
