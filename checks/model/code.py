@@ -5,9 +5,10 @@ from __future__ import annotations
 from keyword import iskeyword
 
 from fp8doctor.checks.ladder.conversions import RECIPES
-from fp8doctor.checks.model.layers import keeping, linears, mostly_fp32, multiplying
+from fp8doctor.checks.model.layers import FP8, keeping, linears, mostly_fp32, multiplying
 from fp8doctor.checks.model.trying import attention
-from fp8doctor.observed import Model, Trial
+from fp8doctor.checks.transformer_engine.configurations import NOT_STORED
+from fp8doctor.observed import Layer, Model, Trial
 from fp8doctor.observing.looking import alike
 
 CONVERTED = {
@@ -17,16 +18,30 @@ CONVERTED = {
     "torchao-fp8train-rowwise": "rowwise",
 }
 _FOR_TRAINING = "torchao-fp8train-"
+# As checks/ladder/conversions.py does it: filled while it is made, so that a weight that lies in FP8 is cast once, and
+# without gradients, so that no transposed copy of it is made.
 _TO_TE = [
-    "import transformer_engine.pytorch as te",
     "def to_te(block):",
     "    for name, old in list(block.named_modules()):",
     "        if wanted(old, name):",
-    "            new = te.Linear(old.in_features, old.out_features, bias=old.bias is not None,",
-    "                            params_dtype=old.weight.dtype)",
-    "            new.load_state_dict(old.state_dict(), strict=False)",
+    "            weights = [old.weight]",
+    "            with torch.no_grad(){stored}:",
+    "                new = te.Linear(old.in_features, old.out_features, bias=old.bias is not None,",
+    "                                params_dtype=old.weight.dtype, device=old.weight.device,",
+    "                                init_method=lambda weight: weight.data.copy_(weights[0]))",
+    "                if old.bias is not None:",
+    "                    new.bias.copy_(old.bias)",
+    "            weights.clear()",
+    "            new.train(old.training).requires_grad_(old.weight.requires_grad)",
     "            block.set_submodule(name, new)",
 ]
+_STORED = ", te.quantized_model_init(enabled=True, recipe=recipe)"
+# What leaves out a conversion that a model has, by how its base begins.
+_WITHOUT = {
+    "torchao-fp8train": "# build the model without convert_to_float8_training",
+    "torchao-fp8": "# build the model without quantize_ (its weights in BF16)",
+    "te-": "# build the model with nn.Linear in place of te.Linear",
+}
 # What peft does not offer by a call where it was put into a model in place.
 _MERGED = [
     "from peft.tuners.tuners_utils import BaseTunerLayer",
@@ -60,24 +75,51 @@ def base_of(model: Model) -> str | None:
 def code(model: Model, trial: Trial) -> str:
     """Code to paste that puts the model, as it was before anything was done to it, into a configuration.
 
-    Blocks are converted one by one; what stays in 16 bits is named within its block.
+    Blocks are converted one by one; what stays in 16 bits is named within its block. A conversion that the model has is
+    not made again where it is only compiled, and is to be left out where another takes its place.
     """
     base, *modifiers = (trial.config or "").split("+")
-    prepared, each = _conversion(base)
+    compiled = "compile" in modifiers
+    if compiled and is_converted_so(model, trial):
+        lines = ["# the conversion that the model has stays", *_attention(model, modifiers)]
+        return "\n".join([*lines, *_loop(_all_blocks(model), ["block.compile()"])])
+    prepared, each = _conversion(base, stored=base not in NOT_STORED and not model.training)
+    without = _without(model)
     lines = [*_undone(model), *_attention(model, modifiers), *prepared]
-    if base in RECIPES:
-        lines += _TO_TE
-    then = [*each, *(["block.compile()"] if "compile" in modifiers else [])]
+    then = [*each, *(["block.compile()"] if compiled else [])]
     if then:
         lines += _to_each(model, trial, then) if each else _loop(_all_blocks(model), then)
     if base in RECIPES:
-        recipe = RECIPES[base]
-        lines += [f"from transformer_engine.common.recipe import {recipe}"]
-        lines += [f"with te.autocast(enabled=True, recipe={recipe}()): model(...)"]
-    if not lines:
+        if model.training:
+            lines.append("# make the optimizer after this")
+        lines.append("with te.autocast(enabled=True, recipe=recipe): model(...)")
+        lines.append("# te.autocast is of 2.8; before: te.fp8_autocast(enabled=True, fp8_recipe=recipe)")
+    if not lines and not without:
         return "# the model as it was loaded in torch.bfloat16, neither converted nor compiled"
     needs_torch = any("torch." in line.partition("#")[0] and "import" not in line for line in lines)
-    return "\n".join(["import torch", *lines] if needs_torch else lines)
+    return "\n".join([*without, *(["import torch"] if needs_torch else []), *lines])
+
+
+def is_converted_so(model: Model, trial: Trial) -> bool:
+    """Whether the model has a configuration's conversion, in just the layers that the configuration converts."""
+    base = (trial.config or "").partition("+")[0]
+    if not base.startswith(tuple(_WITHOUT)) or base != base_of(model):
+        return False
+    kept = {alike(name) for name in trial.kept or ()}
+    return all((layer.name not in kept) == (layer.multiplies in FP8) for layer in inside(model))
+
+
+def inside(model: Model) -> list[Layer]:
+    """The linear layers of the repeated blocks; all of a model that repeats nothing."""
+    lists = [blocks.name or "" for blocks in model.blocks or ()]
+    prefixes = tuple(f"{alike(name)}.*.".removeprefix(".") for name in lists)
+    return [layer for layer in linears(model) if not lists or (layer.name or "").startswith(prefixes)]
+
+
+def _without(model: Model) -> list[str]:
+    """What to leave out of a converted model where it is built, before it is converted otherwise, or not at all."""
+    base = base_of(model) or ""
+    return [said for begins, said in _WITHOUT.items() if base.startswith(begins)][:1]
 
 
 def _undone(model: Model) -> list[str]:
@@ -130,11 +172,18 @@ def _loop(blocks: str, each: list[str], indent: str = "") -> list[str]:
     return [f"{indent}for block in {blocks}:", *(f"{indent}    {line}" for line in each)]
 
 
-def _conversion(base: str) -> tuple[list[str], list[str]]:
-    """What comes first, and what is done to each block."""
+def _conversion(base: str, *, stored: bool) -> tuple[list[str], list[str]]:
+    """What comes first, and what is done to each block; `stored`: Transformer Engine keeps the weights in FP8 alone."""
     how = CONVERTED.get(base)
     if base in RECIPES:
-        return [], ["to_te(block)"]
+        recipe = RECIPES[base]
+        return [
+            "import transformer_engine.pytorch as te",
+            f"from transformer_engine.common.recipe import {recipe}",
+            f"recipe = {recipe}()",
+            *(["# te.quantized_model_init is of 2.9; before: te.fp8_model_init"] if stored else []),
+            *(line.format(stored=_STORED if stored else "") for line in _TO_TE),
+        ], ["to_te(block)"]
     if how is None:
         return [], []
     if base.startswith(_FOR_TRAINING):

@@ -8,14 +8,13 @@ from fp8doctor.checks.ladder.advice import microseconds
 from fp8doctor.checks.ladder.conversions import BASES, RECIPES
 from fp8doctor.checks.ladder.naming import label, number_format
 from fp8doctor.checks.ladder.winners import AS_GOOD_AS_BEST, LEAST_GAIN, SIXTEEN_BIT
-from fp8doctor.checks.model.code import CONVERTED, base_of, list_of
+from fp8doctor.checks.model.code import CONVERTED, base_of, inside, is_converted_so, list_of
 from fp8doctor.checks.model.layers import counted, keeping, linears, mostly_fp32, multiplying, padded_gain
 from fp8doctor.checks.model.trying.attention import SDPA, by_hand
 from fp8doctor.checks.model.trying.choosing import REASONS
 from fp8doctor.measuring.statistics import differs, speedup
 from fp8doctor.model import Estimate
 from fp8doctor.observed import AS_IT_IS, Layer, Model, Trial
-from fp8doctor.observing.looking import alike
 
 PLAIN = "torch-bf16"
 # As judging has it (fp8doctor/judging/advice.py): steps under 50 us gain by more than others, or not at all.
@@ -189,7 +188,7 @@ def _texts(model: Model, state: State, config: str, trial: Trial | None) -> list
         elif not state.to_undo:
             now = f" from {label(state.base)}" if state.base in BASES else ""
             found.append(f"go back{now} to BF16")
-    elif base != PLAIN and (_but_for(trial) or state.compiled == ("compile" in modifiers)):
+    elif base != PLAIN and not (trial and "compile" in modifiers and is_converted_so(model, trial)):
         found.append(f"convert {_converted(model, trial):,} linear layers alone{_but_for(trial)}")
     if "compile" in modifiers and not state.compiled:
         found.append("compile each repeated block" if model.blocks else "compile the model")
@@ -231,10 +230,8 @@ def _undone(model: Model, layers: list[Layer]) -> list[str]:
 def _converted(model: Model, trial: Trial | None) -> int:
     """How many layers of the repeated blocks a trial converted."""
     lists = {blocks.name or "": blocks.count or 0 for blocks in model.blocks or ()}
-    prefixes = tuple(f"{alike(name)}.*.".removeprefix(".") for name in lists)
-    inside = [layer for layer in linears(model) if not lists or (layer.name or "").startswith(prefixes)]
     kept = [list_of(name) for name in (trial.kept or ())] if trial else []
-    return max(0, counted(inside) - sum(1 if blocks is None else lists.get(blocks, 1) for blocks in kept))
+    return max(0, counted(inside(model)) - sum(1 if blocks is None else lists.get(blocks, 1) for blocks in kept))
 
 
 def _but_for(trial: Trial | None) -> str:

@@ -15,10 +15,10 @@ import pytest
 from fp8doctor import api
 from fp8doctor.checks.model.code import code, list_of, within
 from fp8doctor.checks.model.plan import best
-from fp8doctor.observed import Blocks, Model, Trial
+from fp8doctor.observed import Blocks, Layer, Model, Trial
 from fp8doctor.observing import looking
 from tests import fake_transformer_engine
-from tests.checks.test_model_plan import EAGER_ATTENTION, PLAIN, STORED, model, ok
+from tests.checks.test_model_plan import EAGER_ATTENTION, ENGINE, PLAIN, STORED, TENSOR, TORCHAO, model, ok
 from tests.observing.models import blocks
 
 torch = pytest.importorskip("torch")
@@ -166,17 +166,69 @@ def test_one_layer_in_fp32_among_many_casts_nothing() -> None:
     assert "model.to" not in code(found, Trial("torch-bf16+compile"))
 
 
-def test_transformer_engines_layers_have_the_same_weights(tmp_path: Path) -> None:
-    built = blocks(2).to(torch.bfloat16)
+@pytest.mark.parametrize("training", [False, True])
+def test_transformer_engines_layers_have_the_same_weights_in_fp8_alone_where_nothing_trains(
+    tmp_path: Path, training: bool
+) -> None:
+    built = blocks(2).to(torch.bfloat16).train(training)
+    built[1].down.weight.requires_grad_(False)
     before = {name: parameter.clone() for name, parameter in built.named_parameters()}
     text = code(seen(built), Trial("te-fp8-current", kept={"*.up": "rows"}))
-    run = text.replace("model(...)", "model(torch.ones(8, 64, dtype=torch.bfloat16))")
+    assert ("# make the optimizer after this" in text) is training
     with fake_transformer_engine.imported(tmp_path) as (_, switches):
-        pasted(run.replace("params_dtype=", "device='cpu', params_dtype="), built)
-        assert switches.counted["cast weight"] == 2
+        pasted(text.replace("model(...)", "model(torch.ones(8, 64, dtype=torch.bfloat16))"), built)
+        assert switches.counted["cast x"] == 2
     assert [type(block.down).__module__ for block in built] == ["transformer_engine.pytorch"] * 2
     assert [type(block.up) for block in built] == [torch.nn.Linear] * 2
+    assert [block.down.training for block in built] == [training] * 2
+    kept = [block.down.weight.dtype for block in built]
+    if not training:
+        assert kept == [torch.float8_e4m3fn] * 2
+        assert torch.allclose(built[0].down.kept.bfloat16(), before["0.down.weight"], rtol=0.1, atol=0.01)
+        return
+    assert kept == [torch.bfloat16] * 2
+    assert [block.down.weight.requires_grad for block in built] == [True, False]
     assert all(torch.equal(parameter, before[name]) for name, parameter in built.named_parameters())
+
+
+@pytest.mark.parametrize("base", ["te-fp8-delayed", "te-nvfp4"])
+def test_weights_do_not_lie_in_fp8_where_the_recipe_does_not_allow_it(base: str) -> None:
+    assert "model_init" not in code(model((PLAIN,), 20), Trial(base))
+    assert "# te.quantized_model_init is of 2.9; before: te.fp8_model_init" in code(
+        model((PLAIN,), 20), Trial("te-fp8-block")
+    )
+
+
+FLOAT8_TRAINING = replace(PLAIN, library="torchao", multiplies="fp8", scaling="tensorwise")
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (TORCHAO, "# build the model without quantize_ (its weights in BF16)"),
+        (replace(TORCHAO, scaling="block"), "# build the model without quantize_ (its weights in BF16)"),
+        (FLOAT8_TRAINING, "# build the model without convert_to_float8_training"),
+        (ENGINE, "# build the model with nn.Linear in place of te.Linear"),
+    ],
+)
+def test_a_conversion_that_another_takes_the_place_of_is_left_out(layer: Layer, said: str) -> None:
+    found = model((layer,), 20)
+    loop = "for block in model.blocks:\n    block.compile()"
+    assert code(found, Trial("torch-bf16+compile")) == f"{said}\n{loop}"
+    assert code(found, Trial("torch-bf16")) == said
+    assert code(found, Trial(f"{TENSOR}+compile")).startswith(f"{said}\nimport torch\n")
+    assert "# build" not in code(model((PLAIN,), 20), Trial("torch-bf16+compile"))
+
+
+def test_a_conversion_that_stays_is_only_compiled() -> None:
+    found = model((FLOAT8_TRAINING, replace(FLOAT8_TRAINING, name="blocks.*.down", multiplies="16-bit")), 20)
+    loop = "# the conversion that the model has stays\nfor block in model.blocks:\n    block.compile()"
+    assert code(found, Trial(f"{TRAINED}+compile", kept={"blocks.*.down": "rows"})) == loop
+    # Of other layers it is made anew, from the model without it.
+    for kept in ({}, {"blocks.*.up": "slower", "blocks.*.down": "rows"}):
+        anew = code(found, Trial(f"{TRAINED}+compile", kept=kept))
+        assert anew.startswith("# build the model without convert_to_float8_training\nimport torch\n")
+        assert "    convert_to_float8_training(block" in anew
 
 
 @pytest.mark.parametrize("base", ["te-fp8-delayed", "te-fp8-block", "te-mxfp8", "te-nvfp4"])
