@@ -14,6 +14,7 @@ from fp8doctor.checks.ladder.conversions import RefusedError, around
 from fp8doctor.checks.ladder.slugs import config_of
 from fp8doctor.checks.model.trying.attention import SDPA, with_sdpa
 from fp8doctor.checks.model.trying.comparing import first_tensor
+from fp8doctor.checks.model.trying.converting import most_common_type
 from fp8doctor.checks.model.trying.placing import in_their_place
 from fp8doctor.checks.model.trying.trials import Trier, ended
 from fp8doctor.checks.torch_build.numerics import relative_error
@@ -44,6 +45,7 @@ def checked(trier: Trier, model: Any, step: Callable[[], Any], trial: Trial) -> 
     first_s: float | None = None
     now: list[float] = []
     try:
+        _expect_type(trier, model)
         before = _output(step())
         now += _times(meter, step, TIMED_S / 3)
         replacements: dict[Any, Any] = {}
@@ -82,6 +84,18 @@ def checked(trier: Trier, model: Any, step: Callable[[], Any], trial: Trial) -> 
         first_s=round(first_s, 1),
         relative_error=_off(before, after),
     )
+
+
+def _expect_type(trier: Trier, model: Any) -> None:
+    """That the layers between the blocks hand them what they are cast to.
+
+    Raises:
+        RefusedError: if they do not.
+    """
+    mostly = most_common_type(model)
+    if mostly not in (None, trier.dtype) and not all(block.around for block in trier.blocks):
+        kinds = [str(kind).removeprefix("torch.") for kind in (mostly, trier.dtype)]
+        raise RefusedError(f"the model is in {kinds[0]}: its blocks alone cannot be in {kinds[1]}")
 
 
 def _output(returned: Any) -> Any:
