@@ -44,9 +44,10 @@ def gather(request: Request, torch_build: TorchBuild | None) -> Iterator[Model]:
         return
     step = named.step or running.step_of(model, named.inputs)
     placed = running.device_of(model, device)
+    before = compiling.so_far_said()
     with as_it_was(model):
         run = running.timed(step, placed)
-        said = compiling.events()
+        said = compiling.events(model, named.step, before)
         yield replace(found, run=run, compile_events=said)
         if run.error is not None:
             return

@@ -11,10 +11,10 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from fp8doctor.observed import CompileEvent
+from fp8doctor.observing.belonging import Code, is_torch, plain
 
 MOST, LONGEST = 20, 200
 BREAK, RECOMPILE = "graph-break", "recompile"
@@ -23,8 +23,6 @@ LIMIT = "recompile limit reached"
 GIVEN_UP = "what no earlier code fits runs without being compiled"
 NOT_COMPILED = "the whole function runs without being compiled"
 _LIMIT = re.compile(r"(recompile|cache_size)[ _]limit")
-# A function that goes on behind a break is named for the line that it broke at.
-_RESUMED = re.compile(r"^torch_dynamo_resume_in_(.+)_at_\d+$")
 # "4/7: " before a guard: the seventh code of the fourth function did not fit.
 _COMPILE_ID = re.compile(r"^(!?[\d/]+): ")
 _SOURCE = re.compile(r"\s+# .*?# (?P<file>[^\s:]+):(?P<line>\d+) in \S+")
@@ -108,6 +106,56 @@ class _Ours:
 _OURS = _Ours()
 
 
+class _Theirs:
+    """Which records are a model's: those of its code, and all that came while its step ran.
+
+    What has no file but torch's, or none at all, may be another model's: it counts only if it came with the step.
+    """
+
+    def __init__(self, model: Any, step: Any, before: _Said | None) -> None:
+        self.code = Code(model, step)
+        self.before = before
+        self.known: set[int] = set()
+        self.guards: set[tuple[Any, str]] = set()
+
+    def keep(self, said: _Said) -> None:
+        """Leave the model's records alone in what was said."""
+        before = self.before or said
+        self.known = {id(one) for one in (*before.breaks, *before.metrics)}
+        self.guards = {(code, name) for code, name, _ in before.guards()}
+        located = {str(one.reason) for one in said.breaks}
+        located |= {str(getattr(one, "fail_reason", None)) for one in said.metrics}
+        fresh = said.counted - before.counted
+        said.counted = Counter({reason: n for reason, n in fresh.items() if reason not in located})
+        said.breaks = [one for one in said.breaks if self._is_new(one) or self.code.has(*_files(one.user_stack))]
+        called = {_function_of(one) for one in said.metrics if self._made(one)}
+        said.metrics = [one for one in said.metrics if self._is_new(one) or _function_of(one) in called]
+        said.failures = {
+            code: kept for code, reasons in said.failures.items() if (kept := self._failures(code, reasons, called))
+        }
+
+    def _is_new(self, one: Any) -> bool:
+        return id(one) not in self.known
+
+    def _made(self, one: Any) -> bool:
+        files = (getattr(one, "co_filename", None), getattr(one, "fail_user_frame_filename", None))
+        return self.code.has(*files) or self.code.called(getattr(one, "stack_trace", None))
+
+    def _failures(self, code: Any, reasons: list[str], called: set[tuple[Any, ...]]) -> list[str]:
+        if self.code.has(code.co_filename) or (code.co_filename, code.co_firstlineno, code.co_name) in called:
+            return reasons
+        return [reason for reason in reasons if (code, _name(reason)) not in self.guards]
+
+
+def _files(stack: Any) -> list[str]:
+    return [frame.filename for frame in stack or ()]
+
+
+def _function_of(one: Any) -> tuple[Any, ...]:
+    """The function that a compilation was of, by itself."""
+    return tuple(getattr(one, name, None) for name in ("co_filename", "co_firstlineno", "co_name"))
+
+
 def _said() -> _Said | None:
     utils = sys.modules.get("torch._dynamo.utils")
     if utils is None:
@@ -119,16 +167,17 @@ def _said() -> _Said | None:
 
 
 @contextlib.contextmanager
-def hearing() -> Iterator[Callable[[], tuple[CompileEvent, ...] | None]]:
-    """Gives a function that tells the events so far.
+def hearing(model: Any = None, step: Any = None) -> Iterator[Callable[[], tuple[CompileEvent, ...] | None]]:
+    """Gives a function that tells the events so far, those of a model alone if one is given.
 
     What is compiled after it was asked, until the end, is the doctor's own, and no event of any later call.
     """
     before: list[_Said | None] = []
+    since = so_far_said()
 
     def so_far() -> tuple[CompileEvent, ...] | None:
         before[:] = [_said()]
-        return events()
+        return events(model, step, since)
 
     try:
         yield so_far
@@ -139,8 +188,19 @@ def hearing() -> Iterator[Callable[[], tuple[CompileEvent, ...] | None]]:
                 _OURS.add(before[0] or _Said(None), after)
 
 
-def events() -> tuple[CompileEvent, ...] | None:
+def so_far_said() -> object:
+    """What is kept until now, for `events` to know what came later."""
+    return _said() or _Said(None)
+
+
+def events(model: Any = None, step: Any = None, since: object = None) -> tuple[CompileEvent, ...] | None:
     """What torch.compile said so far in this process, the most frequent first.
+
+    Args:
+        model: the torch.nn.Module whose events are wanted; without one all are told.
+        step: a function that somebody wrote to call it.
+        since: `so_far_said()` from before its step was called: what came later is the model's, whatever code it is of;
+            without it nothing came later.
 
     Returns None where nothing was compiled, or Dynamo keeps it in a way that is not known here.
     """
@@ -149,6 +209,8 @@ def events() -> tuple[CompileEvent, ...] | None:
         return None
     try:
         said = _OURS.without(said)
+        if model is not None:
+            _Theirs(model, step, since if isinstance(since, _Said) else None).keep(said)
         return _events(said) if said.compiled else None
     except Exception:  # as above
         return None
@@ -218,20 +280,14 @@ def _limited(said: _Said, compile_id: str) -> tuple[Any, str | None]:
 def _innermost(stack: Any) -> str | None:
     """The innermost line that is not torch's own: hooks and wrapped modules are called through it."""
     frames = list(stack or ())
-    own = [frame for frame in frames if not _is_torch(frame.filename)]
+    own = [frame for frame in frames if not is_torch(frame.filename)]
     chosen = (own or frames)[-1:]
     return _at(chosen[0].filename, chosen[0].lineno, chosen[0].name) if chosen else None
 
 
-def _is_torch(file: str) -> bool:
-    torch = getattr(sys.modules.get("torch"), "__file__", None)
-    return torch is not None and Path(torch).parent in Path(file).parents
-
-
 def _at(file: str, line: Any, name: str | None) -> str:
     """ "model.py:98 in forward"."""
-    while name and (resumed := _RESUMED.match(name)):
-        name = resumed.group(1)
+    name = plain(name)
     return f"{_file(file)}:{line}{f' in {name}' if name else ''}"
 
 
