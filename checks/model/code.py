@@ -18,6 +18,8 @@ CONVERTED = {
     "torchao-fp8train-rowwise": "rowwise",
 }
 _FOR_TRAINING = "torchao-fp8train-"
+# What computes in BF16 and leaves the weights that an optimizer steps in FP32.
+AUTOCAST = 'torch.autocast("cuda", dtype=torch.bfloat16)'
 # As checks/ladder/conversions.py does it: filled while it is made, so that a weight that lies in FP8 is cast once, and
 # without gradients, so that no transposed copy of it is made.
 _TO_TE = [
@@ -63,13 +65,19 @@ def base_of(model: Model) -> str | None:
         return None
     found = multiplying(layers)
     if not found:
-        return "torch-bf16" if all(layer.multiplies == "16-bit" for layer in layers) else None
+        cast = bool(model.training) and has_autocast(model) and mostly_fp32(layers)
+        return "torch-bf16" if cast or all(layer.multiplies == "16-bit" for layer in layers) else None
     most = max(found, key=lambda layer: (layer.k or 0) * (layer.n or 0) * (layer.count or 0))
     if most.library == "torchao":
         return f"torchao-fp8{'train' if most.keeps != 'fp8' else ''}-{most.scaling}"
     if most.library != "transformer-engine":
         return None
     return f"te-{most.scaling}" if most.scaling in ("mxfp8", "nvfp4") else f"te-fp8-{most.scaling}"
+
+
+def has_autocast(model: Model) -> bool:
+    """Whether torch.autocast was seen on in the step."""
+    return model.autocast not in (None, "off")
 
 
 def code(model: Model, trial: Trial) -> str:
@@ -89,10 +97,14 @@ def code(model: Model, trial: Trial) -> str:
     then = [*each, *(["block.compile()"] if compiled else [])]
     if then:
         lines += _to_each(model, trial, then) if each else _loop(_all_blocks(model), then)
+    if base in RECIPES and model.training:
+        lines.append("# make the optimizer after this")
+    around = [AUTOCAST] if model.training and mostly_fp32(linears(model)) and not has_autocast(model) else []
+    around += ["te.autocast(enabled=True, recipe=recipe)"] if base in RECIPES else []
+    if around:
+        lines += [f"# run the forward under {around[0]}"] if around[0] == AUTOCAST else []
+        lines.append(f"with {', '.join(around)}: model(...)")
     if base in RECIPES:
-        if model.training:
-            lines.append("# make the optimizer after this")
-        lines.append("with te.autocast(enabled=True, recipe=recipe): model(...)")
         lines.append("# te.autocast is of 2.8; before: te.fp8_autocast(enabled=True, fp8_recipe=recipe)")
     if not lines and not without:
         return "# the model as it was loaded in torch.bfloat16, neither converted nor compiled"
@@ -136,7 +148,7 @@ def _undone(model: Model) -> list[str]:
             lines += ["model.fuse_lora()  # or pipe.fuse_lora()", "model.unload_lora()  # takes off what is left of it"]
         else:
             lines += ["model = model.merge_and_unload()"] if library == "peft" else _MERGED
-    if mostly_fp32(layers):
+    if mostly_fp32(layers) and not model.training:
         lines.append("model.to(torch.bfloat16)")
     return lines
 

@@ -8,7 +8,15 @@ from fp8doctor.checks.ladder.advice import microseconds
 from fp8doctor.checks.ladder.conversions import BASES, RECIPES
 from fp8doctor.checks.ladder.naming import label, number_format
 from fp8doctor.checks.ladder.winners import AS_GOOD_AS_BEST, LEAST_GAIN, SIXTEEN_BIT
-from fp8doctor.checks.model.code import CONVERTED, base_of, inside, is_converted_so, list_of
+from fp8doctor.checks.model.code import (
+    AUTOCAST,
+    CONVERTED,
+    base_of,
+    has_autocast,
+    inside,
+    is_converted_so,
+    list_of,
+)
 from fp8doctor.checks.model.layers import counted, keeping, linears, mostly_fp32, multiplying, padded_gain
 from fp8doctor.checks.model.trying.attention import SDPA, by_hand
 from fp8doctor.checks.model.trying.choosing import REASONS
@@ -17,6 +25,8 @@ from fp8doctor.model import Estimate
 from fp8doctor.observed import AS_IT_IS, Layer, Model, Trial
 
 PLAIN = "torch-bf16"
+# A model in plain BF16 whose LoRA runs beside its layers as before: a step on the way, and never advised.
+BESIDE = "lora"
 # As judging has it (fp8doctor/judging/advice.py): steps under 50 us gain by more than others, or not at all.
 SHORT_GAIN, SHORT_US = 1.08, 50.0
 
@@ -50,13 +60,21 @@ def competing(model: Model) -> list[Trial]:
     Beside the model as it is: of the same format what gains over it; FP8 for a model in 16 bits, or what is in 16 bits
     for one in FP8, unless the two are as good as each other. FP8 that was compared with nothing does not compete. All
     are judged by what was estimated: what was checked in the whole model by itself compares with none of them.
+    What has the model's own conversion comes first, as it changes less than another.
     """
-    trials = [t for t in right(model).values() if t.relative_error is not None or t.config == AS_IT_IS]
+    compared = [t for t in right(model).values() if t.relative_error is not None or t.config == AS_IT_IS]
+    own = (AS_IT_IS, base_of(model))
+    trials = sorted((t for t in compared if BESIDE not in _parts(t)), key=lambda t: _parts(t)[0] not in own)
     first = next((t for t in trials if t.config == AS_IT_IS), None)
     if first is None:
         return trials
     in_16_bits = format_of(model, first) in SIXTEEN_BIT
     return [t for t in trials if t is first or gains(t, first) or _stays(model, t, first, in_16_bits=in_16_bits)]
+
+
+def _parts(trial: Trial) -> list[str]:
+    """The base of a configuration, and its modifiers."""
+    return (trial.config or "").split("+")
 
 
 def _stays(model: Model, trial: Trial, first: Trial, *, in_16_bits: bool) -> bool:
@@ -114,10 +132,10 @@ def changes(model: Model) -> list[Change]:
     state, first = state_of(model), before
     waiting: list[str] = []
     short: list[str] = []
-    for config in _path(last.config, state):
+    for config in _path(last.config, state, trials):
         trial = trials.get(config)
         waiting += _texts(model, state, config, trial)
-        short += _shortly(state, config)
+        short += _shortly(model, state, config)
         state = _after(state, config)
         if trial is None or trial.step_ms is None:
             continue  # what is not known by itself is told with what comes next
@@ -139,15 +157,29 @@ class State:
     base: str | None
     sdpa: bool
     compiled: bool
-    # Adapters that run beside their layers, weights kept in another format, parameters in FP32.
+    # Weights kept in another format, or in FP32.
     to_undo: bool = False
+    # Adapters that run beside their layers, and could be fused.
+    lora: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing stands in the way of a conversion."""
+        return self.base == PLAIN and not self.to_undo and not self.lora
 
 
 def _after(state: State, config: str) -> State:
     """The state after a change to a configuration."""
     base, *modifiers = config.split("+")
     sdpa = state.sdpa or SDPA in modifiers
-    return replace(state, base=base, compiled="compile" in modifiers, sdpa=sdpa, to_undo=False)
+    return replace(
+        state,
+        base=base,
+        compiled="compile" in modifiers,
+        sdpa=sdpa,
+        to_undo=False,
+        lora=state.lora and BESIDE in modifiers,
+    )
 
 
 def state_of(model: Model) -> State:
@@ -155,23 +187,30 @@ def state_of(model: Model) -> State:
     layers = linears(model)
     blocks = [b for b in model.blocks or () if b.count]
     compiled = bool(blocks) and all(b.compiled == b.count for b in blocks)
-    return State(base_of(model), not by_hand(model), compiled, bool(_undone(model, layers)))
+    lora = not model.training and any(layer.adapter_rank for layer in layers)
+    return State(base_of(model), not by_hand(model), compiled, bool(_cast_back(model, layers)), lora)
 
 
-def _path(config: str, state: State) -> list[str]:
+def _path(config: str, state: State, trials: dict[str, Trial]) -> list[str]:
     """The configurations on the way to this one, without those that the model is beyond already."""
     base, *modifiers = config.split("+")
     if base != PLAIN and base == state.base and not state.to_undo:
         return [config]  # the format is right, and what stands beside it changes
     sdpa = [SDPA] if SDPA in modifiers else []
     compiled = "compile" in modifiers
+    own = "+".join([state.base or "", *sdpa, "compile"])
+    may_be_compiled = state.base in CONVERTED and not state.to_undo and not state.compiled and own in trials
+    if may_be_compiled and compiled and (base != PLAIN or gains(trials[config], trials[own])):
+        return [own, config]  # what it has is compiled first
     path = []
     if not (compiled and state.compiled):  # what is compiled stays so on the way
-        if state.base != PLAIN or state.to_undo:
+        if state.to_undo and state.lora and f"{PLAIN}+{BESIDE}" in trials:
+            path.append(f"{PLAIN}+{BESIDE}")
+        if not state.is_plain:
             path.append(PLAIN)
         if sdpa and not state.sdpa:
             path.append("+".join([PLAIN, *sdpa]))
-    if compiled and not (state.compiled and state.base == PLAIN and not state.to_undo):
+    if compiled and not (state.compiled and state.is_plain):
         path.append("+".join([PLAIN, *sdpa, "compile"]))
     return [*(one for one in path if one != config), config]
 
@@ -179,13 +218,14 @@ def _path(config: str, state: State) -> list[str]:
 def _texts(model: Model, state: State, config: str, trial: Trial | None) -> list[str]:
     """What to do to come from a state to a configuration."""
     base, *modifiers = config.split("+")
-    found = _undone(model, linears(model)) if state.to_undo else []
+    found = [_fused(model)] if state.lora and BESIDE not in modifiers else []
+    found += _cast_back(model, linears(model)) if state.to_undo else []
     if SDPA in modifiers and not state.sdpa:
         found.append("let it attend by torch's scaled_dot_product_attention")
     if base != state.base:
         if base in CONVERTED or base in RECIPES:
             found.append(f"convert {_converted(model, trial):,} linear layers: {label(base)}{_but_for(trial)}")
-        elif not state.to_undo:
+        elif not state.to_undo and not state.lora:
             now = f" from {label(state.base)}" if state.base in BASES else ""
             found.append(f"go back{now} to BF16")
     elif base != PLAIN and not (trial and "compile" in modifiers and is_converted_so(model, trial)):
@@ -197,12 +237,18 @@ def _texts(model: Model, state: State, config: str, trial: Trial | None) -> list
     return found or ["compile each repeated block, and with torch.compile's defaults"]
 
 
-def _shortly(state: State, config: str) -> list[str]:
+def _shortly(model: Model, state: State, config: str) -> list[str]:
     """The same in a few words."""
     base, *modifiers = config.split("+")
     found = []
-    if base != state.base or state.to_undo:
-        found.append("plain BF16" if base == PLAIN else label(base))
+    if base != PLAIN and base != state.base:
+        found.append(label(base))
+    elif BESIDE in modifiers:
+        found.append("weights in BF16")
+    elif state.lora and state.base == PLAIN:
+        found.append("fused LoRA")
+    elif base != state.base or state.to_undo:
+        found.append("autocast" if model.training and mostly_fp32(linears(model)) else "plain BF16")
     if SDPA in modifiers and not state.sdpa:
         found.append("torch's attention")
     if "compile" in modifiers and not state.compiled:
@@ -212,18 +258,20 @@ def _shortly(state: State, config: str) -> list[str]:
     return found or ["other layers" if base != PLAIN else "compiled otherwise"]
 
 
-def _undone(model: Model, layers: list[Layer]) -> list[str]:
-    """What stands in the way of plain BF16 layers."""
-    beside = [layer for layer in layers if layer.adapter_rank]
-    kept = keeping(layers)
+def _fused(model: Model) -> str:
+    return f"fuse the LoRA into {counted(layer for layer in linears(model) if layer.adapter_rank):,} layers"
+
+
+def _cast_back(model: Model, layers: list[Layer]) -> list[str]:
+    """What is to be done about weights that do not lie in BF16; master weights in FP32 are what training needs."""
     found = []
-    if beside and not model.training:
-        found.append(f"fuse the LoRA into {counted(beside):,} layers")
-    if kept:
+    if kept := keeping(layers):
         found.append(f"keep the weights of {counted(kept):,} layers in BF16, not in FP8")
-    if mostly_fp32(layers):
-        cast = "" if model.autocast in (None, "off") else ": autocast casts them at each call"
+    if mostly_fp32(layers) and not model.training:
+        cast = ": autocast casts them at each call" if has_autocast(model) else ""
         found.append(f"run in BF16 (model.to(torch.bfloat16)){cast}")
+    elif mostly_fp32(layers) and not has_autocast(model):
+        found.append(f"run the forward under {AUTOCAST}")
     return found
 
 

@@ -107,12 +107,12 @@ class TwoLists(torch.nn.Module):  # type: ignore[misc, name-defined]
 
 def test_of_two_lists_each_keeps_its_own_layers_of_one_name() -> None:
     pytest.importorskip("torchao.float8")
-    built = TwoLists()
+    built = TwoLists().to(torch.bfloat16)
     kept = {"first.*.up": "slower", "stages.0.blocks.*.down": "inexact"}
     text = code(seen(built, autocast="off"), Trial(TRAINED, kept=kept))
     pasted(text, built)
     assert converted(built) == {"first.0.down", "first.1.down", "stages.0.blocks.0.up", "stages.0.blocks.1.up"}
-    only_first = TwoLists()
+    only_first = TwoLists().to(torch.bfloat16)
     pasted(code(seen(only_first), Trial(TRAINED, kept={"first.*.up": "slower"})), only_first)
     assert linears(only_first) - converted(only_first) == {"first.0.up", "first.1.up"}
 
@@ -149,16 +149,21 @@ def test_for_inference_torchao_is_handed_each_block_its_filter_and_the_scaling(g
 
 def test_a_model_that_repeats_nothing_is_converted_as_one_block() -> None:
     pytest.importorskip("torchao.float8")
-    built = blocks(1)[0]
+    built = blocks(1)[0].to(torch.bfloat16)
     pasted(code(seen(built), Trial(f"{TRAINED}+compile", kept={"up": "rows"})), built)
     assert converted(built) == {"down"}
     assert built._compiled_call_impl is not None
 
 
-def test_a_model_in_fp32_runs_in_bf16_afterwards() -> None:
-    built = blocks(2)
-    pasted(code(seen(built, autocast="off"), Trial("torch-bf16")), built)
-    assert {parameter.dtype for parameter in built.parameters()} == {torch.bfloat16}
+def test_a_model_in_fp32_runs_in_bf16_afterwards_and_keeps_its_weights_where_it_trains() -> None:
+    for training, dtype in ((False, torch.bfloat16), (True, torch.float32)):
+        built = blocks(2).train(training)
+        text = code(seen(built, autocast="off"), Trial("torch-bf16"))
+        run = text.replace("model(...)", "y = model(torch.ones(4, 64))").replace('"cuda"', '"cpu"')
+        names: dict[str, Any] = {"model": built}
+        exec(compile(run, "pasted", "exec"), names)  # noqa: S102
+        assert {parameter.dtype for parameter in built.parameters()} == {dtype}
+        assert ("y" in names and names["y"].dtype is torch.bfloat16) is training
 
 
 def test_one_layer_in_fp32_among_many_casts_nothing() -> None:

@@ -24,6 +24,7 @@ PLAIN = Layer(
 STORED = replace(PLAIN, keeps="fp8", kept_dtype="float8_e4m3fn")
 TORCHAO = replace(STORED, library="torchao", multiplies="fp8", scaling="rowwise")
 ENGINE = replace(PLAIN, library="transformer-engine", multiplies="fp8", scaling="delayed")
+WIDE = replace(PLAIN, dtype="float32", keeps="32-bit", multiplies="32-bit")
 EAGER_ATTENTION = Layer(
     name="blocks.*.attn", count=8, kind="attention", class_name="transformers.models.llama.LlamaAttention",
     implementation="eager",
@@ -82,6 +83,24 @@ def test_a_model_in_fp8_storage_with_a_lora_goes_to_bf16_then_is_compiled_then_c
     assert used(found) == f"{ROW}+compile"
 
 
+def test_a_lora_is_fused_after_its_layers_were_in_bf16_where_that_was_tried() -> None:
+    lora = replace(STORED, adapter_rank=16)
+    beside, fast = ok("torch-bf16+lora", 17), ok("torch-bf16+compile", 12)
+    found = model((lora,), 20, beside, ok("torch-bf16", 15), fast)
+    assert texts(found) == [
+        "Keep the weights of 8 layers in BF16, not in FP8",
+        "Fuse the LoRA into 8 layers",
+        "Compile each repeated block",
+    ]
+    assert [step.short for step in plan.changes(found)] == ["weights in BF16", "fused LoRA", "compiled blocks"]
+    # Where it gives nothing it is told with what does; it is never advised, however fast it is.
+    nothing = model((lora,), 20, ok("torch-bf16+lora", 20), ok("torch-bf16", 15))
+    assert texts(nothing) == ["Keep the weights of 8 layers in BF16, not in FP8; fuse the LoRA into 8 layers"]
+    alone = model((lora,), 20, replace(beside, step_ms=ms(5)), fast)
+    assert used(alone) == "torch-bf16+compile"
+    assert used(model((lora,), 20, beside)) == AS_IT_IS
+
+
 def test_a_model_in_the_best_configuration_has_no_plan_and_is_used_as_it_is() -> None:
     found = model((TORCHAO,), 8, ok("torch-bf16", 15), ok("torch-bf16+compile", 12), ok(f"{TENSOR}+compile", 8.1))
     assert plan.best(found) is None
@@ -105,6 +124,21 @@ def test_torchaos_eager_layers_are_compiled_by_one_change() -> None:
     found = model((TORCHAO,), 20, ok("torch-bf16", 15), ok("torch-bf16+compile", 12), ok(f"{ROW}+compile", 8))
     assert texts(found) == ["Compile each repeated block"]
     assert used(found) == f"{ROW}+compile"
+
+
+def test_what_is_converted_is_compiled_before_anything_else_is_changed() -> None:
+    own, plain, compiled = ok(f"{TENSOR}+compile", 10), ok("torch-bf16", 15), ok("torch-bf16+compile", 12)
+    layer = replace(TORCHAO, scaling="tensorwise")
+    other = model((layer,), 20, plain, compiled, ok(f"{ROW}+compile", 8), own)
+    compile_it = "Compile each repeated block"
+    assert texts(other) == [compile_it, "Convert 8 linear layers: torchao float8 row-wise"]
+    # Of two that are as good as each other the one that it has.
+    assert texts(model((layer,), 20, plain, compiled, ok(f"{ROW}+compile", 9.8), own)) == [compile_it]
+    back = model((layer,), 20, plain, replace(compiled, step_ms=ms(8)), own)
+    assert texts(back) == [compile_it, "Go back from torchao float8 tensor-wise to BF16"]
+    # FP8 that gives nothing is not gone through.
+    same = model((layer,), 20, plain, replace(compiled, step_ms=ms(10)), own)
+    assert texts(same) == ["Go back from torchao float8 tensor-wise to BF16", compile_it]
 
 
 def test_the_same_recipe_in_fewer_layers_is_a_change() -> None:
@@ -147,10 +181,7 @@ def test_another_recipe_is_reached_through_bf16() -> None:
         (replace(TORCHAO, scaling="block"), "Go back to BF16"),  # no configuration that is tried
         (replace(TORCHAO, scaling=None), "Go back to BF16"),
         (replace(PLAIN, library="torchao", keeps="int8", multiplies="int8"), "Go back to BF16"),
-        (
-            replace(PLAIN, dtype="float32", keeps="32-bit", multiplies="32-bit"),
-            "Run in BF16 (model.to(torch.bfloat16))",
-        ),
+        (WIDE, "Run in BF16 (model.to(torch.bfloat16))"),
     ],
 )
 def test_from_whatever_it_is_in_the_way_to_bf16_is_said(layer: Layer, said: str) -> None:
@@ -158,10 +189,22 @@ def test_from_whatever_it_is_in_the_way_to_bf16_is_said(layer: Layer, said: str)
 
 
 def test_fp32_weights_under_autocast_are_said_to_be_cast_at_each_call() -> None:
-    wide = replace(PLAIN, dtype="float32", keeps="32-bit", multiplies="32-bit")
-    found = model((wide,), 20, ok("torch-bf16", 10), autocast="bfloat16")
+    found = model((WIDE,), 20, ok("torch-bf16", 10), autocast="bfloat16")
     assert texts(found) == ["Run in BF16 (model.to(torch.bfloat16)): autocast casts them at each call"]
     assert code(found, plan.best(found) or Trial()) == "import torch\nmodel.to(torch.bfloat16)"
+
+
+def test_what_trains_keeps_its_weights_in_fp32_and_runs_under_autocast() -> None:
+    found = model((WIDE,), 20, ok("torch-bf16", 15), ok("torch-bf16+compile", 10), training=True)
+    said = 'un the forward under torch.autocast("cuda", dtype=torch.bfloat16)'
+    assert texts(found) == [f"R{said}", "Compile each repeated block"]
+    assert [step.short for step in plan.changes(found)] == ["autocast", "compiled blocks"]
+    assert f"# r{said}\nwith {said[21:]}: model(...)" in code(found, plan.best(found) or Trial())
+    te = code(found, Trial("te-fp8-current"))
+    assert f"with {said[21:]}, te.autocast(enabled=True, recipe=recipe): model(...)" in te
+    cast = replace(found, autocast="bfloat16")
+    assert texts(cast) == ["Compile each repeated block"]
+    assert code(cast, plan.best(cast) or Trial()) == "for block in model.blocks:\n    block.compile()"
 
 
 def test_attention_by_hand_is_a_change_of_its_own() -> None:
@@ -297,7 +340,7 @@ TIMES = st.one_of(
 )
 ESTIMATES = st.builds(ms, TIMES, st.sampled_from([0.0, 0.001, 0.01, 0.03, 0.2]))
 WAYS = st.sampled_from([(PLAIN,), (STORED,), (TORCHAO,), (ENGINE,), (replace(STORED, adapter_rank=4),),
-                        (replace(PLAIN, dtype="float32", keeps="32-bit", multiplies="32-bit"),)])  # fmt: skip
+                        (WIDE,)])  # fmt: skip
 # How it ended, its error and the limit of that.
 ENDED = st.sampled_from(
     [("ok", 0.03, 0.08), ("ok", 0.0, 0.01), ("ok", None, None), ("wrong", 0.5, 0.08), ("failed", None, None)]
@@ -308,7 +351,10 @@ ENDED = st.sampled_from(
 def anything(draw: Any) -> Model:
     layers, compiled = draw(WAYS), draw(st.sampled_from([0, 8]))
     # A model that is in plain BF16 already is not tried so.
-    listed = [config for config in CONFIGS if config != "torch-bf16" or layers != (PLAIN,) or compiled]
+    training, autocast = draw(st.booleans()), draw(st.sampled_from(["off", "bfloat16"]))
+    is_plain = layers == (PLAIN,) or (layers == (WIDE,) and training and autocast != "off")
+    listed = [config for config in CONFIGS if config != "torch-bf16" or not is_plain or compiled]
+    listed += ["torch-bf16+lora"] if layers[0].adapter_rank and not training else []
     trials = []
     for config in (AS_IT_IS, *draw(st.lists(st.sampled_from(listed), unique=True))):
         outcome, error, limit = draw(ENDED)
@@ -320,7 +366,8 @@ def anything(draw: Any) -> Model:
         check = Check(config, draw(st.sampled_from(["ok", "failed"])), step_ms=draw(ESTIMATES), as_it_is_ms=ms(10))
     blocks = (Blocks("blocks", "Block", 8, 1, compiled),)
     run = StepRun(step_ms=draw(ESTIMATES))
-    return Model(class_name="mine.Model", layers=layers, blocks=blocks, run=run, trials=tuple(trials), check=check)
+    found = Model(class_name="mine.Model", layers=layers, blocks=blocks, run=run, trials=tuple(trials), check=check)
+    return replace(found, training=training, autocast=autocast)
 
 
 @given(anything())
@@ -341,6 +388,7 @@ def test_the_plan_leads_to_what_the_report_advises(found: Model) -> None:
     pasted = code(found, best)
     assert pasted
     compile(pasted, "pasted", "exec")
+    assert not (found.training and "model.to(" in pasted)
 
 
 @given(anything())
