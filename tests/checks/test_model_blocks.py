@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Any
 
 import pytest
@@ -279,20 +280,36 @@ def test_a_step_without_its_blocks_calls_none_of_them_and_gives_what_it_gave() -
         handle.remove()
 
 
-def test_in_training_every_parameter_still_has_a_gradient_for_the_optimizer() -> None:
-    for model in (Headed().train(), blocks(3).train()):  # with a layer before the blocks, and with none
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-        with_gradient: list[int] = []
+class Waiting(torch.optim.SGD):  # type: ignore[misc, name-defined]
+    """An optimizer that takes two hundredths of a second."""
 
-        def step(model: Any = model, optimizer: Any = optimizer, with_gradient: Any = with_gradient) -> None:
-            model(x()).square().mean().backward()
-            optimizer.step()
-            with_gradient.append(sum(p.grad is not None for group in optimizer.param_groups for p in group["params"]))
-            optimizer.zero_grad()
+    def step(self, closure: Any = None) -> None:
+        time.sleep(0.02)
+        super().step(closure)
 
-        timed_outside(model, step)
-        assert len(with_gradient) > 20
-        assert set(with_gradient) == {len(list(model.parameters()))}
+
+@pytest.mark.parametrize("make", [Headed, lambda: blocks(3)])  # with a layer before the blocks, and with none
+def test_in_training_optimizers_rest_while_blocks_are_silent_and_their_time_is_added(make: Any) -> None:
+    model = make().train()
+    own = list(model.parameters())
+    optimizer = Waiting(own, lr=0.1)
+    kept: list[tuple[bool, list[Any]]] = []
+
+    def step() -> None:
+        model(x()).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        silent = any(type(part).__name__ == "Silent" for part in model.modules())
+        kept.append((silent, [parameter.detach().clone() for parameter in own]))
+
+    found = timed_outside(model, step)
+    assert found.host_ms > 20
+    assert found.device_ms.low > 20
+    silent = [parameters for was_silent, parameters in kept if was_silent]
+    assert len(silent) > 20
+    assert all(torch.equal(one, first) for each in silent for one, first in zip(each, silent[0], strict=True))
+    assert vars(optimizer).get("step") is None
+    assert [id(parameter) for parameter in model.parameters()] == [id(parameter) for parameter in own]
 
 
 def test_a_step_finds_the_parameters_of_its_model_without_its_blocks() -> None:
@@ -302,7 +319,7 @@ def test_a_step_finds_the_parameters_of_its_model_without_its_blocks() -> None:
 
     def step() -> None:
         model(x()).mean().backward()
-        seen.append([name for name, parameter in model.named_parameters() if parameter.grad is not None])
+        seen.append([name for name, _ in model.named_parameters()])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for parameter in model.parameters():
             parameter.grad = None
