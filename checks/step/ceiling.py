@@ -25,6 +25,7 @@ from fp8doctor.checks.step.sums import (
     us_of,
 )
 from fp8doctor.model import Action, Evidence, Exhibit, Finding, NotApplicable, Severity, Unknown, Verdict
+from fp8doctor.observed import Model
 from fp8doctor.registry import exhibit, rule
 from fp8doctor.traced import Trace
 
@@ -84,8 +85,14 @@ def _waits_for_fp8(trace: Trace) -> bool:
     return bool(eager_quantising(trace)) and (launching_us(trace) or 0.0) >= MUCH * span_of(trace)
 
 
+def _was_tried(model: Model | None) -> bool:
+    """Whether FP8 was measured in this model, beside which a bound from a recorded step tells nothing."""
+    trials = (model.trials or ()) if model is not None else ()
+    return any(trial.outcome == "ok" and "fp8" in (trial.config or "") for trial in trials)
+
+
 @rule("STP020", "amdahl-only-gemm-faster", Severity.INFO, scope="usage")
-def only_products_gain(trace: Trace) -> Verdict:
+def only_products_gain(trace: Trace, model: Model | None) -> Verdict:
     """FP8 in the products of layers alone makes nothing else faster: how much that can be for this step.
 
     What it means: a step is also attention, norms, element-wise work, communication and waiting. If the products of
@@ -103,6 +110,8 @@ def only_products_gain(trace: Trace) -> Verdict:
     """
     if (missing := unreadable(trace)) is not None:
         return missing
+    if _was_tried(model):
+        return NotApplicable("what FP8 gives was tried on the model's blocks")
     found = ceiling_of(trace)
     open_us = layer_us(trace, *FULL, "other-gemm")
     if open_us > layer_us(trace, *SIXTEEN, *FP8) and not _has_no_fp8(trace):
@@ -131,10 +140,10 @@ def only_products_gain(trace: Trace) -> Verdict:
 
 
 @exhibit
-def ceiling_table(trace: Trace) -> Exhibit | None:
+def ceiling_table(trace: Trace, model: Model | None) -> Exhibit | None:
     """The step as recorded, in BF16, and in perfect FP8."""
     found = ceiling_of(trace)
-    if found is None or found.share < LEAST or _waits_for_fp8(trace):
+    if found is None or found.share < LEAST or _waits_for_fp8(trace) or _was_tried(model):
         return None
     rows = [("as recorded", found.recorded_us, ""), ("in BF16", found.bf16_us, "estimated")]
     if not fp8_products(trace):

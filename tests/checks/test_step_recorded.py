@@ -235,7 +235,7 @@ def test_products_on_several_streams_share_the_time(tmp_path: Path) -> None:
                 made.kernel(NVJET_BF16, made.gpu - 58, 57, stream=21)
     trace = read(made, tmp_path)
     assert "100 % BF16 products" in (trace.headline() or "")
-    assert "at most 2.00x" in words(ceiling.only_products_gain(trace))
+    assert "at most 2.00x" in words(ceiling.only_products_gain(trace, None))
     bars = exhibits.where_time_went(trace)
     assert bars is not None
     assert "100 %" in bars.rows[0]["label"]
@@ -245,7 +245,7 @@ def test_a_model_in_tf32_has_no_ceiling_that_was_recorded(tmp_path: Path) -> Non
     made = Recording()
     for _ in range(40):
         made.run("aten::mm", "cutlass_80_tensorop_s1688gemm_256x128", 90, layer(4096, 4096, 4096), FLOAT)
-    assert isinstance(ceiling.only_products_gain(read(made, tmp_path)), Unknown)
+    assert isinstance(ceiling.only_products_gain(read(made, tmp_path), None), Unknown)
 
 
 def test_experts_of_untold_format_leave_open_whether_fp8_was_applied(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_experts_of_untold_format_leave_open_whether_fp8_was_applied(tmp_path: P
     trace = read(made, tmp_path)
     assert (trace.us_by_kind or {})["other-gemm"] == 40 * 160
     assert isinstance(format_rules.not_applied(trace), Unknown)
-    assert isinstance(ceiling.only_products_gain(trace), Unknown)
+    assert isinstance(ceiling.only_products_gain(trace, None), Unknown)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from fp8doctor.checks.step import (
     quantising_rules,
 )
 from fp8doctor.model import EXHIBIT_ROWS, Finding, NotApplicable, Severity, Unknown
+from fp8doctor.observed import Model, Trial
 from fp8doctor.registry import load
 from fp8doctor.traced import RankTotal, Trace
 from tests import step_situations as steps
@@ -280,13 +281,26 @@ def test_the_ceiling_is_amdahls() -> None:
     assert fp8 is not None
     assert fp8.fp8_us < fp8.recorded_us < fp8.bf16_us
     assert ceiling.ceiling_of(replace(steps.healthy_bf16(), compute_capabilities=("8.0",))) is None
-    assert ceiling.only_products_gain(steps.healthy_fp8()) is None
+    assert ceiling.only_products_gain(steps.healthy_fp8(), None) is None
+
+
+def test_a_ceiling_is_not_told_where_fp8_was_tried() -> None:
+    trace = steps.healthy_bf16()
+    tried = Model(trials=(Trial(config="torchao-fp8-rowwise+compile", outcome="ok"),))
+    assert isinstance(ceiling.only_products_gain(trace, tried), NotApplicable)
+    assert ceiling.ceiling_table(trace, tried) is None
+    for others in (
+        Trial(config="torch-bf16+compile", outcome="ok"),
+        Trial(config="torchao-fp8-rowwise", outcome="failed"),
+    ):
+        assert found(ceiling.only_products_gain(trace, Model(trials=(others,)))).gain is None
+        assert ceiling.ceiling_table(trace, Model(trials=(others,))) is not None
 
 
 def test_what_is_shown_keeps_to_its_kind_and_begins_with_the_largest() -> None:
     healthy = steps.healthy_fp8()
     made = [exhibits.where_time_went(healthy), exhibits.largest_kernels(healthy), exhibits.largest_products(healthy)]
-    for exhibit in (*made, ceiling.ceiling_table(healthy)):
+    for exhibit in (*made, ceiling.ceiling_table(healthy, None)):
         assert exhibit is not None
         assert all(set(row) == set(EXHIBIT_ROWS[exhibit.kind]) for row in exhibit.rows)
     bars = made[0]
