@@ -10,11 +10,13 @@ from fp8doctor.registry import rule
 # torchao's layers scale and cast by a row of kernels unless they are compiled; those of other libraries have kernels
 # of their own.
 _NEED_COMPILING = ("torchao",)
-# The part of a GPU's memory up to which a step has room for activations that it would keep.
-ROOM = 0.5
+# The part of a GPU's memory up to which it is worth trying whether a step that keeps its activations fits.
+ROOM = 0.25
 # A first call that takes so many steps' time shows in an average of a hundred steps; shorter than a second it is no
 # compilation that anybody waits for.
 LONG_FIRST, LONG_FIRST_MS = 10.0, 1000.0
+# Where nothing is compiled the first call loads libraries and fills caches; that is long from half a minute on.
+LONG_FIRST_EAGER_MS = 30_000.0
 # A host that is done before half of the step: whoever reads the clock then is wrong by a factor of two and more.
 EARLY = 0.5
 
@@ -190,6 +192,8 @@ def long_first_call(model: Model) -> Verdict:
     first, step = run.first_ms, run.step_ms.median
     if first < max(LONG_FIRST * step, LONG_FIRST_MS):
         return None
+    if model.compiled in (None, "none") and first <= LONG_FIRST_EAGER_MS:
+        return None
     evidence = [Evidence(f"{first / step:,.0f} times as long", round(first, 1), "ms", "model.run.first_ms")]
     # Without the former this is so of every model that is well: no finding by itself.
     if run.host_ms is not None and run.host_ms < EARLY * step and _all_on_gpu(model):
@@ -238,14 +242,15 @@ def does_not_run(model: Model) -> Verdict:
 
 @rule("MOD017", "gradient-checkpointing", Severity.INFO, scope="usage")
 def checkpointing_with_room(model: Model) -> Verdict:
-    """Activations are computed again in the backward, on a GPU that has room for them.
+    """Activations are computed again in the backward, on a GPU whose memory is mostly free.
 
     What it means: gradient checkpointing is on, which keeps few activations and repeats the forward of each block in
-    the backward; at the step's peak more than half of the GPU's memory was free.
+    the backward; at the step's peak more than three quarters of the GPU's memory were free.
 
     Why it costs time: one forward more for each step, in FP8 with its casts.
 
-    What to do: switch it off, or keep it for some blocks only, and watch the peak.
+    What to do: try without it, or keep it for some blocks only, and watch the peak: how much the activations would take
+    was not measured.
 
     Sources: the model's own switch; torch's allocator at the step's peak.
     """
@@ -258,7 +263,9 @@ def checkpointing_with_room(model: Model) -> Verdict:
     if peak_gb > ROOM * memory.device_gb:
         return None
     return Finding(
-        title=f"Gradient checkpointing is on, and a step needs {peak_gb:,.0f} of {memory.device_gb:,.0f} GB",
+        title=f"Gradient checkpointing is on, and a step needs {peak_gb:,.0f} of {memory.device_gb:,.0f} GB with it",
         evidence=(Evidence(f"{peak_gb:,.1f} GB at the step's peak", round(peak_gb, 2), "GB", "model.memory"),),
-        actions=(Action("Switch it off, or for some blocks", "model.gradient_checkpointing_disable()"),),
+        actions=(
+            Action("Try without, or for some blocks, and watch the peak", "model.gradient_checkpointing_disable()"),
+        ),
     )

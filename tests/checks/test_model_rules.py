@@ -134,7 +134,11 @@ def test_weights_away_from_the_gpu_are_told() -> None:
 
 def test_a_first_call_is_long_if_it_hides_the_steps() -> None:
     long = replace(RAN, first_ms=6300.0)
-    assert "6.3 s" in found(use_rules.long_first_call(model(run=long))).title
+    assert "6.3 s" in found(use_rules.long_first_call(model(run=long, compiled="parts"))).title
+    for nothing in ("none", None):
+        assert use_rules.long_first_call(model(run=long, compiled=nothing)) is None
+    longer = replace(RAN, first_ms=31_000.0)
+    assert "31.0 s" in found(use_rules.long_first_call(model(run=longer, compiled="none"))).title
     assert use_rules.long_first_call(model(run=RAN)) is None
     assert isinstance(use_rules.long_first_call(model(run=None)), NotApplicable)
     assert isinstance(use_rules.long_first_call(model(run=replace(RAN, first_ms=None))), Unknown)
@@ -143,21 +147,24 @@ def test_a_first_call_is_long_if_it_hides_the_steps() -> None:
 def test_a_long_first_call_also_says_what_a_clock_reads_that_does_not_wait() -> None:
     on_gpu = {"cuda:0": 10, "meta": 1}
     long = replace(RAN, first_ms=6300.0)
-    both = found(use_rules.long_first_call(model(parameters_by_device=on_gpu, run=long)))
+    both = found(use_rules.long_first_call(model(parameters_by_device=on_gpu, run=long, compiled="whole")))
     assert [e.text for e in both.evidence][
         1
     ] == "a clock that does not wait for the GPU reads 5.0 ms for a step of 20.0 ms"
     # Of a model that is well it is no news.
     assert use_rules.long_first_call(model(parameters_by_device=on_gpu)) is None
     for elsewhere in ({"cpu": 10}, {"cuda:0": 10, "cpu": 10}, {"meta": 10}, None):
-        assert len(found(use_rules.long_first_call(model(parameters_by_device=elsewhere, run=long))).evidence) == 1
+        there = model(parameters_by_device=elsewhere, run=long, compiled="whole")
+        assert len(found(use_rules.long_first_call(there)).evidence) == 1
 
 
-def test_checkpointing_is_told_where_memory_has_room_for_activations() -> None:
+def test_checkpointing_is_told_where_memory_is_mostly_free() -> None:
     roomy = Memory(weights_gb=1.0, buffers_gb=0.0, gradients_gb=0.0, other_gb=4.0, step_gb=20.0, device_gb=141.0)
     trains = model(training=True, checkpointing=True, memory=roomy)
-    assert "needs 25 of 141 GB" in found(use_rules.checkpointing_with_room(trains)).title
-    full = replace(roomy, step_gb=80.0)
+    told = found(use_rules.checkpointing_with_room(trains))
+    assert "needs 25 of 141 GB with it" in told.title
+    assert told.actions[0].text == "Try without, or for some blocks, and watch the peak"
+    full = replace(roomy, step_gb=40.0)
     assert use_rules.checkpointing_with_room(replace(trains, memory=full)) is None
     assert isinstance(use_rules.checkpointing_with_room(replace(trains, memory=replace(full, other_gb=None))), Unknown)
     assert isinstance(use_rules.checkpointing_with_room(replace(trains, checkpointing=False)), NotApplicable)
