@@ -126,7 +126,7 @@ def test_without_steps_times_are_those_of_the_recording(tmp_path: Path) -> None:
         exhibits.where_time_went(trace),
         exhibits.largest_kernels(trace),
         exhibits.largest_products(trace),
-        ceiling.ceiling_table(trace),
+        ceiling.ceiling_table(trace, None),
     ):
         assert exhibit is not None
         assert "a step" not in exhibit.title
