@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fp8doctor.checks.ladder.naming import label
 from fp8doctor.checks.model.code import within
 from fp8doctor.checks.model.layers import linears, weights, with_rows
 from fp8doctor.checks.step.sums import a_step, shown
@@ -96,6 +97,32 @@ def _gain_cells(gain: LayerGain) -> dict[str, str]:
         "with quantising": interval_text(gain.layer_us),
         "gain with it": factor(gain.layer_us),
     }
+
+
+@exhibit
+def sqnr_table(model: Model) -> Exhibit | None:
+    """The layers that lose most in FP8, by trial: on what the model calls them with."""
+    rows = [
+        {
+            "layer": error.name or "?",
+            "SQNR dB": f"{error.sqnr_db:.1f}",
+            "e4m3 explains": f"{error.expected_db:.1f}" if error.expected_db is not None else "",
+            "tried": label(trial.config or ""),
+        }
+        for trial in model.trials or ()
+        if "fp8" in (trial.config or "")
+        for error in trial.worst or ()
+        if error.sqnr_db is not None
+    ]
+    if not rows:
+        return None
+    return Exhibit(
+        id="model-sqnr",
+        kind="table",
+        title="the layers that lose most in FP8: signal to quantisation noise, against BF16 of the same weights",
+        unit="dB",
+        rows=tuple({"cells": cells} for cells in rows),
+    )
 
 
 @exhibit

@@ -244,3 +244,22 @@ def test_the_plan_is_shown_as_it_was_measured_in_the_whole_model() -> None:
     failed, bars = shown(replace(check, outcome="wrong", detail="NaN"))
     assert failed == (whole, "", "", "", "wrong: NaN")
     assert bars[0] == "2. torchao float8 row-wise"
+
+
+def test_the_layers_that_lose_most_stand_with_the_trial_and_what_they_are_compared_with() -> None:
+    lost = (LayerError("blocks.*.down", 14.25, 28.0), LayerError("blocks.*.up", 25.0, None), LayerError("unknown"))
+    trials = (
+        Trial(config="torchao-fp8-rowwise+compile", outcome="ok", worst=lost),
+        Trial(config="torch-bf16+compile", outcome="ok", worst=lost),
+        Trial(config="torchao-fp8-tensorwise", outcome="ok"),
+    )
+    table = exhibits.sqnr_table(Model(trials=trials))
+    assert table is not None
+    assert (table.id, table.unit) == ("model-sqnr", "dB")
+    assert table.title.endswith("against BF16 of the same weights")
+    down, up = cells(table)
+    assert list(down.values())[:3] == ["blocks.*.down", "14.2", "28.0"]
+    assert down["tried"].startswith("torchao float8 row-wise")
+    assert up["e4m3 explains"] == ""
+    assert exhibits.sqnr_table(Model(trials=trials[1:])) is None
+    assert exhibits.sqnr_table(Model()) is None
