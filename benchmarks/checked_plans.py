@@ -3,8 +3,10 @@
 python -m benchmarks.checked_plans [--only NAME ...] [--small] [--into FOLDER]
 
 Models with the blocks of FLUX, Qwen-Image and Llama 3, and a language model of 454M parameters that trains, as people
-run them; for each the plan is estimated, then applied and measured. Prints a table in Markdown; exits 1 if an estimated
-speed-up is more than a tenth off. With --into the reports are written there.
+run them; for each the plan is estimated, then applied and measured. Prints a table in Markdown: the step that was
+estimated beside the one measured, and the speed-up that was said (over the step as it was measured first) beside the
+one that was got (over the step measured directly before and after); exits 1 if either is more than a tenth off. With
+--into the reports are written there.
 """
 
 from __future__ import annotations
@@ -80,9 +82,9 @@ def main() -> int:
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     place = Place("cpu", True) if asked.small else Place("cuda", False)
-    print("| model | as it is, ms | plan | estimated, ms | measured, ms | speed-up estimated | measured | off | s |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
-    far = 0
+    print("| model | as it is, ms | plan | estimated, ms | measured, ms | off | speed-up said | got | off | s |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    far = False
     for name in asked.only:
         torch._dynamo.reset()
         began = time.monotonic()
@@ -90,8 +92,8 @@ def main() -> int:
         if asked.into is not None:
             (asked.into / f"{name}.json").write_text(api.report_to_json(report))
             (asked.into / f"{name}.txt").write_text(str(report))
-        row, off = _row(report.facts["model"])
-        far |= off is not None and abs(off) > MOST_OFF
+        row, offs = _row(report.facts["model"])
+        far |= any(abs(off) > MOST_OFF for off in offs)
         print(f"| {name} | {row} | {time.monotonic() - began:.0f} |", flush=True)
         if place.device == "cuda":
             torch.cuda.empty_cache()
@@ -102,18 +104,21 @@ def _examined(asked: Asked) -> Any:
     return fp8doctor.examine_model(asked.model, asked.inputs, asked.step, try_for_s=TRY_FOR_S, check_plan=True)
 
 
-def _row(found: dict[str, Any]) -> tuple[str, float | None]:
+def _row(found: dict[str, Any]) -> tuple[str, list[float]]:
+    """What a table says of one plan, and how far off its estimates were: of the step, and of the speed-up."""
     check, run = found["check"] or {}, found["run"]
-    step_ms = (run["step_ms"] or {}).get("median")
+    first = (run["step_ms"] or {}).get("median")
     if not check.get("step_ms"):
         why = check.get("detail") or found["untried"] or run["error"]
-        return f"{step_ms} | {check.get('config')}: {why} | | | | | ", None
+        return f"{first} | {check.get('config')}: {why} | | | | | | ", []
     before, after = check["as_it_is_ms"]["median"], check["step_ms"]["median"]
     estimated = check["estimated_ms"]["median"]
-    said, got = step_ms / estimated, before / after
-    off = said / got - 1
-    row = f"{before:.2f} | {check['config']} | {estimated:.2f} | {after:.2f} | {said:.2f}x | {got:.2f}x | {off:+.1%}"
-    return row, off
+    said, got = first / estimated, before / after
+    offs = [estimated / after - 1, said / got - 1]
+    step = f"{first:.2f} | {check['config']} | {estimated:.2f} | {after:.2f} | {offs[0]:+.1%}"
+    if check.get("detail"):  # a part of the step was left out of what was measured
+        return f"{first:.2f} | {check['config']}: {check['detail']} | {estimated:.2f} | {after:.2f} | | | | ", []
+    return f"{step} | {said:.2f}x | {got:.2f}x | {offs[1]:+.1%}", offs
 
 
 if __name__ == "__main__":
