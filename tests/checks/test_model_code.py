@@ -159,7 +159,7 @@ def test_a_model_in_fp32_runs_in_bf16_afterwards_and_keeps_its_weights_where_it_
     for training, dtype in ((False, torch.bfloat16), (True, torch.float32)):
         built = blocks(2).train(training)
         text = code(seen(built, autocast="off"), Trial("torch-bf16"))
-        run = text.replace("model(...)", "y = model(torch.ones(4, 64))").replace('"cuda"', '"cpu"')
+        run = text.replace("model(...)", "y = model[0].up(torch.ones(4, 64))").replace('"cuda"', '"cpu"')
         names: dict[str, Any] = {"model": built}
         exec(compile(run, "pasted", "exec"), names)  # noqa: S102
         assert {parameter.dtype for parameter in built.parameters()} == {dtype}
