@@ -17,7 +17,7 @@ from fp8doctor.checks.model.code import (
     is_converted_so,
     list_of,
 )
-from fp8doctor.checks.model.layers import counted, keeping, linears, mostly_fp32, multiplying, padded_gain
+from fp8doctor.checks.model.layers import counted, keeping, linears, mostly_fp32, multiplying
 from fp8doctor.checks.model.trying.attention import SDPA, by_hand
 from fp8doctor.checks.model.trying.choosing import REASONS
 from fp8doctor.measuring.statistics import differs, speedup
@@ -289,12 +289,3 @@ def _but_for(trial: Trial | None) -> str:
         return ""
     reasons = sorted({REASONS.get(why, why) for why in kept.values()})
     return f" (not {len(kept)} of each block's: {'; '.join(reasons)})"
-
-
-def padding(model: Model) -> list[tuple[str, float]]:
-    """Layers whose sizes FP8 does not take, and the milliseconds of a step that padding their weights would save."""
-    return [
-        (", ".join(gain.names or ()), saved)
-        for gain in model.gains or ()
-        if (saved := padded_gain(gain)) is not None and saved > 0
-    ]

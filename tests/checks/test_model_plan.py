@@ -13,6 +13,7 @@ from fp8doctor import api
 from fp8doctor.checks.ladder.naming import label
 from fp8doctor.checks.model import advice, plan
 from fp8doctor.checks.model.code import code
+from fp8doctor.checks.model.layers import padded_gain
 from fp8doctor.judging import advice as judging
 from fp8doctor.model import Estimate
 from fp8doctor.observed import AS_IT_IS, Blocks, Check, Layer, LayerGain, Model, StepRun, Trial
@@ -326,8 +327,9 @@ def test_the_converted_layers_are_counted_without_those_that_stay() -> None:
 
 def test_padding_is_told_where_it_saves_time() -> None:
     odd = LayerGain(("blocks.*.up",), 8, 4096, 4096, 14_330, bf16_us=ms(100), layer_us=ms(60))
-    assert plan.padding(Model(gains=(odd,))) == [("blocks.*.up", 0.32)]
-    assert plan.padding(Model(gains=(replace(odd, n=14_336), replace(odd, layer_us=ms(120)), LayerGain()))) == []
+    assert padded_gain(odd) == pytest.approx(0.32)
+    for nothing in (replace(odd, n=14_336), replace(odd, layer_us=ms(120)), LayerGain()):
+        assert padded_gain(nothing) is None
 
 
 # --- Whatever was tried, the plan leads to what the report advises ---
