@@ -91,6 +91,8 @@ class Blocks:
 class StepRun:
     """What calling the model took, without a profiler. Milliseconds by the host's clock, to the end of the work."""
 
+    # "forward" or "forward and backward"; None: a step of the caller's own.
+    does: str | None = None
     first_ms: float | None = None
     step_ms: Estimate | None = None
     # Until the host had asked for a step, of a device that was idle when it began.
@@ -258,10 +260,15 @@ class Model(Facts, key="model"):
 
     def headline(self) -> str | None:
         """In which format its layers multiply, and what a step takes."""
+        if self.layers is None and self.run is None and self.untried:
+            return f"Nothing of a model was seen: {self.untried}"
         if self.layers is None:
             return "Nothing of the model was seen" if self.run is not None and self.run.error else None
         step = self.run.step_ms if self.run is not None else None
-        took = f"; a step takes {_figure(step.median)} ms" if step is not None and step.median else ""
+        does = f" ({self.run.does})" if self.run is not None and self.run.does else ""
+        took = f"; a step{does} takes {_figure(step.median)} ms" if step is not None and step.median else ""
+        if self.run is None and self.untried:
+            return f"{self._products()}; no step was timed: {self.untried}"
         if self.on_cpu:
             took = f"{took} on the CPU" if took else "; it is on the CPU"
             took += ", where timing tells nothing of FP8"

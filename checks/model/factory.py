@@ -59,18 +59,30 @@ def made(torch: Any, name: str, inputs: tuple[str, ...], folder: str | None, dev
         kind = type(given[0] if given else result).__name__
         raise NoModelError(f"{name} returned a {kind}; it must return a torch.nn.Module, or (model, inputs)")
     if inputs:
-        return Named(given[0], tuple(tensor(torch, text, device) for text in inputs))
+        default = _default_type(torch, given[0])
+        return Named(given[0], tuple(tensor(torch, text, device, default) for text in inputs))
     return Named(*given)
 
 
-def tensor(torch: Any, text: str, device: Any) -> Any:
+def _default_type(torch: Any, model: Any) -> str:
+    """What a model is most likely called with: token numbers if it begins with an embedding, else its own type."""
+    first = next((m for m in model.modules() if next(m.parameters(recurse=False), None) is not None), None)
+    if isinstance(first, torch.nn.Embedding):
+        return "int64"
+    wide = (p.dtype for p in model.parameters() if p.dtype in (torch.float32, torch.float16, torch.bfloat16))
+    return str(next(wide, torch.bfloat16)).removeprefix("torch.")
+
+
+def tensor(torch: Any, text: str, device: Any, default: str = "bfloat16") -> Any:
     """A tensor of "SHAPE:dtype" ("1x4096x3072:bfloat16"): random numbers, or of whole numbers small ones.
+
+    Without a dtype it is `default`.
 
     Raises:
         NoModelError: if the text is none, or the tensor would be larger than any memory.
     """
     found = re.fullmatch(r"(\d{1,10}(?:x\d{1,10})*)(?::(\w+))?", text)
-    dtype = getattr(torch, found[2] or "bfloat16", None) if found else None
+    dtype = getattr(torch, found[2] or default, None) if found else None
     if found is None or not isinstance(dtype, torch.dtype):
         raise NoModelError(f"{text!r} is no SHAPE:dtype, such as 1x4096x3072:bfloat16")
     shape = [int(size) for size in found[1].split("x")]

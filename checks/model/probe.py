@@ -46,7 +46,7 @@ def gather(request: Request, torch_build: TorchBuild | None) -> Iterator[Model]:
     placed = running.device_of(model, device)
     before = compiling.so_far_said()
     with as_it_was(model):
-        run = running.timed(step, placed)
+        run = replace(running.timed(step, placed), does=running.done_by(model) if named.step is None else None)
         said = compiling.events(model, named.step, before)
         yield replace(found, run=run, compile_events=said)
         if run.error is not None:

@@ -236,7 +236,11 @@ def does_not_run(model: Model) -> Verdict:
     return Finding(
         title="The model could not be loaded" if loading else f"The step failed in {model.run.failed_at}",
         evidence=(Evidence(model.run.error, fact="model.run.error"),),
-        actions=(Action(f"Call the {'factory' if loading else 'step'} by itself first, and mend what it says"),),
+        actions=(
+            Action("Name it as Python does (package.module:factory), from the folder that it is in; call it by itself")
+            if loading
+            else Action("Call the model by itself with the same inputs, and mend what it says"),
+        ),
     )
 
 

@@ -16,6 +16,13 @@ def _factory(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
+def _inputs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not re.fullmatch(r"\d+(x\d+)*(:(u?int\d+|bool|float\d+(_\w+)?|bfloat16|half|long))?", value):
+            raise click.BadParameter(f"{value!r} is no SHAPE:DTYPE, such as 1x4096:int64.", ctx, param)
+    return values
+
+
 @click.command("model")
 @click.argument("factory", callback=_factory, metavar="FACTORY")
 @click.option(
@@ -23,7 +30,9 @@ def _factory(ctx: click.Context, param: click.Parameter, value: str) -> str:
     "inputs",
     multiple=True,
     metavar="SHAPE:DTYPE",
-    help="What the model is called with, such as 1x4096:int64. Repeatable; without it the factory says.",
+    callback=_inputs,
+    help="What the model is called with, such as 1x4096:int64 or 8x3x64x64:bfloat16 (torch's names; without one the "
+    "model's own type, or int64 if it begins with an embedding). Repeatable; without it the factory says.",
 )
 @click.option("--check-plan", is_flag=True, help="Put the best configuration into the whole model and measure it.")
 @click.option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,11 @@ def step_of(model: Any, inputs: Any) -> Call:
         return output
 
     return forward_and_backward if model.training else forward
+
+
+def done_by(model: Any) -> str:
+    """What the step of `step_of` does."""
+    return "forward and backward" if model.training else "forward"
 
 
 def _loss(output: Any) -> Any:
@@ -168,8 +174,11 @@ def record(step: Call, file: Path, device: Any) -> None:
         file: where the trace is written.
         device: a torch.device.
     """
+    import torch
     from torch.profiler import ProfilerActivity, profile, schedule
 
+    if torch.autograd._profiler_enabled():
+        raise RuntimeError("another profiler is on")
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with (
         _quiet(),
@@ -192,6 +201,8 @@ def _quiet() -> Iterator[None]:
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*Profiler clears events")
+            yield
     finally:
         logger.setLevel(before)

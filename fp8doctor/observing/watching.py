@@ -55,6 +55,10 @@ class Watcher:
         if profiler is None:
             return
         self._wait()
+        if not self._torch.autograd._profiler_enabled():
+            # Stopping again what another one has stopped ends the process inside of torch.
+            self.failed = "another profiler was on meanwhile, and ended this one"
+            return
         try:
             profiler.stop()
             self.compiled = self._graphs() != self._graphs_before
@@ -70,6 +74,10 @@ class Watcher:
         self._wait()
         self._graphs_before = self._graphs()
         self.calls = self._optimizer_steps = 0
+        if self._torch.autograd._profiler_enabled():
+            self.failed = "another profiler is on"
+            self._undo.close()
+            return
         profiler = self._torch.profiler.profile(activities=activities, record_shapes=True)
         try:
             profiler.start()
@@ -103,8 +111,11 @@ class Watcher:
             self._restarts += 1
             profiler, self._profiler = self._profiler, None
             self._wait()
-            profiler.stop()
-            self._open()
+            if self._torch.autograd._profiler_enabled():
+                profiler.stop()
+                self._open()
+            else:
+                self.failed = "another profiler was on meanwhile, and ended this one"
             return
         self.stop()
 
@@ -129,8 +140,12 @@ class Watch:
         self._folder = tempfile.TemporaryDirectory(prefix="fp8doctor-")
         self._watcher = Watcher(Path(self._folder.name) / "trace.json")
         self.report: Any = None
+        self._used = False
 
     def __enter__(self) -> Watch:
+        if self._used:
+            raise RuntimeError("this has watched a block already: make a new fp8doctor.watch()")
+        self._used = True
         self._watcher.start()
         return self
 

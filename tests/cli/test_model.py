@@ -65,7 +65,7 @@ def test_a_factory_with_its_inputs_is_called_and_its_step_is_run(folder: Path) -
     assert found["run"]["error"] is None
     assert [layer["rows"] for layer in found["layers"]] == [[8], [8]]
     assert report["facts"]["trace"]["accelerator"] == "cpu"
-    assert "All 4 linear layers multiply in 32 bits; a step takes" in report["verdict"]["headline"]
+    assert "All 4 linear layers multiply in 32 bits; a step (forward) takes" in report["verdict"]["headline"]
     assert summary.not_examined(report) == ["what the box's parts take by themselves: run fp8doctor"]
     assert not any("GPU activity" in (outcome["reason"] or "") for outcome in report["outcomes"])
     assert {trial["config"] for trial in found["trials"]} >= {"as-it-is", "torch-bf16"}

@@ -44,7 +44,7 @@ def the(kind: str) -> CompileEvent:
     return found
 
 
-class Broken(torch.nn.Module):  # type: ignore[misc]
+class Broken(torch.nn.Module):  # type: ignore[misc,name-defined]
     def __init__(self) -> None:
         super().__init__()
         self.linear = torch.nn.Linear(8, 8)
@@ -55,7 +55,7 @@ class Broken(torch.nn.Module):  # type: ignore[misc]
         return x * 2
 
 
-class ReadsBack(torch.nn.Module):  # type: ignore[misc]
+class ReadsBack(torch.nn.Module):  # type: ignore[misc,name-defined]
     def inner(self, x: Any) -> Any:
         return x + 1 if x.sum().item() > 0 else x
 
@@ -63,7 +63,7 @@ class ReadsBack(torch.nn.Module):  # type: ignore[misc]
         return self.inner(x + 1) * 2
 
 
-class Counts(torch.nn.Module):  # type: ignore[misc]
+class Counts(torch.nn.Module):  # type: ignore[misc,name-defined]
     def __init__(self) -> None:
         super().__init__()
         self.n, self.text = 0, ""

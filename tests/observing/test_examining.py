@@ -39,8 +39,8 @@ def test_a_forward_is_timed_recorded_and_its_rows_are_counted() -> None:
 def test_a_report_of_a_model_speaks_of_it_and_is_silent_of_a_box_that_nobody_asked_about() -> None:
     report = fp8doctor.examine_model(blocks(2).eval(), torch.randn(3, 5, 64), try_for_s=0)
     assert re.fullmatch(
-        r"All 4 linear layers multiply in 32 bits; a step takes [\d.,]+ ms on the CPU, where timing tells nothing of "
-        r"FP8\. Nothing to mend was found\.",
+        r"All 4 linear layers multiply in 32 bits; a step \(forward\) takes [\d.,]+ ms on the CPU, "
+        r"where timing tells nothing of FP8\. Nothing to mend was found\.",
         report.verdict.headline,
     )
     assert not [outcome for outcome in report.outcomes if outcome.outcome == "unknown"]
@@ -185,8 +185,41 @@ def test_an_exception_in_the_block_is_the_callers_own() -> None:
 def test_a_block_that_calls_no_model_is_no_fault() -> None:
     with fp8doctor.watch() as watched:
         torch.randn(4, 4) @ torch.randn(4, 4)
-    assert watched.report.facts["model"] is None
-    assert watched.report.verdict.headline
+    assert not watched.report.findings
+    assert "no model was called in the block" in watched.report.verdict.headline
+
+
+def test_a_watch_is_used_once() -> None:
+    watched = fp8doctor.watch()
+    with watched:
+        pass
+    with pytest.raises(RuntimeError, match="make a new"), watched:
+        pass
+
+
+@pytest.mark.parametrize("outer", [True, False])
+def test_another_profiler_is_said_and_survived(outer: bool) -> None:
+    model, x = blocks(2).eval(), torch.randn(4, 64)
+    profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+    watched = fp8doctor.watch()
+    first, then = (profiler, watched) if outer else (watched, profiler)
+    with first, then:
+        model(x)
+    assert not watched.report.findings
+    assert "another profiler" in watched.report.verdict.headline
+    with profiler:
+        assert "another profiler is on" in fp8doctor.examine_model(model, x, try_for_s=0).facts["model"]["run"]["error"]
+
+
+def test_a_step_must_be_something_that_can_be_called() -> None:
+    with pytest.raises(TypeError, match="step=lambda"):
+        fp8doctor.examine_model(blocks(1), step=torch.zeros(3))
+
+
+def test_without_inputs_it_says_that_no_step_was_timed() -> None:
+    assert (
+        "no step was timed: neither inputs nor a step were given" in fp8doctor.examine_model(blocks(1)).verdict.headline
+    )
 
 
 def test_it_works_in_another_thread() -> None:

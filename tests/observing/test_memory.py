@@ -27,7 +27,7 @@ class Gpu(Meter):
     before: float = 0.0
     peak: float = 0.0
 
-    on_gpu = True  # type: ignore[assignment]
+    on_gpu = True
 
     def wait(self) -> None:
         """Nothing runs beside the host."""
@@ -85,7 +85,7 @@ def test_a_quantised_weight_is_its_values_and_its_scales() -> None:
 
 
 def test_a_wrapper_that_hides_its_data_leaves_it_unknown() -> None:
-    class Hiding(torch.Tensor):  # type: ignore[misc]
+    class Hiding(torch.Tensor):  # type: ignore[misc,name-defined]
         @classmethod
         def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             raise NotImplementedError
