@@ -42,7 +42,8 @@ def examine_model(
         model: a torch.nn.Module.
         inputs: what it is called with: a tensor, a tuple of arguments, or a dict of keyword arguments. One step is then
             a forward without gradients, or in training forward and backward.
-        step: one step of the caller's own, called some hundred times: what it changes goes on changing.
+        step: one step of the caller's own, called one or two hundred times: what it
+            changes stays changed.
         try_for_s: for how many seconds at most other configurations are tried on copies of the model's blocks; 0: none
             is tried.
         check_plan: whether the best of these is put into the whole model for a moment and measured. Its blocks lie

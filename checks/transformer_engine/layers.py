@@ -47,7 +47,7 @@ def autocast_now() -> Callable[[], AbstractContextManager[Any]] | None:
     engine = sys.modules.get("transformer_engine.pytorch")
     modules = (sys.modules.get(f"transformer_engine.pytorch.{name}") for name in ("quantization", "fp8"))
     manager: Any = next((found for m in modules if (found := getattr(m, "FP8GlobalStateManager", None))), None)
-    if engine is None or manager is None or not manager.is_fp8_enabled():
+    if engine is None or not getattr(manager, "is_fp8_enabled", bool)():
         return None
     recipe = manager.get_fp8_recipe()
     if hasattr(engine, "autocast"):
