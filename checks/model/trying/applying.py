@@ -14,7 +14,7 @@ from fp8doctor.checks.ladder.conversions import RefusedError, around
 from fp8doctor.checks.ladder.slugs import config_of
 from fp8doctor.checks.model.trying.attention import SDPA, with_sdpa
 from fp8doctor.checks.model.trying.comparing import first_tensor
-from fp8doctor.checks.model.trying.converting import most_common_type
+from fp8doctor.checks.model.trying.converting import most_common_type, with_code_of_its_own
 from fp8doctor.checks.model.trying.placing import in_their_place
 from fp8doctor.checks.model.trying.trials import Trier, ended
 from fp8doctor.checks.torch_build.numerics import relative_error
@@ -52,6 +52,8 @@ def checked(trier: Trier, model: Any, step: Callable[[], Any], trial: Trial) -> 
         own_ones = True
         for block in trier.blocks:
             copies, _, _ = trier.converted(block, config, block.alike)
+            if config.compiled:
+                with_code_of_its_own(copies)
             for member, copied in zip(block.alike, copies, strict=True):
                 own_ones &= not model.training or _tied(copied, member)
                 if config.compiled:
