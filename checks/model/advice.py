@@ -72,7 +72,8 @@ def plan_bars(model: Model) -> Exhibit | None:
     return Exhibit(
         id="step-plan",
         kind="bars",
-        title="the plan, each change after the one before: ms a step, estimated by the model's blocks",
+        title="the plan, each change after the one before: ms a step, estimated by the model's blocks"
+        + _not_measured(check),
         unit="ms",
         rows=tuple(
             {"label": label, "value": round(ms, 2), "start": 0, "ratio": None if ratio is None else round(ratio, 3)}
@@ -111,6 +112,13 @@ def plan_table(model: Model) -> Exhibit | None:
 def _check_of(model: Model, steps: list[plan.Change]) -> Check | None:
     """What the plan gave in the whole model; another configuration's time there is among what was tried."""
     return model.check if model.check is not None and model.check.config == steps[-1].config else None
+
+
+def _not_measured(check: Check | None) -> str:
+    """Why a plan that was to be measured in the whole model was not; nothing where it was, or nobody asked for it."""
+    if check is None or _was_measured(check):
+        return ""
+    return f" (not measured in the whole model: {check.detail or check.outcome})"
 
 
 def _was_measured(check: Check) -> bool:

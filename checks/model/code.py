@@ -149,7 +149,7 @@ def _undone(model: Model) -> list[str]:
         else:
             lines += ["model = model.merge_and_unload()"] if library == "peft" else _MERGED
     if mostly_fp32(layers) and not model.training:
-        lines.append("model.to(torch.bfloat16)")
+        lines.append("model.to(torch.bfloat16)  # and what it is called with")
     return lines
 
 

@@ -204,6 +204,15 @@ def test_all_that_was_tried_stands_in_a_table_with_how_it_ended() -> None:
     assert advice.tried_table(model((PLAIN,), 20)) is None
 
 
+def test_a_plan_that_could_not_be_measured_in_the_whole_model_says_why() -> None:
+    found = model((PLAIN,), 20, ok("torch-bf16+compile", 10))
+    assert "not measured" not in (advice.plan_bars(found) or Exhibit("", "bars", "", "", ())).title
+    check = Check("torch-bf16+compile", "refused", "the model is in float32")
+    bars = advice.plan_bars(replace(found, check=check))
+    assert bars is not None
+    assert bars.title.endswith("(not measured in the whole model: the model is in float32)")
+
+
 def test_advice_is_estimated_but_for_the_model_as_it_is_whatever_was_checked() -> None:
     config = f"{ROW}+compile"
     found = model((PLAIN,), 20, ok("torch-bf16+compile", 12), ok(config, 8))

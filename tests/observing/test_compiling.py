@@ -211,7 +211,7 @@ def test_dynamo_is_not_imported_for_it() -> None:
 
 
 def test_reasons_lose_their_folders_and_long_texts() -> None:
-    assert compiling.cut("skip f in file '/home/me/x/site-packages/flash/ops.py'") == "skip f in file 'ops.py'"
+    assert compiling.cut("skip f in file '/opt/x/site-packages/flash/ops.py'") == "skip f in file 'ops.py'"
     assert compiling.cut("prompt == 'a photograph of a cat that sleeps'") == "prompt == 'a photograph of a cat th...'"
     assert compiling.cut("'NoneType' object has no attribute 'size'") == "'NoneType' object has no attribute 'size'"
     assert len(compiling.cut("word " * 100)) == 200
