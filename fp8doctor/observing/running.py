@@ -70,9 +70,26 @@ def _loss(output: Any) -> Any:
 
 
 def device_of(model: Any, default: Any) -> Any:
-    """The device of a model's first parameter that has data; meta where none has, `default` without parameters."""
+    """The device that a model computes on; meta where nothing says it, `default` without parameters.
+
+    That of the first parameter with data. accelerate keeps offloaded weights on meta between calls: its hooks name the
+    device that it brings them to (`execution_device`, accelerate/hooks.py).
+    """
     devices = [parameter.device for parameter in model.parameters()]
-    return next((device for device in devices if device.type != "meta"), devices[0] if devices else default)
+    real = next((device for device in devices if device.type != "meta"), None)
+    return real or _brought_to(model) or (devices[0] if devices else default)
+
+
+def _brought_to(model: Any) -> Any:
+    import torch
+
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for one in getattr(hook, "hooks", (hook,)):
+            wanted = getattr(one, "execution_device", None)
+            if wanted is not None:
+                return torch.device("cuda", wanted) if isinstance(wanted, int) else torch.device(wanted)
+    return None
 
 
 def timed(step: Call, device: Any) -> StepRun:

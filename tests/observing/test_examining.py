@@ -36,6 +36,21 @@ def test_a_forward_is_timed_recorded_and_its_rows_are_counted() -> None:
     assert trace["steps"] == 3
 
 
+def test_a_model_whose_weights_are_all_brought_in_for_a_call_is_run_where_they_are_brought() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = blocks(2).eval()
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    report = fp8doctor.examine_model(model, torch.randn(3, 5, 64), try_for_s=0)
+    assert report.facts["model"]["run"]["error"] is None
+    assert report.facts["model"]["run"]["step_ms"]["n"] >= 3
+
+
+def test_a_model_on_meta_that_nobody_brings_in_is_not_called() -> None:
+    report = fp8doctor.examine_model(blocks(2).to("meta").eval(), torch.randn(3, 5, 64, device="meta"), try_for_s=0)
+    assert "weights are on meta" in report.facts["model"]["run"]["error"]
+
+
 def test_a_report_of_a_model_speaks_of_it_and_is_silent_of_a_box_that_nobody_asked_about() -> None:
     report = fp8doctor.examine_model(blocks(2).eval(), torch.randn(3, 5, 64), try_for_s=0)
     assert re.fullmatch(
