@@ -356,27 +356,32 @@ class Listing:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """Something worth looking at; `rows` follow the schema of `kind` (see `EXHIBIT_ROWS`)."""
+    """Something worth looking at; `rows` follow the schema of `kind` (see `EXHIBIT_ROWS`).
+
+    `answers_why` marks bars that show why FP8 pays here or not; a report leads with the first of them and those beside
+    it, whose ids begin with the same word. Of lines, `x_title` says what x is, and `x_is_log` that it grows by factors.
+    """
 
     id: str
     kind: ExhibitKind
     title: str
     unit: str
     rows: tuple[dict[str, Any], ...]
+    answers_why: bool = False
+    x_title: str | None = None
+    x_is_log: bool = False
 
 
+_NUMBER: tuple[type, ...] = (float, int)
+_MAYBE: tuple[type, ...] = (float, int, type(None))
 # The columns of each kind of exhibit: name -> types allowed. A table's cells are free, but each row has the same ones.
 EXHIBIT_ROWS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     # `start` lets a bar begin where an earlier one ended; `ratio` stands beside the bar ("1.83x").
-    "bars": {"label": (str,), "value": (float, int), "start": (float, int), "ratio": (float, int, type(None))},
+    "bars": {"label": (str,), "value": _NUMBER, "start": _NUMBER, "ratio": _MAYBE},
     "table": {"cells": (dict,)},
-    "heatmap": {"x": (str,), "y": (str,), "value": (float, int, type(None)), "note": (str, type(None))},
-    "lines": {
-        "series": (str,),
-        "x": (float, int),
-        "y": (float, int),
-        "low": (float, int, type(None)),
-        "high": (float, int, type(None)),
-    },
-    "roofline": {"label": (str,), "flop_per_byte": (float, int), "tflops": (float, int), "ceiling": (bool,)},
+    # Where the unit is "x", a cell is a factor; one whose interval holds 1 is no difference.
+    "heatmap": {"x": (str,), "y": (str,), "value": _MAYBE, "low": _MAYBE, "high": _MAYBE, "note": (str, type(None))},
+    "lines": {"series": (str,), "x": _NUMBER, "y": _NUMBER, "low": _MAYBE, "high": _MAYBE},
+    # A ceiling stands where its two lines meet: what memory brings to its left, what the product gives to its right.
+    "roofline": {"series": (str,), "label": (str,), "flop_per_byte": _NUMBER, "tflops": _NUMBER, "ceiling": (bool,)},
 }

@@ -120,6 +120,7 @@ HEALTHY = Report(
                 {"label": "= FP8, eager", "value": 198, "start": 0, "ratio": 0.52},
                 {"label": "= FP8, compiled", "value": 81, "start": 0, "ratio": 1.28},
             ),
+            answers_why=True,
         ),
         Exhibit(
             "break-even",
@@ -127,7 +128,7 @@ HEALTHY = Report(
             "Speed-up by tokens and layer",
             "x",
             tuple(
-                {"x": f"{m}", "y": "3072x3072", "value": value, "note": note}
+                {"x": f"{m}", "y": "3072x3072", "value": value, "low": None, "high": None, "note": note}
                 for m, value, note in ((16, 0.82, None), (1024, 1.03, None), (4096, None, "out of memory"))
             ),
         ),
@@ -148,6 +149,8 @@ HEALTHY = Report(
                 for series in ("rowwise", "tensorwise")
                 for m, y in ((16, 0.82), (1024, 1.03))
             ),
+            x_title="tokens M",
+            x_is_log=True,
         ),
         Exhibit(
             "roofline",
@@ -155,8 +158,14 @@ HEALTHY = Report(
             "Roofline",
             "TFLOP/s",
             (
-                {"label": "copy bandwidth", "flop_per_byte": 1, "tflops": 4.27, "ceiling": True},
-                {"label": "4096x4096x4096", "flop_per_byte": 1365.3, "tflops": 1315.5, "ceiling": False},
+                {"series": "ceiling", "label": "FP8", "flop_per_byte": 372, "tflops": 1576.0, "ceiling": True},
+                {
+                    "series": "FP8",
+                    "label": "4096x4096x4096",
+                    "flop_per_byte": 1365.3,
+                    "tflops": 1315.5,
+                    "ceiling": False,
+                },
             ),
         ),
     ),

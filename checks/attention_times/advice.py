@@ -96,10 +96,7 @@ def _shape(case: AttentionCase) -> dict[str, int]:
 
 @exhibit
 def rates(times: AttentionTimes) -> Exhibit | None:
-    """What each route reaches at each call, in TFLOP/s, and how that stands to torch's own pick.
-
-    A table: the report leads with the first bars that it is given, and those are the linear layer's.
-    """
+    """What each route reaches at each call, in TFLOP/s, and how that stands to torch's own pick."""
     record = timed_of(times)
     tasks = [task for task in record.tasks.values() if record.at(task)][:_MOST_COLUMNS]
     found = {case.route or "": "" for case in times.cases or ()}
@@ -109,6 +106,31 @@ def rates(times: AttentionTimes) -> Exhibit | None:
     ]
     title = f"attention, TFLOP/s (and over torch's own pick); {_WORDS}"
     return Exhibit("attention-rates", "table", title, "TFLOP/s", tuple(rows)) if tasks else None
+
+
+@exhibit
+def first_call(times: AttentionTimes) -> Exhibit | None:
+    """What each route reaches at the call that stands for all: the first that was timed."""
+    record = timed_of(times)
+    task = next((task for task in record.tasks.values() if record.at(task)), None)
+    if task is None:
+        return None
+    cases = record.at(task)
+    default = cases.get(DEFAULT)
+    rows = tuple(
+        {
+            "label": name_of(route),
+            "value": round(case.tflops or 0.0, 1),
+            "start": 0,
+            "ratio": None
+            if default is None or default.device_us is None or case is default or case.device_us is None
+            else round(default.device_us.median / case.device_us.median, 2),
+        }
+        for route, case in sorted(cases.items(), key=lambda item: -(item[1].tflops or 0.0))
+    )
+    pick = f" ({default.backend})" if default is not None and default.backend else ""
+    title = f"attention by route, TFLOP/s and speed over torch's own pick{pick}; {task.label}"
+    return Exhibit("attention-routes", "bars", title, "TFLOP/s", rows)
 
 
 def _tflops(record: Timings, tasks: list[Task], route: str) -> float:

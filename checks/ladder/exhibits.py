@@ -48,7 +48,7 @@ def _bars(ladder: Ladder, place: int) -> Exhibit | None:
     title = f"{what}: ms a step, and speed over BF16 as it is"
     if advised(ladder, step) != fastest(ladder, step):
         title += "; of those about as fast the simplest is advised"
-    return Exhibit(f"ladder-{step}", "bars", title, "ms", rows) if rows else None
+    return Exhibit(f"ladder-{step}", "bars", title, "ms", rows, answers_why=True) if rows else None
 
 
 def _size(ladder: Ladder) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from fp8doctor.checks.gpu.clocks import Clocks, during
 from fp8doctor.checks.gpu.facts import Gpus
 from fp8doctor.checks.gpu.peaks import peak_of
-from fp8doctor.checks.linear.cases import cases_of, gemm_of, shape_text
+from fp8doctor.checks.linear.cases import Layer, cases_of, gemm_of, shape_text
 from fp8doctor.checks.linear.facts import Ceiling, Linear
 from fp8doctor.checks.linear.lessons import break_evens
 from fp8doctor.measuring.statistics import interval_text
@@ -43,6 +43,7 @@ def decomposition(linear: Linear) -> Exhibit | None:
         title=f"one linear layer, {shape_text(m, layer)}, us on the device",
         unit="us",
         rows=tuple(rows),
+        answers_why=True,
     )
 
 
@@ -110,10 +111,15 @@ def break_even_table(linear: Linear) -> Exhibit | None:
         return None
     rows = []
     for layer, even in break_evens(cases, eager):
-        where = f"Linear({layer[0]}, {layer[1]})"
-        rows.append({"cells": {"layer": where, "on the device": even.device_words(), "at the call": even.call_words()}})
+        rows.append(
+            {"cells": {"layer": _layer(layer), "on the device": even.device_words(), "at the call": even.call_words()}}
+        )
     title = "break-even: FP8 gains from M tokens"
     return Exhibit("linear-break-even", "table", title, "tokens", tuple(rows)) if rows else None
+
+
+def _layer(layer: Layer) -> str:
+    return f"Linear({layer[0]}, {layer[1]})"
 
 
 @exhibit
@@ -126,9 +132,11 @@ def speedup_map(linear: Linear) -> Exhibit | None:
     rows = [
         {
             "x": f"{m:,}",
-            "y": f"K={layer[0]} N={layer[1]}",
+            "y": _layer(layer),
             "value": ratio.median,
-            "note": f"{ratio.low} to {ratio.high}",
+            "low": ratio.low,
+            "high": ratio.high,
+            "note": None,
         }
         for layer in cases.layers()
         for m, ratio in cases.speedups(f"{eager}+compile", "torch-bf16", layer)
@@ -137,6 +145,69 @@ def speedup_map(linear: Linear) -> Exhibit | None:
         return None
     title = f"speed-up of {eager}+compile (compiled once for all M) over BF16, device time, by tokens M"
     return Exhibit("linear-speedup", "heatmap", title, "x", tuple(rows))
+
+
+@exhibit
+def speedup_by_tokens(linear: Linear) -> Exhibit | None:
+    """The same factors over the tokens, with their intervals: where a layer's line crosses 1 it breaks even."""
+    cases = cases_of(linear)
+    eager = cases.fp8()
+    if eager is None:
+        return None
+    rows = tuple(
+        {"series": _layer(layer), "x": m, "y": ratio.median, "low": ratio.low, "high": ratio.high}
+        for layer in cases.layers()
+        for m, ratio in cases.speedups(f"{eager}+compile", "torch-bf16", layer)
+    )
+    title = f"speed-up of {eager}+compile over BF16 by tokens M, device time, with 95 % intervals"
+    if not rows:
+        return None
+    return Exhibit("linear-speedup-by-tokens", "lines", title, "x", rows, x_title="tokens M", x_is_log=True)
+
+
+@exhibit
+def roofline(linear: Linear) -> Exhibit | None:
+    """What each layer reaches beside what this box can: its measured products and its measured memory.
+
+    Bytes are the least that the work needs: each operand read once, the result written once.
+    """
+    found = linear.ceilings
+    cases = cases_of(linear)
+    eager = cases.fp8()
+    if found is None or eager is None or not found.copy_gb_s:
+        return None
+    rows = [
+        _point("ceiling", name, 1e3 * best.burst_tflops / found.copy_gb_s, best.burst_tflops, ceiling=True)
+        for name, best in (("BF16 product", found.bf16), ("FP8 product", found.fp8))
+        if best is not None and best.burst_tflops
+    ]
+    # Bytes of an element: activations, weights; the result is in BF16.
+    drawn = (
+        ("BF16", "torch-bf16", "layer", 2, 2),
+        ("FP8, compiled", f"{eager}+compile", "layer", 2, 1),
+        ("FP8 product alone", gemm_of(eager), "gemm", 1, 1),
+    )
+    for series, config, kind, of_x, of_w in drawn:
+        for layer in cases.layers():
+            for m in cases.tokens(layer):
+                if (timed := cases.device_us(config, m, layer, kind)) is not None:
+                    k, n = layer
+                    flop, moved = 2.0 * m * k * n, of_x * m * k + of_w * k * n + 2 * m * n
+                    label = f"{series} {shape_text(m, layer)}"
+                    rows.append(_point(series, label, flop / moved, flop / timed.median / 1e6))
+    title = "roofline: measured layers under this box's measured ceilings (device time, L2 cold)"
+    ceilings_known = any(row["ceiling"] for row in rows) and not all(row["ceiling"] for row in rows)
+    return Exhibit("linear-roofline", "roofline", title, "TFLOP/s", tuple(rows)) if ceilings_known else None
+
+
+def _point(series: str, label: str, flop_per_byte: float, tflops: float, *, ceiling: bool = False) -> dict[str, Any]:
+    return {
+        "series": series,
+        "label": label,
+        "flop_per_byte": round(flop_per_byte, 2),
+        "tflops": round(tflops, 2),
+        "ceiling": ceiling,
+    }
 
 
 @exhibit

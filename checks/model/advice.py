@@ -79,6 +79,7 @@ def plan_bars(model: Model) -> Exhibit | None:
             {"label": label, "value": round(ms, 2), "start": 0, "ratio": None if ratio is None else round(ratio, 3)}
             for label, ms, ratio in rows
         ),
+        answers_why=True,
     )
 
 

@@ -27,7 +27,7 @@ def speeds(pipeline: PipelineRun) -> Exhibit | None:
         for rung in sorted(ok(pipeline), key=image_s)
     )
     title = f"{_what(pipeline)}: seconds an image, and speed over BF16 as it is"
-    return Exhibit("pipeline-speeds", "bars", title, "s", rows) if rows else None
+    return Exhibit("pipeline-speeds", "bars", title, "s", rows, answers_why=True) if rows else None
 
 
 @exhibit
@@ -93,7 +93,9 @@ def parts(pipeline: PipelineRun) -> Exhibit | None:
         rows.append({"label": name, "value": round(seconds, 3), "start": round(begin, 3), "ratio": None})
         begin += seconds
     rows.append({"label": "= image", "value": round(whole, 3), "start": 0.0, "ratio": None})
-    return Exhibit("pipeline-parts", "bars", "an image in BF16, seconds of each part", "s", tuple(rows))
+    return Exhibit(
+        "pipeline-parts", "bars", "an image in BF16, seconds of each part", "s", tuple(rows), answers_why=True
+    )
 
 
 @exhibit
@@ -108,5 +110,5 @@ def memory_over_time(pipeline: PipelineRun) -> Exhibit | None:
         for point in rung.memory or ()
         if point.at_s is not None and point.allocated_gb is not None
     )
-    title = "memory of the whole pipeline, over seconds"
-    return Exhibit("pipeline-memory", "lines", title, "GB", rows) if rows else None
+    title = "memory of the whole pipeline"
+    return Exhibit("pipeline-memory", "lines", title, "GB", rows, x_title="seconds") if rows else None

@@ -49,6 +49,7 @@ def where_time_went(trace: Trace) -> Exhibit | None:
             {"label": f"{label}, {part(us, span)}", "value": round(shown(trace, us), 1), "start": 0, "ratio": None}
             for label, us in drawn
         ),
+        answers_why=True,
     )
 
 

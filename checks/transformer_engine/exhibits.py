@@ -72,7 +72,7 @@ def host_time(times: TransformerEngineTimes) -> Exhibit | None:
         if case.device_us:
             rows.append(_bar("the GPU's work meanwhile", case.device_us.median))
         title = f"the host's time for one forward + backward at {shape} (MxKxN), us"
-        return Exhibit("te-linear-host", "bars", title, "us", tuple(rows))
+        return Exhibit("te-linear-host", "bars", title, "us", tuple(rows), answers_why=True)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,16 @@ LONGEST_BAR = 44
 SHORTEST_BAR = 8
 # From nothing to the most; a heatmap's cell shows its figure, and this beside it.
 SHADES = " ░▒▓█"
+SPARKS = "▁▂▃▄▅▆▇█"
+# More values of x than this are drawn, not listed.
+MOST_LISTED = 24
+NARROWEST_COLUMN = 10
+MOST_LINES_OF_A_CELL = 6
+# Two runs agree within 3 % (benchmarks/RESULTS.md): a factor in here is none.
+NO_DIFFERENCE = (0.97, 1.03)
+# How a factor is shown: by a sign, and by colours that are read on light and dark grounds.
+_SIGNS = {-1: "-", 0: "=", 1: "+", 2: "+"}
+_HEAT = {-1: "black on orange1", 0: "black on grey74", 1: "black on sky_blue1", 2: "black on deep_sky_blue1"}
 
 
 def draw(exhibit: Exhibit, width: int) -> list[Text]:
@@ -83,31 +94,92 @@ def _table(exhibit: Exhibit, width: int) -> list[Text]:
 
 
 def _heatmap(exhibit: Exhibit, width: int) -> list[Text]:
+    """Coloured cells; where there are no colours the shade beside each figure says the same."""
     rows: list[Row] = exhibit["rows"]
     xs = list(dict.fromkeys(str(row["x"]) for row in rows))
     ys = list(dict.fromkeys(str(row["y"]) for row in rows))
     found = {(str(row["x"]), str(row["y"])): row for row in rows}
     most = max((row["value"] for row in rows if row["value"] is not None), default=0) or 1
+    texts = [["", *map(one_line, xs)]]
+    texts += [[one_line(y), *(_heat(found.get((x, y)), exhibit["unit"], most) for x in xs)] for y in ys]
+    sizes = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    lines = []
+    for place, row in enumerate(texts):
+        line = Text(row[0].ljust(sizes[0]), style="bold" if place == 0 else "")
+        for x, text, size in zip(xs, row[1:], sizes[1:], strict=True):
+            cell = found.get((x, ys[place - 1])) if place else None
+            line.append(" ").append(f" {text:>{size}} ", style=_heat_style(cell, exhibit["unit"]))
+        line.rstrip()
+        line.truncate(width)
+        lines.append(line)
+    return lines
 
-    def cell(x: str, y: str) -> str:
-        row = found.get((x, y))
-        if row is None:
-            return ""
-        if row["value"] is None:
-            return one_line(row.get("note") or "-")
-        shade = SHADES[max(0, min(len(SHADES) - 1, round(row["value"] / most * (len(SHADES) - 1))))]
-        return f"{number(row['value'])} {shade}"
 
-    return grid(["", *map(one_line, xs)], [[one_line(y), *(cell(x, y) for x in xs)] for y in ys], width)
+def _heat(row: Row | None, unit: str, most: float) -> str:
+    if row is None:
+        return ""
+    if row["value"] is None:
+        return one_line(row.get("note") or "-")
+    if unit == "x":
+        return f"{factor(row['value'])} {_SIGNS[_sense(row)]}"
+    shade = SHADES[max(0, min(len(SHADES) - 1, round(row["value"] / most * (len(SHADES) - 1))))]
+    return f"{number(row['value'])} {shade}"
+
+
+def _heat_style(row: Row | None, unit: str) -> str:
+    return _HEAT[_sense(row)] if row is not None and row["value"] is not None and unit == "x" else ""
+
+
+def _sense(row: Row) -> int:
+    """-1: slower, 0: no difference, 1: faster, 2: faster by half and more."""
+    if NO_DIFFERENCE[0] <= row["value"] <= NO_DIFFERENCE[1] or _holds_one(row):
+        return 0
+    return -1 if row["value"] < 1 else 1 if row["value"] < 1.5 else 2
+
+
+def _holds_one(row: Row) -> bool:
+    low, high = row.get("low"), row.get("high")
+    return low is not None and high is not None and low <= 1 <= high
 
 
 def _lines(exhibit: Exhibit, width: int) -> list[Text]:
+    """A column of figures a series; what is too long to read is drawn as a line of blocks."""
     rows: list[Row] = exhibit["rows"]
     series = list(dict.fromkeys(str(row["series"]) for row in rows))
     xs = sorted({row["x"] for row in rows})
-    found = {(str(row["series"]), row["x"]): row["y"] for row in rows}
-    body = [[number(x), *(_cell(found.get((name, x))) for name in series)] for x in xs]
-    return grid(["", *map(one_line, series)], body, width)
+    if len(xs) > MOST_LISTED:
+        return _sparks(exhibit, series, width)
+    found = {(str(row["series"]), row["x"]): row for row in rows}
+    body = [[number(x), *(_point(found.get((name, x))) for name in series)] for x in xs]
+    return grid([one_line(exhibit.get("x_title") or ""), *map(one_line, series)], body, width)
+
+
+def _point(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    interval = "" if row.get("low") is None or row.get("high") is None else (
+        f" [{number(row['low'])}, {number(row['high'])}]"
+    )  # fmt: skip
+    return f"{number(row['y'])}{interval}"
+
+
+def _sparks(exhibit: Exhibit, series: list[str], width: int) -> list[Text]:
+    """Each series as one line of blocks from its least to its most, with both figures."""
+    names = _column([one_line(name) for name in series], 40)
+    lines = []
+    for name, label in zip(series, names, strict=True):
+        rows = sorted((row for row in exhibit["rows"] if str(row["series"]) == name), key=lambda row: row["x"])
+        values = [row["y"] for row in rows]
+        low = min(row["y"] if row.get("low") is None else row["low"] for row in rows)
+        high = max(row["y"] if row.get("high") is None else row["high"] for row in rows)
+        span = f"  {number(low)} to {number(high)} {one_line(exhibit['unit'])}"
+        blocks = max(8, min(60, width - len(label) - len(span) - 2))
+        picked = [values[at * len(values) // blocks] for at in range(min(blocks, len(values)))]
+        spark = "".join(SPARKS[round((v - low) / ((high - low) or 1) * (len(SPARKS) - 1))] for v in picked)
+        line = Text.assemble(label, "  ", (spark, "cyan"), span)
+        line.truncate(width)
+        lines.append(line)
+    return lines
 
 
 def _roofline(exhibit: Exhibit, width: int) -> list[Text]:
@@ -127,23 +199,33 @@ def _cell(value: Any) -> str:
 
 
 def grid(names: list[str], body: list[list[str]], width: int) -> list[Text]:
-    """A plain table: a bold head, the first column to the left, figures to the right, cut where it would not fit."""
+    """A plain table: a bold head, the first column to the left, figures to the right, long texts on several lines."""
     columns = list(zip(names, *body, strict=True))
     widths = [max(map(len, column)) for column in columns]
     # The widest column gives way until all fit; a line that still does not is cut.
-    while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > 6:
+    while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > NARROWEST_COLUMN:
         widths[widths.index(max(widths))] -= 1
     is_figure = [column > 0 and _is_figure(body, column) for column in range(len(names))]
     lines = []
     for place, row in enumerate([names, *body]):
-        cells = [
-            _fit(text, size).rjust(size) if figures else _fit(text, size).ljust(size)
-            for text, size, figures in zip(row, widths, is_figure, strict=True)
-        ]
-        line = Text("  ".join(cells).rstrip(), style="bold" if place == 0 else "")
-        line.truncate(width)
-        lines.append(line)
+        cells = [_folded(text, size) for text, size in zip(row, widths, strict=True)]
+        for depth in range(max(map(len, cells))):
+            texts = [cell[depth] if depth < len(cell) else "" for cell in cells]
+            parts = (
+                text.rjust(size) if figures else text.ljust(size)
+                for text, size, figures in zip(texts, widths, is_figure, strict=True)
+            )
+            line = Text("  ".join(parts).rstrip(), style="bold" if place == 0 else "")
+            line.truncate(width)
+            lines.append(line)
     return lines if any(names) else lines[1:]
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """The text in lines of at most `width` columns, the last of which says whether it was cut."""
+    if len(text) <= width:
+        return [text]
+    return textwrap.wrap(text, width, max_lines=MOST_LINES_OF_A_CELL, placeholder="…") or [""]
 
 
 def _is_figure(body: list[list[str]], column: int) -> bool:

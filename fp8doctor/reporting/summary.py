@@ -322,11 +322,11 @@ def _unrecorded(view: View) -> set[str]:
 
 
 def leading_bars(view: View) -> list[dict[str, Any]]:
-    """The exhibits that answer "why": the first with bars, and those of the same kind beside it (a workload's steps).
+    """The exhibits that answer "why": the first bars that do, and those beside them (a workload's steps).
 
     Alike are ids with the same first word: "ladder-prefill" and "ladder-decode".
     """
-    bars = [e for e in view["exhibits"] if e["kind"] == "bars" and e["rows"]]
+    bars = [e for e in view["exhibits"] if e["kind"] == "bars" and e["rows"] and e["answers_why"]]
     return [e for e in bars if e["id"].partition("-")[0] == bars[0]["id"].partition("-")[0]]
 
 

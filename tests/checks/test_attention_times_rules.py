@@ -358,7 +358,15 @@ def test_the_rates_of_each_route_stand_beside_torchs_own_pick() -> None:
 
 
 def test_the_reports_first_bars_are_left_to_the_linear_layer() -> None:
-    assert {shown.kind for shown in exhibits(TIMES).values()} == {"table"}
+    assert not any(shown.answers_why for shown in exhibits(TIMES).values())
+
+
+def test_the_routes_of_the_first_call_are_drawn_beside_torchs_own_pick() -> None:
+    drawn = exhibits(TIMES)["attention-routes"]
+    rates = [row["value"] for row in drawn.rows]
+    assert drawn.kind == "bars"
+    assert rates == sorted(rates, reverse=True)
+    assert [row["label"] for row in drawn.rows if row["ratio"] is None] == ["torch's own pick"]
 
 
 def test_the_table_shows_what_was_refused_and_why() -> None:

@@ -16,6 +16,8 @@ ALL = {
     "linear-ceilings": "table",
     "linear-break-even": "table",
     "linear-speedup": "heatmap",
+    "linear-speedup-by-tokens": "lines",
+    "linear-roofline": "roofline",
     "linear-cases": "table",
 }
 
@@ -128,12 +130,46 @@ def test_what_was_not_timed_is_no_break_even() -> None:
 def test_the_map_has_each_size_that_was_timed_in_both_formats() -> None:
     exhibit = exhibits(LINEAR)["linear-speedup"]
     assert [(row["x"], row["y"], row["value"]) for row in exhibit.rows] == [
-        ("16", "K=3072 N=3072", 0.767),
-        ("1,024", "K=3072 N=3072", 1.0),
-        ("4,096", "K=3072 N=3072", 1.263),
-        ("8,192", "K=3072 N=3072", 1.313),
+        ("16", "Linear(3072, 3072)", 0.767),
+        ("1,024", "Linear(3072, 3072)", 1.0),
+        ("4,096", "Linear(3072, 3072)", 1.263),
+        ("8,192", "Linear(3072, 3072)", 1.313),
     ]
     assert "linear-speedup" not in exhibits(without(COMPILED, "torchao-fp8-tensorwise+compile"))
+
+
+def test_the_same_factors_are_drawn_over_the_tokens_with_their_intervals() -> None:
+    drawn, mapped = (exhibits(LINEAR)[id] for id in ("linear-speedup-by-tokens", "linear-speedup"))
+    assert [(row["y"], row["low"], row["high"]) for row in drawn.rows] == [
+        (row["value"], row["low"], row["high"]) for row in mapped.rows
+    ]
+    assert all(row["low"] <= row["y"] <= row["high"] for row in drawn.rows)
+    assert (drawn.x_title, drawn.x_is_log) == ("tokens M", True)
+
+
+def test_the_roofline_is_this_boxs_own() -> None:
+    rows = exhibits(LINEAR)["linear-roofline"].rows
+    bf16, fp8 = (row for row in rows if row["ceiling"])
+    assert (bf16["tflops"], fp8["tflops"]) == (836.0, 1585.5)
+    # Where both lines meet, memory brings just enough: 836 TFLOP/s over 4,137 GB/s.
+    assert bf16["flop_per_byte"] == pytest.approx(836e12 / 4137e9, rel=1e-3)
+    point = next(row for row in rows if row["label"] == "BF16 4096x3072x3072 (MxKxN)")
+    assert point["tflops"] == pytest.approx(2 * 4096 * 3072 * 3072 / 101.7e-6 / 1e12, rel=1e-3)
+    assert point["flop_per_byte"] == pytest.approx(4096 * 3072 / (2 * 4096 + 3072), rel=1e-3)
+
+
+def test_a_layer_reads_bf16_activations_and_the_product_alone_reads_fp8() -> None:
+    at = {row["label"]: row["flop_per_byte"] for row in exhibits(LINEAR)["linear-roofline"].rows}
+    whole, alone, bf16 = (
+        at[f"{name} 4096x3072x3072 (MxKxN)"] for name in ("FP8, compiled", "FP8 product alone", "BF16")
+    )
+    assert bf16 < whole < alone
+
+
+def test_without_measured_ceilings_there_is_no_roofline() -> None:
+    assert "linear-roofline" not in exhibits(replace(LINEAR, ceilings=None))
+    unmeasured = replace(LINEAR.ceilings or Ceilings(), copy_gb_s=None)
+    assert "linear-roofline" not in exhibits(replace(LINEAR, ceilings=unmeasured))
 
 
 def test_every_timed_case_is_listed_with_its_kernel() -> None:

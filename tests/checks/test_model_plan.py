@@ -192,10 +192,8 @@ def test_from_whatever_it_is_in_the_way_to_bf16_is_said(layer: Layer, said: str)
 def test_fp32_weights_under_autocast_are_said_to_be_cast_at_each_call() -> None:
     found = model((WIDE,), 20, ok("torch-bf16", 10), autocast="bfloat16")
     assert texts(found) == ["Run in BF16 (model.to(torch.bfloat16)): autocast casts them at each call"]
-    assert (
-        code(found, plan.best(found) or Trial())
-        == "import torch\nmodel.to(torch.bfloat16)  # and what it is called with"
-    )
+    said = "import torch\nmodel.to(torch.bfloat16)  # and what it is called with"
+    assert code(found, plan.best(found) or Trial()) == said
 
 
 def test_what_trains_keeps_its_weights_in_fp32_and_runs_under_autocast() -> None:

@@ -187,7 +187,8 @@ def test_the_report_of_a_recorded_box_keeps_what_its_box_lacks_apart_from_riddle
 
 def test_the_bars_of_all_steps_of_a_workload_answer_why() -> None:
     bars: list[dict[str, Any]] = [
-        {"id": id, "kind": "bars", "rows": [{}]} for id in ("ladder-prefill", "ladder-decode", "te-linear-host")
+        {"id": id, "kind": "bars", "rows": [{}], "answers_why": id != "attention-routes"}
+        for id in ("attention-routes", "ladder-prefill", "ladder-decode", "te-linear-host")
     ]
     assert [e["id"] for e in summary.leading_bars({"exhibits": bars})] == ["ladder-prefill", "ladder-decode"]
     assert summary.leading_bars({"exhibits": []}) == []
