@@ -14,6 +14,7 @@ from fp8doctor.judging.report import (
     FindingRecord,
     OutcomeRecord,
     ProbeRecord,
+    SilencedRecord,
     Source,
     Use,
     VerdictRecord,
@@ -22,7 +23,7 @@ from fp8doctor.model import EXHIBIT_ROWS
 from fp8doctor.registry import Registry
 from fp8doctor.store import REPORT_FIELDS, REPORT_SCHEMA
 
-_RECORDS = (VerdictRecord, Use, FindingRecord, OutcomeRecord, ProbeRecord)
+_RECORDS = (VerdictRecord, Use, FindingRecord, SilencedRecord, OutcomeRecord, ProbeRecord)
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", type(None): "null"}
 _REF = "#/$defs/{name}"
 
@@ -49,6 +50,7 @@ def report_schema(registry: Registry) -> dict[str, Any]:
         "verdict": record[VerdictRecord],
         "use": {"type": "array", "items": record[Use]},
         "findings": {"type": "array", "items": record[FindingRecord]},
+        "silenced": {"type": "array", "items": record[SilencedRecord]},
         "outcomes": {"type": "array", "items": record[OutcomeRecord]},
         "exhibits": {"type": "array", "items": {"oneOf": [_exhibit(kind) for kind in EXHIBIT_ROWS]}},
         "probes": {"type": "object", "additionalProperties": record[ProbeRecord]},
@@ -88,7 +90,12 @@ def _exhibit(kind: str) -> dict[str, Any]:
         "unit": {"type": "string"},
         "rows": {"type": "array", "items": row},
     }
-    return {"type": "object", "properties": fields, "required": list(fields)}
+    more = {
+        "answers_why": {"type": "boolean"},
+        "x_title": {"type": ["string", "null"]},
+        "x_is_log": {"type": "boolean"},
+    }
+    return {"type": "object", "properties": {**fields, **more}, "required": list(fields)}
 
 
 def _column(types: tuple[type, ...]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from fp8doctor.judging.report import SCHEMA_VERSION, ProbeRecord, Report, Tool
+from fp8doctor.judging.report import SCHEMA_VERSION, ProbeRecord, Report, SilencedRecord, Tool
 from fp8doctor.model import Facts, ProbeRun
 from fp8doctor.plain import to_plain, unknown_names
 from fp8doctor.registry import Registry
@@ -21,7 +21,7 @@ FACTS_SCHEMA = "fp8doctor.facts"
 # The fields of the report after its schema, in the order that people read them.
 REPORT_FIELDS = (
     *("tool", "created", "source", "elapsed_s", "verdict", "use"),
-    *("findings", "outcomes", "exhibits", "probes", "facts"),
+    *("findings", "silenced", "outcomes", "exhibits", "probes", "facts"),
 )
 # A report of a large box is under 2 MB; beyond this a file is something else.
 MAX_FILE_BYTES = 64 << 20
@@ -54,11 +54,13 @@ class Saved:
     # Paths that a newer minor version wrote and this one does not understand.
     not_understood: list[str] = field(default_factory=list)
     elapsed_s: float | None = None
+    # Rules known here whose findings the report did not show.
+    silenced: tuple[SilencedRecord, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Envelope:
-    """What a facts file and a saved report share; a report's judgement is made anew."""
+    """What a facts file and a saved report share; a report's judgement is made anew, but for what it silenced."""
 
     facts: dict[str, Any]
     probes: dict[str, ProbeRecord | None]
@@ -66,6 +68,7 @@ class _Envelope:
     source: str = "facts"
     created: str = ""
     elapsed_s: float | None = None
+    silenced: tuple[SilencedRecord, ...] = ()
 
 
 def decode_facts(facts_type: type[Facts], plain: Any) -> Facts:
@@ -176,6 +179,7 @@ def decode(data: bytes, registry: Registry) -> Saved:
         runs={},
         raw_facts=envelope.facts,
         elapsed_s=envelope.elapsed_s,
+        silenced=tuple(one for one in envelope.silenced if one.id in registry.rules),
     )
     for key in dict.fromkeys([*registry.facts_types, *envelope.probes, *envelope.facts]):
         _take(key, envelope.facts.get(key), envelope.probes.get(key), registry, saved, newer)

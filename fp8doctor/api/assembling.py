@@ -10,6 +10,7 @@ from fp8doctor import registry as _registry
 from fp8doctor import store
 from fp8doctor.judging.judge import judge
 from fp8doctor.judging.report import BOX_NOT_ASKED, ProbeRecord, Report, Source, Tool
+from fp8doctor.judging.silencing import EVERYTHING, Selection
 from fp8doctor.model import Facts, Message, Messages, ProbeRun
 from fp8doctor.plain import to_plain
 from fp8doctor.registry import OWN_FACTS, Registry
@@ -21,7 +22,9 @@ def knowledge() -> Registry:
     return _registry.load()
 
 
-def read_report(registry: Registry, facts: dict[str, Facts], source: Source) -> Report:
+def read_report(
+    registry: Registry, facts: dict[str, Facts], source: Source, selection: Selection = EVERYTHING
+) -> Report:
     """The report of what was read or watched, and not probed."""
     unseen = dict.fromkeys(registry.facts_types, ProbeRun[Facts]("not-observed"))
     if source == "model":
@@ -29,13 +32,21 @@ def read_report(registry: Registry, facts: dict[str, Facts], source: Source) -> 
         unasked = ProbeRun[Facts]("skipped", detail=BOX_NOT_ASKED)
         unseen |= {key: unasked for key, probe in registry.probes.items() if not probe.for_model}
     runs = unseen | {key: ProbeRun("ok", seen) for key, seen in facts.items()}
-    return report_of(registry, runs, source, store.now(), None, None)
+    return report_of(registry, runs, source, store.now(), None, None, selection)
 
 
-def live_report(registry: Registry, runs: dict[str, ProbeRun[Facts]], elapsed_s: float, source: Source) -> Report:
+def live_report(
+    registry: Registry, runs: dict[str, ProbeRun[Facts]], elapsed_s: float, source: Source, selection: Selection
+) -> Report:
     """The report of what probes saw in this run, with the messages that they printed."""
     runs = {**runs, Messages.key: ProbeRun("ok", _messages(registry, runs))}
-    return report_of(registry, runs, source, store.now(), round(elapsed_s, 1), None)
+    return report_of(registry, runs, source, store.now(), round(elapsed_s, 1), None, selection)
+
+
+def saved_report(registry: Registry, saved: store.Saved, source: Source, selection: Selection) -> Report:
+    """The report of saved facts; of a saved report, without what it silenced."""
+    created, kept = saved.created or store.now(), selection.with_silenced(saved.silenced)
+    return report_of(registry, saved.runs, source, created, saved.elapsed_s, saved.raw_facts, kept)
 
 
 def report_of(
@@ -45,9 +56,10 @@ def report_of(
     created: str,
     elapsed_s: float | None,
     raw_facts: dict[str, Any] | None,
+    selection: Selection,
 ) -> Report:
     """Judge the facts of `runs`; `raw_facts` stand in the report in their place where they were read from a file."""
-    judged = judge(registry, runs)
+    judged = judge(registry, runs, selection)
     if raw_facts is None:
         raw_facts = {key: None if run.facts is None else to_plain(run.facts) for key, run in runs.items()}
     return Report(
@@ -58,6 +70,7 @@ def report_of(
         verdict=judged.verdict,
         use=judged.use,
         findings=judged.findings,
+        silenced=judged.silenced,
         outcomes=judged.outcomes,
         exhibits=judged.exhibits,
         captions=judged.captions,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fp8doctor import store
 from fp8doctor.api.assembling import knowledge, live_report
-from fp8doctor.judging.report import Report
+from fp8doctor.judging.report import Report, Source
+from fp8doctor.judging.silencing import EVERYTHING, Selection
 from fp8doctor.model import Facts, Mode, ProbeRun, Request, Shape
 from fp8doctor.observed import Model
 from fp8doctor.observing.recorded import without_profiler
@@ -57,6 +58,8 @@ class Options:
     check_plan: bool = False
     # A facts file or report of an earlier run whose finished rungs are kept.
     resume: Path | None = None
+    # Which findings are told.
+    selection: Selection = EVERYTHING
 
 
 class InterruptedExaminationError(Exception):
@@ -93,7 +96,7 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
     if sys.platform != "linux":
         why = f"{platform.system()} is not examined, only Linux and WSL"
         nothing: dict[str, ProbeRun[Facts]] = {key: ProbeRun("skipped", detail=why) for key in registry.probes}
-        raise CannotExamineError(platform.system(), live_report(registry, nothing, 0.0, "live"))
+        raise CannotExamineError(platform.system(), live_report(registry, nothing, 0.0, "live", options.selection))
     # Here, because judging saved facts needs none of it.
     from fp8doctor.probing import interpreters
     from fp8doctor.probing.cache import cache_folder
@@ -131,11 +134,13 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
         try:
             runs = schedule.run()
         except KeyboardInterrupt:
-            report = live_report(registry, schedule.runs, time.monotonic() - started, "live")
+            elapsed_s = time.monotonic() - started
+            report = live_report(registry, schedule.runs, elapsed_s, "live", options.selection)
             raise InterruptedExaminationError(_marked_interrupted(report)) from None
         if request.trace_file is not None:
             runs = {**runs, **_recorded(Path(request.trace_file), registry, runs.get(Model.key))}
-    return live_report(registry, runs, time.monotonic() - started, "live" if options.model is None else "model")
+    source: Source = "live" if options.model is None else "model"
+    return live_report(registry, runs, time.monotonic() - started, source, options.selection)
 
 
 def look(facts_type: type[F]) -> F | None:

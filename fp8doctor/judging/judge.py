@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from fp8doctor.judging.advice import advise
 from fp8doctor.judging.causes import order_findings
 from fp8doctor.judging.outcomes import Outcome, effective_severity, judge_rules, make
-from fp8doctor.judging.report import FindingRecord, OutcomeRecord, Use, VerdictRecord
+from fp8doctor.judging.report import FindingRecord, OutcomeRecord, SilencedRecord, Use, VerdictRecord
+from fp8doctor.judging.silencing import EVERYTHING, Selection
 from fp8doctor.judging.verdict import decide
 from fp8doctor.model import Candidate, Caption, Exhibit, Facts, ProbeRun, Severity
 from fp8doctor.observed import Model
@@ -24,13 +25,17 @@ class Judgement:
     verdict: VerdictRecord
     use: tuple[Use, ...]
     findings: tuple[FindingRecord, ...]
+    silenced: tuple[SilencedRecord, ...]
     outcomes: tuple[OutcomeRecord, ...]
     exhibits: tuple[Exhibit, ...]
     captions: tuple[str, ...]
 
 
-def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]]) -> Judgement:
-    """Judge the facts in `runs`. Pure: the same facts give the same judgement anywhere."""
+def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]], selection: Selection = EVERYTHING) -> Judgement:
+    """Judge the facts in `runs`. Pure: the same facts give the same judgement anywhere.
+
+    What `selection` silences is found all the same, and counts for the status; it is not told among the findings.
+    """
     outcomes = judge_rules(registry, runs)
     candidates: list[Candidate] = []
     exhibits: list[Exhibit] = []
@@ -50,7 +55,8 @@ def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]]) -> Judgement:
         else:
             exhibits += made
     captions = _captions(runs, broken)
-    findings = order_findings(outcomes)
+    shown, silenced = selection.split(outcomes)
+    findings = order_findings(shown)
     use = advise(candidates)
     verdict = decide(outcomes, findings, use, candidates, _said(runs, broken), of_a_model=_model(runs) is not None)
     # Hearsay of what pays is no advice to a box that is broken, or of which messages doubt the GPU.
@@ -60,6 +66,7 @@ def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]]) -> Judgement:
         verdict=replace(verdict, headline=" ".join([*_beforehand(runs), verdict.headline])),
         use=use,
         findings=findings,
+        silenced=silenced,
         outcomes=tuple(OutcomeRecord(o.rule.id, o.name, o.reason) for o in outcomes) + tuple(broken),
         exhibits=tuple(exhibits),
         captions=(*captions, *_ranks(runs)),

@@ -97,6 +97,15 @@ class OutcomeRecord:
 
 
 @dataclass(frozen=True)
+class SilencedRecord:
+    """A rule that found something and is not shown, by the option or the file that asked for that."""
+
+    id: str
+    name: str
+    by: str
+
+
+@dataclass(frozen=True)
 class ProbeRecord:
     """How one probe ended."""
 
@@ -126,6 +135,7 @@ class Report:
     elapsed_s: float | None = None
     use: tuple[Use, ...] = ()
     findings: tuple[FindingRecord, ...] = ()
+    silenced: tuple[SilencedRecord, ...] = ()
     outcomes: tuple[OutcomeRecord, ...] = ()
     exhibits: tuple[Exhibit, ...] = ()
     probes: dict[str, ProbeRecord] = field(default_factory=dict)

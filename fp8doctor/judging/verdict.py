@@ -29,7 +29,8 @@ def decide(
     """Decide the status from the three answers and from what was timed, and put it in a sentence.
 
     `said` is what the facts answer by themselves; with the first finding it is then the sentence. `of_a_model` says
-    whether they are those of a model of the person's own.
+    whether they are those of a model of the person's own. An outcome whose findings are not among `findings` is
+    silenced: it counts, and is not named.
     """
     # INT8 or another attention may be the better advice; whether FP8 pays is asked of FP8 and its 16-bit twins alone.
     members = compared_steps(candidates)
@@ -43,7 +44,9 @@ def decide(
     lacking = {o.rule.id for o in outcomes if o.rule.settles == "hardware"} if status == "unavailable" else set()
     leading = tuple(sorted(findings, key=lambda finding: finding.id not in lacking))
     if said is not None:
-        examined = any(outcome.name == "pass" for outcome in outcomes)
+        shown = {finding.id for finding in findings}
+        silenced = any(outcome.findings and outcome.rule.id not in shown for outcome in outcomes)
+        examined = not silenced and any(outcome.name == "pass" for outcome in outcomes)
         headline = (_of_a_model if of_a_model else _recorded)(leading, said, examined)
     elif hardware is None:
         headline = _undecided(outcomes, findings)
@@ -55,7 +58,8 @@ def decide(
 def _recorded(findings: tuple[FindingRecord, ...], said: str, examined: bool) -> str:
     """What was found in a recording and where its time went; a mere note comes second, and that nothing more is last.
 
-    `examined` says whether any rule had something to look at: what holds no GPU activity is not therefore well.
+    `examined` says whether any rule had something to look at and no finding was silenced: what holds no GPU activity
+    is not therefore well.
     """
     titles = [finding.title for finding in findings[:1]]
     if any(finding.severity is not Severity.INFO for finding in findings):
@@ -154,7 +158,9 @@ def _headline(
 def _undecided(outcomes: list[Outcome], findings: tuple[FindingRecord, ...]) -> str:
     """Why the hardware's answer is open: an error, GPUs that are unlike, or what was not seen of them."""
     asked = [o for o in outcomes if o.rule.settles == "hardware"]
-    unlike = next((o.findings[0].title for o in asked if o.mixed and o.findings), None)
+    shown = {finding.id for finding in findings}
+    differing = [o for o in asked if o.mixed and o.findings]
+    unlike = next((o.findings[0].title for o in differing if o.rule.id in shown), None)
     lacking = {o.rule.id for o in asked} if unlike else set()
     error = next((f.title for f in findings if f.severity is Severity.ERROR and f.id not in lacking), None)
     reasons = [o.reason for o in asked if o.name == "unknown" and o.reason and not o.unseen]
@@ -166,7 +172,9 @@ def _undecided(outcomes: list[Outcome], findings: tuple[FindingRecord, ...]) -> 
     grave = next((f.title for f in findings if f.severity is not Severity.INFO), None)
     if not said and open_ is None and grave:  # of a log, say, that names no GPU
         return _sentence(grave)
-    return said[0] if said else f"Cannot say: {_clause(open_ or 'not enough of this box was seen')}."
+    if open_ is None:
+        open_ = "the GPUs of this box differ" if differing else "not enough of this box was seen"
+    return said[0] if said else f"Cannot say: {_clause(open_)}."
 
 
 def _where(use: tuple[Use, ...]) -> str:
