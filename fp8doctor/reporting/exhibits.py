@@ -35,21 +35,21 @@ def draw(exhibit: Exhibit, width: int) -> list[Text]:
         "table": _table,
         "heatmap": _heatmap,
         "lines": _lines,
-        "roofline": _roofline,
+        "roofline": _table,
     }
     rows = exhibit["rows"]
     return drawers[exhibit["kind"]](exhibit, width) if rows and exhibit["kind"] in drawers else []
 
 
 def caption(exhibit: Exhibit) -> str:
-    """The exhibit's title with its unit, unless the title says it."""
+    """The exhibit's title with its unit, unless the title says it; a factor ("x") needs none."""
     title, unit = one_line(exhibit["title"]), one_line(exhibit["unit"])
-    return title if not unit or unit in title else f"{title}, {unit}"
+    return title if unit in ("", "x") or unit in title else f"{title}, {unit}"
 
 
 def _bars(exhibit: Exhibit, width: int) -> list[Text]:
     rows: list[Row] = exhibit["rows"]
-    values = [("+" if row.get("start") else "") + number(row["value"]) for row in rows]
+    values = [_bar_value(row) for row in rows]
     ratios = ["" if row.get("ratio") is None else factor(row["ratio"]) for row in rows]
     value_width = max(map(len, values))
     ratio_width = max(map(len, ratios))
@@ -87,18 +87,60 @@ def _ratio_style(ratio: float) -> str:
     return "bold green" if ratio > 1 else "bold red" if ratio < 1 else ""
 
 
+def columns(exhibit: Exhibit) -> tuple[list[str], list[list[str]]]:
+    """The exhibit's figures as a table: the names of its columns, and its rows as text."""
+    rows: list[Row] = exhibit["rows"]
+    unit = one_line(exhibit["unit"])
+    if exhibit["kind"] == "table":
+        names = list(dict.fromkeys(name for row in rows for name in row["cells"]))
+        return [one_line(name) for name in names], [[_cell(row["cells"].get(name)) for name in names] for row in rows]
+    if exhibit["kind"] == "bars":
+        body = [
+            [one_line(r["label"]), _bar_value(r), "" if r.get("ratio") is None else factor(r["ratio"])] for r in rows
+        ]
+        return (["", unit, "factor"], body) if any(line[2] for line in body) else (["", unit], [b[:2] for b in body])
+    if exhibit["kind"] == "heatmap":
+        xs, ys, found = _by_place(rows)
+        body = [[one_line(y), *(_map_cell(found.get((x, y)), unit) for x in xs)] for y in ys]
+        return ["", *map(one_line, xs)], body
+    if exhibit["kind"] == "lines":
+        series = list(dict.fromkeys(str(row["series"]) for row in rows))
+        at = {(str(row["series"]), row["x"]): row for row in rows}
+        body = [[number(x), *(_point(at.get((name, x))) for name in series)] for x in sorted({r["x"] for r in rows})]
+        return [one_line(exhibit.get("x_title") or ""), *map(one_line, series)], body
+    body = [
+        [one_line(r["label"]), number(r["flop_per_byte"]), number(r["tflops"]), "ceiling" if r["ceiling"] else ""]
+        for r in rows
+    ]
+    return ["", "FLOP/byte", unit, ""], body
+
+
 def _table(exhibit: Exhibit, width: int) -> list[Text]:
-    cells = [row["cells"] for row in exhibit["rows"]]
-    names = list(dict.fromkeys(name for row in cells for name in row))
-    return grid([one_line(n) for n in names], [[_cell(row.get(name)) for name in names] for row in cells], width)
+    return grid(*columns(exhibit), width)
+
+
+def _bar_value(row: Row) -> str:
+    return ("+" if row.get("start") else "") + number(row["value"])
+
+
+def _by_place(rows: list[Row]) -> tuple[list[str], list[str], dict[tuple[str, str], Row]]:
+    xs = list(dict.fromkeys(str(row["x"]) for row in rows))
+    ys = list(dict.fromkeys(str(row["y"]) for row in rows))
+    return xs, ys, {(str(row["x"]), str(row["y"])): row for row in rows}
+
+
+def _map_cell(row: Row | None, unit: str) -> str:
+    if row is None:
+        return ""
+    if row["value"] is None:
+        return one_line(row.get("note") or "-")
+    return f"{factor(row['value']) if unit == 'x' else number(row['value'])}{_interval(row)}"
 
 
 def _heatmap(exhibit: Exhibit, width: int) -> list[Text]:
     """Coloured cells; where there are no colours the shade beside each figure says the same."""
     rows: list[Row] = exhibit["rows"]
-    xs = list(dict.fromkeys(str(row["x"]) for row in rows))
-    ys = list(dict.fromkeys(str(row["y"]) for row in rows))
-    found = {(str(row["x"]), str(row["y"])): row for row in rows}
+    xs, ys, found = _by_place(rows)
     most = max((row["value"] for row in rows if row["value"] is not None), default=0) or 1
     texts = [["", *map(one_line, xs)]]
     texts += [[one_line(y), *(_heat(found.get((x, y)), exhibit["unit"], most) for x in xs)] for y in ys]
@@ -121,17 +163,17 @@ def _heat(row: Row | None, unit: str, most: float) -> str:
     if row["value"] is None:
         return one_line(row.get("note") or "-")
     if unit == "x":
-        return f"{factor(row['value'])} {_SIGNS[_sense(row)]}"
+        return f"{factor(row['value'])} {_SIGNS[sense(row)]}"
     shade = SHADES[max(0, min(len(SHADES) - 1, round(row["value"] / most * (len(SHADES) - 1))))]
     return f"{number(row['value'])} {shade}"
 
 
 def _heat_style(row: Row | None, unit: str) -> str:
-    return _HEAT[_sense(row)] if row is not None and row["value"] is not None and unit == "x" else ""
+    return _HEAT[sense(row)] if row is not None and row["value"] is not None and unit == "x" else ""
 
 
-def _sense(row: Row) -> int:
-    """-1: slower, 0: no difference, 1: faster, 2: faster by half and more."""
+def sense(row: Row) -> int:
+    """Of a factor, -1: slower, 0: no difference, 1: faster, 2: faster by half and more."""
     if NO_DIFFERENCE[0] <= row["value"] <= NO_DIFFERENCE[1] or _holds_one(row):
         return 0
     return -1 if row["value"] < 1 else 1 if row["value"] < 1.5 else 2
@@ -144,27 +186,25 @@ def _holds_one(row: Row) -> bool:
 
 def _lines(exhibit: Exhibit, width: int) -> list[Text]:
     """A column of figures a series; what is too long to read is drawn as a line of blocks."""
-    rows: list[Row] = exhibit["rows"]
-    series = list(dict.fromkeys(str(row["series"]) for row in rows))
-    xs = sorted({row["x"] for row in rows})
-    if len(xs) > MOST_LISTED:
-        return _sparks(exhibit, series, width)
-    found = {(str(row["series"]), row["x"]): row for row in rows}
-    body = [[number(x), *(_point(found.get((name, x))) for name in series)] for x in xs]
-    return grid([one_line(exhibit.get("x_title") or ""), *map(one_line, series)], body, width)
+    if len({row["x"] for row in exhibit["rows"]}) > MOST_LISTED:
+        return _sparks(exhibit, width)
+    return _table(exhibit, width)
 
 
 def _point(row: Row | None) -> str:
     if row is None:
         return "-"
-    interval = "" if row.get("low") is None or row.get("high") is None else (
-        f" [{number(row['low'])}, {number(row['high'])}]"
-    )  # fmt: skip
-    return f"{number(row['y'])}{interval}"
+    return f"{number(row['y'])}{_interval(row)}"
 
 
-def _sparks(exhibit: Exhibit, series: list[str], width: int) -> list[Text]:
+def _interval(row: Row) -> str:
+    low, high = row.get("low"), row.get("high")
+    return "" if low is None or high is None else f" [{number(low)}, {number(high)}]"
+
+
+def _sparks(exhibit: Exhibit, width: int) -> list[Text]:
     """Each series as one line of blocks from its least to its most, with both figures."""
+    series = list(dict.fromkeys(str(row["series"]) for row in exhibit["rows"]))
     names = _column([one_line(name) for name in series], 40)
     lines = []
     for name, label in zip(series, names, strict=True):
@@ -180,14 +220,6 @@ def _sparks(exhibit: Exhibit, series: list[str], width: int) -> list[Text]:
         line.truncate(width)
         lines.append(line)
     return lines
-
-
-def _roofline(exhibit: Exhibit, width: int) -> list[Text]:
-    body = [
-        [one_line(r["label"]), number(r["flop_per_byte"]), number(r["tflops"]), "ceiling" if r["ceiling"] else ""]
-        for r in exhibit["rows"]
-    ]
-    return grid(["", "FLOP/byte", "TFLOP/s", ""], body, width)
 
 
 def _cell(value: Any) -> str:

@@ -35,14 +35,25 @@ _ASCII = str.maketrans(
 )
 
 
+# No sentence of a report is half as long; an error of some compiler is a hundred times.
+LONGEST_LINE = 2_000
+
+
 def clean(value: object) -> str:
     """The value as text without escape sequences, control characters and whatever else disturbs a terminal."""
     return _UNPRINTABLE.sub("", _ESCAPE_SEQUENCES.sub("", str(value)).replace("\r\n", "\n")).replace("\t", "    ")
 
 
 def one_line(value: object) -> str:
-    """The value as one line of clean text."""
-    return " ".join(clean(value).split())
+    """The value as one line of clean text, cut where it is longer than anybody reads."""
+    text = str(value)
+    # More than that is looked at, since what is taken out may be long; what is shown is cut to length.
+    return cut(" ".join(clean(text[: 4 * LONGEST_LINE]).split()), LONGEST_LINE)
+
+
+def cut(text: str, most: int) -> str:
+    """The text, of at most `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def to_ascii(text: str) -> str:
