@@ -1,7 +1,7 @@
 """What must not leave the machine: people, hosts, addresses, serial numbers and secrets become placeholders.
 
-Two mentions of one thing get one placeholder, so a reader can still tell two GPUs or two homes apart. Every pattern
-starts only where the run of its characters starts and has bounded repetitions, so the time grows with the length alone.
+Two mentions of one thing get one placeholder, so a reader can still tell two GPUs or two homes apart. Each distinct
+text is looked at once, and only where a cheap question says that it may hold something.
 """
 
 from __future__ import annotations
@@ -9,19 +9,29 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from fp8doctor.reporting import secrets
+from fp8doctor.reporting.forms import PLACEHOLDER, Form, Haystack, form, same
+from fp8doctor.reporting.identities import (
+    ADDRESSES,
+    DEVICES,
+    HOMES,
+    HOSTS,
+    ORDINARY,
+    SHARED_ACCOUNTS,
+    USERS,
+    is_somebody,
+)
+from fp8doctor.reporting.text import clean
 
-_PLACEHOLDER = re.compile(r"<(home|user|host|[a-z]+(?:-[a-z]+)?)(?:-(\d{1,6}))?>")
 # Kinds of which most boxes have one: the first gets no number.
 _SINGLE = ("home", "user", "host")
-_HOMES = re.compile(r"(?P<root>/(?:home|Users)/|[A-Za-z]:\\{1,2}Users\\{1,2})(?P<user>[^\\/\s\"'`:;,<>|)\]}]{1,64})")
-_ROOT_HOME = re.compile(r"(?<![\w.~/>-])/root(?![\w.-])")
-# Fields whose whole value is one thing, however it looks.
+# Fields whose whole value is one thing, however it looks; of variables of the environment, too.
 _WHOLE_FIELDS = {
     "uuid": "gpu-uuid",
     "gpu_uuid": "gpu-uuid",
@@ -31,46 +41,27 @@ _WHOLE_FIELDS = {
     "serial_number": "serial",
     "hostname": "host",
     "host_name": "host",
+    "master_addr": "host",
+    "slurmd_nodename": "host",
     "username": "user",
     "user_name": "user",
+    "user": "user",
+    "logname": "user",
+    "sudo_user": "user",
     "mac_address": "mac",
     "ip_address": "ip",
+    "machine_id": "machine",
 }
-# Accounts that many machines have: they name nobody.
-_SHARED_ACCOUNTS = frozenset(
-    (
-        "root",
-        "ubuntu",
-        "debian",
-        "ec2-user",
-        "opc",
-        "azureuser",
-        "runner",
-        "jovyan",
-        "nobody",
-        "user",
-        "admin",
-        "docker",
-    )
-)
-# Words that a report needs: someone or something called so is replaced only where it is sure that the name is meant.
-_ORDINARY_WORDS = """
-    root user users admin administrator ubuntu debian fedora centos ec2-user opc azureuser runner docker container
-    jovyan nobody guest test tester dev developer build builder ci work worker workspace app apps data home local
-    localhost shared scratch public service system default main master node server client host box machine cluster
-    login compute gpu gpus cuda nvidia amd rocm intel h100 h200 a100 b200 torch pytorch triton tensor tensors float
-    float8 python python3 conda miniconda venv linux windows macos lib lib64 bin etc usr var opt tmp proc dev sys
-    site-packages dist-packages cache model models kernel kernels linear attention training train bench benchmark
-    run runs time fast slow true false none null error warning info ready broken unknown
-"""
-_ORDINARY = frozenset(_ORDINARY_WORDS.split())
 # Folders in which people have one of their own name.
 _OF_PEOPLE = r"/(?:scratch|data|work|users|u|lustre|gpfs|export|nfs|fsx|storage|projects?|run/user|(?:var/)?tmp)/"
 MOST_PASSES = 6
 # The names of fields and packages.
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_WORD = re.compile(r"[a-z0-9]+")
 # Shorter names are replaced only where it is sure that a name is meant.
 _LEAST_FREE_LETTERS = 4
+_NO_TEXT = frozenset((int, float, bool, type(None)))
+_FORMS = (*HOMES, *secrets.FORMS, *DEVICES, *ADDRESSES, *USERS, *HOSTS)
 
 
 @dataclass(frozen=True)
@@ -105,41 +96,71 @@ def redact(document: dict[str, Any], identity: Identity | None = None) -> dict[s
         document: JSON values; names of objects are looked at too.
         identity: whose names are replaced beside those that show by their form; None for this process's.
     """
-    redactor = _Redactor(identity or Identity.of_this_process())
-    redactor.learn(document)
-    return redactor.redact(document)  # type: ignore[no-any-return]
+    return _Redactor(document, identity or Identity.of_this_process()).redact(document)  # type: ignore[no-any-return]
 
 
 @dataclass
 class _Redactor:
+    document: dict[str, Any]
     identity: Identity
     # kind -> the thing as it is compared -> its placeholder
     names: dict[str, dict[str, str]] = field(default_factory=dict)
     taken: dict[str, int] = field(default_factory=dict)
-    vocabulary: set[str] = field(default_factory=set)
-    steps: list[Callable[[str], str]] = field(default_factory=list)
-    done: dict[str, str] = field(default_factory=dict)
+    # First labels of hosts that are known by name: the full name is another spelling.
+    hosts: set[str] = field(default_factory=set)
+    # What the fields hold whose whole value is one thing, by their names.
+    fields: dict[str, str] = field(default_factory=dict)
+    # The forms that may occur here, in the order in which they are replaced.
+    forms: list[Form] = field(default_factory=list)
+    # Texts that may hold something, and what they become (None: not yet known). All others hold nothing.
+    suspects: dict[str, str | None] = field(default_factory=dict)
 
     # --- what is in the document -----------------------------------------------------------------------------------
 
-    def learn(self, document: dict[str, Any]) -> None:
-        """Look for names that the document itself gives away, and for the words that must stay."""
-        users: dict[str, None] = dict.fromkeys(self.identity.users)
-        for text in _strings(document, self.vocabulary):
-            if "<" in text:
-                for kind, number in _PLACEHOLDER.findall(text):
-                    self.taken[kind] = max(self.taken.get(kind, 0), int(number or 1))
-            if "Users" in text or "/home/" in text:
-                users.update(dict.fromkeys(match["user"] for match in _HOMES.finditer(text)))
-            for match in secrets.GPU_UUID.finditer(text) if "GPU-" in text or "MIG-" in text else ():
-                self.name("gpu-uuid", match["bare"])
-        self.vocabulary |= _prose_words(document)
-        self.steps = [self._homes, *secrets.steps(self.name), *self._names(list(users))]
+    def __post_init__(self) -> None:
+        """Find the texts that may hold something, and the names that the document itself gives away."""
+        texts: dict[str, None] = {}
+        names: dict[str, None] = {}
+        _collect(self.document, texts, names)
+        self.fields = {name: kind for name in names if (kind := _kind_of_field(name))}
+        haystack = Haystack([*names, *texts])
+        for text in haystack.holding("<"):
+            for kind, number in PLACEHOLDER.findall(text):
+                self.taken[kind] = max(self.taken.get(kind, 0), int(number or 1))
+        # Invisible characters can hide something.
+        self.suspects = {text: None for text in haystack.texts if not text.isprintable()}
+        known = {"user": dict.fromkeys(self.identity.users), "host": dict.fromkeys(self.identity.hosts)}
+        own = [_home_form(home) for home in self.identity.homes if _is_telling(home)]
+        for one in (*own, *_FORMS):
+            found = self._look_for(one, haystack)
+            if found and (one.learn or one.kind == "home"):
+                known["host" if one.kind == "host" else "user"].update(dict.fromkeys(_learned(one, found)))
+        self._look_for_names(known, _vocabulary(self.document, names), haystack)
+
+    def _look_for(self, one: Form, haystack: Haystack) -> list[str]:
+        """The texts that hold something of this form; it is replaced wherever it may come to light."""
+        concerned = haystack.concerned(one)
+        if concerned:
+            self.forms.append(one)
+        found = [text for text in concerned if one.compiled.search(text)]
+        self.suspects.update(dict.fromkeys(found))
+        return found
+
+    def _look_for_names(self, known: dict[str, dict[str, None]], vocabulary: set[str], haystack: Haystack) -> None:
+        """Look for users and hosts: anywhere if the name is distinct, else only where one is meant."""
+        self.hosts = {host.lower().split(".")[0] for host in known["host"]}
+        spellings = [("user", name) for name in known["user"]]
+        spellings += [("host", spelling) for name in known["host"] for spelling in (name, name.split(".")[0])]
+        for kind, name in dict.fromkeys(spellings):
+            if name.lower() not in SHARED_ACCOUNTS | {"localhost"} and not PLACEHOLDER.search(name):
+                self._look_for(_name_form(kind, name, vocabulary), haystack)
 
     def name(self, kind: str, thing: str) -> str:
         """The placeholder of a thing: the one that it has, or the next."""
         known = self.names.setdefault(kind, {})
-        key = secrets.same(kind, thing)
+        key = same(kind, thing)
+        if kind == "host" and (label := key.split(".")[0]) in self.hosts:
+            key = label
         if key not in known:
             number = self.taken[kind] = self.taken.get(kind, 0) + 1
             known[key] = f"<{kind}>" if kind in _SINGLE and number == 1 else f"<{kind}-{number}>"
@@ -148,116 +169,118 @@ class _Redactor:
     # --- what is replaced ------------------------------------------------------------------------------------------
 
     def redact(self, value: Any, field_name: str = "") -> Any:
-        if isinstance(value, str):
-            return self._field(field_name, value)
-        if isinstance(value, list):
-            return [self.redact(item, field_name) for item in value]
+        """The value with everything replaced; what is no text is the same object."""
         if isinstance(value, dict):
-            result: dict[str, Any] = {}
-            for key, item in value.items():
-                new = self.text(key)
+            return self._object(value)
+        if isinstance(value, list):
+            return [item if type(item) in _NO_TEXT else self.redact(item, field_name) for item in value]
+        return self._field(field_name, value) if isinstance(value, str) else value
+
+    def _object(self, value: dict[str, Any]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for name, item in value.items():
+            new = name
+            if name in self.suspects:
+                new = self.text(name)
                 while new in result:
                     new += "'"
-                result[new] = self.redact(item, key)
-            return result
-        return value
+            result[new] = item if type(item) in _NO_TEXT else self.redact(item, name)
+        return result
 
     def _field(self, field_name: str, value: str) -> str:
-        kind = _WHOLE_FIELDS.get(field_name.lower()) if field_name else None
-        if field_name and kind is None and secrets.SECRET_NAME.search(field_name):
-            kind = "token"
-        if kind is None or not value.strip() or _PLACEHOLDER.fullmatch(value):
+        kind = self.fields.get(field_name)
+        if kind is None or not value.strip() or PLACEHOLDER.fullmatch(value):
+            return self.text(value) if value in self.suspects else value
+        if kind in ("user", "host") and not is_somebody(value):
             return self.text(value)
         return self.name(kind, value)
 
     def text(self, text: str) -> str:
-        known = self.done.get(text)
+        """The text with everything replaced."""
+        if text not in self.suspects:
+            return text
+        known = self.suspects[text]
         if known is None:
-            before, known = "", text
-            # Again where something was replaced: a placeholder is a boundary that was none before.
-            for _ in range(MOST_PASSES):
-                if known == before:
-                    break
-                before = known
-                for step in self.steps:
-                    known = step(known)
-            self.done[text] = known
+            known = self._replaced(text)
+            # What is shown is cleaned, and so is what invisible characters would hide until then.
+            if (shown := clean(known)) != known and (bare := self._replaced(shown)) != shown:
+                known = bare
+            self.suspects[text] = known
         return known
 
-    def _homes(self, text: str) -> str:
-        if "/" not in text and "\\" not in text:
-            return text
-        for home in self.identity.homes:
-            if _is_telling(home) and home in text:
-                text = re.sub(rf"{re.escape(home)}(?![\w-])", lambda match: self.name("home", match[0]), text)
-        if "/home/" in text or "Users" in text:
-            text = _HOMES.sub(lambda match: self.name("home", match[0]), text)
-        return _ROOT_HOME.sub(lambda match: self.name("home", match[0]), text) if "/root" in text else text
+    def _replaced(self, text: str) -> str:
+        # Again where something was replaced: a placeholder is a boundary that was none before.
+        for _ in range(MOST_PASSES):
+            before, lowered = text, text.lower()
+            for one in self.forms:
+                if one.concerns(lowered):
+                    text = one.replaced(text, self.name)
+            if text == before:
+                break
+        return text
 
-    def _names(self, users: list[str]) -> list[Callable[[str], str]]:
-        """Steps for the names of users and hosts: anywhere if the name is distinct, else only where one is meant."""
-        steps: list[Callable[[str], str]] = []
-        named = [("user", name, name) for name in users]
-        for host in self.identity.hosts:
-            named += [("host", host, host)] + ([("host", host.split(".")[0], host)] if "." in host else [])
-        for kind, name, thing in dict.fromkeys(named):
-            if name.lower() not in _SHARED_ACCOUNTS | {"localhost"} and not _PLACEHOLDER.search(name):
-                steps.append(self._name_step(kind, name, thing))
-        return steps
 
-    def _name_step(self, kind: str, name: str, thing: str) -> Callable[[str], str]:
-        word = re.escape(name)
-        domain = r"(?:\.[A-Za-z0-9-]{1,63}){0,8}" if kind == "host" else ""
-        if len(name) >= _LEAST_FREE_LETTERS and name.lower() not in self.vocabulary | _ORDINARY:
-            pattern = rf"(?P<before>(?<![A-Za-z0-9])){word}{domain if '.' not in name else ''}(?![A-Za-z0-9])"
-        elif kind == "user":
-            pattern = (
-                rf"(?P<before>{_OF_PEOPLE}|\b(?:user|USER|LOGNAME)=){word}(?![\w.-])|(?<![\w.@/-]){word}(?=@[A-Za-z<])"
-            )
-        else:
-            pattern = rf"(?P<before>[\w>]@|\b(?:host|hostname|HOSTNAME)=){word}(?![\w-])"
-        compiled = re.compile(pattern)
+@lru_cache(maxsize=4096)
+def _kind_of_field(name: str) -> str | None:
+    """What a field of this name holds, if its whole value is one thing."""
+    kind = _WHOLE_FIELDS.get(name.lower())
+    return "token" if kind is None and secrets.SECRET_NAME.search(name) else kind
 
-        def step(text: str) -> str:
-            if name not in text:
-                return text
-            return compiled.sub(lambda match: (match["before"] or "") + self.name(kind, thing), text)
 
-        return step
+def _home_form(home: str) -> Form:
+    return form("home", rf"(?P<thing>{re.escape(home)})(?![\w-])", home.lower())
+
+
+def _name_form(kind: str, name: str, vocabulary: set[str]) -> Form:
+    word = re.escape(name)
+    if len(name) >= _LEAST_FREE_LETTERS and name.lower() not in vocabulary | ORDINARY:
+        domain = r"(?:\.[A-Za-z0-9-]{1,63}){0,8}" if kind == "host" and "." not in name else ""
+        pattern = rf"(?<![A-Za-z0-9])(?P<thing>{word}{domain})(?![A-Za-z0-9])"
+    elif kind == "user":
+        meant = rf"{_OF_PEOPLE}|\b(?:user|USER|LOGNAME)=|(?<![\w.@/-])(?={word}@[A-Za-z<])"
+        pattern = rf"(?:{meant})(?P<thing>{word})(?![\w.-])"
+    else:
+        pattern = rf"(?:(?<=[\w>]@)|\b(?:host|hostname|HOSTNAME)=)(?P<thing>{word})(?![\w-])"
+    return form(kind, pattern, name.lower())
+
+
+def _learned(one: Form, texts: list[str]) -> list[str]:
+    """The names of users and hosts that a form finds in the texts."""
+    group = "user" if "user" in one.compiled.groupindex else "thing"
+    matches = (match for text in texts for match in one.compiled.finditer(text))
+    return [] if one is HOMES[-1] else [m[group] for m in matches if one.accept is None or one.accept(m)]
 
 
 def _is_telling(home: str) -> bool:
     """Whether a home folder says whose it is; many containers have none of their own."""
-    return len(home) > 1 and home.startswith("/") and home.strip("/") not in _ORDINARY | {"nonexistent"}
+    return len(home) > 1 and home.startswith("/") and home.strip("/") not in ORDINARY | {"nonexistent"}
 
 
-def _strings(value: Any, vocabulary: set[str]) -> list[str]:
-    """All strings in `value`; the words of object names go into the vocabulary."""
-    found: list[str] = []
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, str):
-            found.append(item)
-        elif isinstance(item, list):
-            waiting += reversed(item)
-        elif isinstance(item, dict):
-            found += item
-            vocabulary.update(word for key in item if _IDENTIFIER.fullmatch(key) for word in _words(key))
-            waiting += reversed(list(item.values()))
-    return found
+def _collect(value: Any, texts: dict[str, None], names: dict[str, None]) -> None:
+    """Add all texts in `value` and all names of its objects, each once."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            names[name] = None
+            if type(item) not in _NO_TEXT:
+                _collect(item, texts, names)
+    elif isinstance(value, str):
+        texts[value] = None
+    elif isinstance(value, list):
+        for item in value:
+            if type(item) not in _NO_TEXT:
+                _collect(item, texts, names)
 
 
-def _prose_words(document: dict[str, Any]) -> set[str]:
-    """The words that the doctor's own sentences use; one in a path or an address may be a name and does not count."""
+def _vocabulary(document: dict[str, Any], names: Iterable[str]) -> set[str]:
+    """The words that must stay: of names of fields and packages, and of the doctor's own sentences.
+
+    One in a path or an address may be a name and does not count.
+    """
     sentences = [str((document.get("verdict") or {}).get("headline", ""))]
     sentences += [str(part.get("label", "")) for part in document.get("use") or ()]
     for finding in document.get("findings") or ():
         sentences += [str(finding.get("name", "")), str(finding.get("title", ""))]
         sentences += [str(action.get("text", "")) for action in finding.get("actions") or ()]
     plain = (word for text in sentences for word in text.split() if not re.search(r"[/\\@=]", word))
-    return {piece for word in plain for piece in _words(word)}
-
-
-def _words(text: str) -> list[str]:
-    return [*re.findall(r"[a-z0-9]+", text.lower()), text.lower()]
+    words = [word.lower() for word in (*filter(_IDENTIFIER.fullmatch, names), *plain)]
+    return {piece for word in words for piece in (*_WORD.findall(word), word)}

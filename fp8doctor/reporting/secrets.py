@@ -1,59 +1,26 @@
-"""Which texts are secrets or identify a machine by their form alone? One table of patterns, each with its triggers."""
+"""Which texts are passwords, keys and tokens by their form alone?"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 
-Name = Callable[[str, str], str]
+from fp8doctor.reporting.forms import form
 
-_HEX4 = r"[0-9a-fA-F]{4}"
-_UUID = rf"[0-9a-fA-F]{{8}}-{_HEX4}-{_HEX4}-{_HEX4}-[0-9a-fA-F]{{12}}"
-# "GPU-<uuid>", "MIG-<uuid>", the older "MIG-GPU-<uuid>/1/0", and the abbreviated form that CUDA_VISIBLE_DEVICES takes.
-GPU_UUID = re.compile(rf"(?<![A-Za-z0-9])(?:MIG-)?(?:GPU|MIG)-(?P<bare>{_UUID}|[0-9a-f]{{8,32}}(?![0-9A-Za-z-]))")
 # Names of settings whose value is a secret. "tokens" counts words of a language model, and is none.
 SECRET_NAME = re.compile(
-    r"(?:^|[_.-])(?:token|password|passwd|passphrase|secret|credentials?|api_?key|access_?key|secret_?key|private_?key"
-    r"|auth)$",
+    r"(?:^|[_.-])(?:token|password|passwd|passphrase|secret|credentials?|auth|cookie"
+    r"|(?:api|access|secret|private|account|signing|encryption|client)_?key)$",
     re.IGNORECASE,
 )
-_ASSIGNED = r"[\"']?\s{0,3}[=:]\s{0,3}[\"']?"
+# What stands between a name and its value, with the quoting of JSON inside of JSON.
+_ASSIGNED = r"\\?[\"']?\s{0,3}[=:]\s{0,3}\\?[\"']?"
 # Keys of version control and of builds: long hexadecimal there is no secret.
 _HASH_NAMES = re.compile(
     r"(?:commit|git|sha\d*|hash|digest|revision|rev|version|build|checksum|md5)\w{0,20}$", re.IGNORECASE
 )
-_NO_VALUE = re.compile(r"(?:none|null|true|false|unset|yes|no|\*+|[\d.,]+)$", re.IGNORECASE)
-# Words that announce an address; "from" and "to" announce versions just as often.
-_ADDRESS_WORDS_TEXT = """
-    host hosts hostname addr address ip ipv4 inet server peer endpoint node nameserver gateway master rank0 rank
-    on connect connecting connected connection master_addr bind tcp http https url remote local client
-"""
-_ADDRESS_WORDS = frozenset(_ADDRESS_WORDS_TEXT.split())
-_PORT_OR_SIZE = re.compile(r"\]?:\d{2,5}(?![\d.])|/(?:[89]|[12]\d|3[0-2])(?![\d./])")
-_GLOBAL_OR_LOCAL_IPV6 = re.compile(r"(?:[23][0-9a-f]{3}|fe[89ab][0-9a-f]|f[cd][0-9a-f]{2}):", re.IGNORECASE)
-# Addresses that are the same on every machine.
-_UNTELLING = ("127.", "0.0.0.0", "255.255.255.", "8.8.8.8", "1.1.1.1")
-
-
-@dataclass(frozen=True)
-class Form:
-    """One form of secret: its kind, its pattern, and texts of which one must occur for the pattern to be tried."""
-
-    kind: str
-    pattern: str
-    triggers: tuple[str, ...]
-    # Decides with the text before the match in view; None: every match counts.
-    accept: Callable[[re.Match[str]], bool] | None = None
-    # How often a trigger must occur.
-    least: int = 1
-    flags: int = 0
-
-    @cached_property
-    def compiled(self) -> re.Pattern[str]:
-        """The pattern, compiled when a trigger first occurs."""
-        return re.compile(self.pattern, self.flags)
+_NO_VALUE = re.compile(r"(?:none|null|true|false|unset|yes|no|\*+|[\d.,]+|<.*)$", re.IGNORECASE)
 
 
 def _is_password(match: re.Match[str]) -> bool:
@@ -61,8 +28,19 @@ def _is_password(match: re.Match[str]) -> bool:
 
 
 def _is_token(match: re.Match[str]) -> bool:
+    """Letters and digits, or what a header of basic authentication holds."""
     thing = match["thing"]
-    return not _NO_VALUE.match(thing) and any(c.isdigit() for c in thing) and any(c.isalpha() for c in thing)
+    if _NO_VALUE.match(thing):
+        return False
+    return (any(c.isdigit() for c in thing) and any(c.isalpha() for c in thing)) or _is_user_and_password(thing)
+
+
+def _is_user_and_password(thing: str) -> bool:
+    """Whether this is "user:password" in base64."""
+    try:
+        return b":" in base64.b64decode(thing, validate=True)
+    except (binascii.Error, ValueError):
+        return False
 
 
 def _is_mixed(match: re.Match[str]) -> bool:
@@ -75,192 +53,164 @@ def _is_mixed(match: re.Match[str]) -> bool:
     )
 
 
-def _is_ipv4(match: re.Match[str]) -> bool:
-    """An address, and not one of the four-part versions (cuDNN 9.19.0.56, cuBLAS 12.8.4.1) that look the same.
-
-    Private ranges that no version has, and first parts that no version reaches, are addresses by themselves; the rest
-    needs a port, a network size or a word that announces one.
-    """
-    thing = match["thing"]
-    parts = [int(part) for part in thing.split(".")]
-    if max(parts) > 255 or thing.startswith(_UNTELLING):
-        return False
-    start, end = match.span()
-    after = match.string[end : end + 7]
-    if after[:1] in (":", "]", "/") and _PORT_OR_SIZE.match(after):
-        return True
-    before = match.string[max(0, start - 24) : start]
-    if before.endswith(("==", ">=", "<=", "~=", "!=", "-", "_", "+", "v", "V")):
-        return False
-    words = before.lower().replace("://", " ").rstrip(" =:\"'[(").split()
-    last = re.split(r"[=@:]", words[-1])[-1] if words else ""
-    if last in ("version", "versions"):
-        return False
-    announced = before.endswith(("://", "@")) or last in _ADDRESS_WORDS or words[-2:-1] == ["connect"]
-    return parts[0] >= 64 or announced
-
-
-def _is_ipv6(match: re.Match[str]) -> bool:
-    """An address that identifies: not "::1", and not the C++ scopes ("c10::") that look like one."""
-    thing = match["thing"]
-    if thing.count(":") < 2 or not _GLOBAL_OR_LOCAL_IPV6.match(thing):
-        return False
-    import ipaddress  # here, because few texts come this far
-
-    try:
-        ipaddress.IPv6Address(thing)
-    except ValueError:
-        return False
-    return True
-
-
-def _form(
-    kind: str,
-    pattern: str,
-    *triggers: str,
-    accept: Callable[[re.Match[str]], bool] | None = None,
-    flags: int = 0,
-    least: int = 1,
-) -> Form:
-    return Form(kind, pattern, triggers, accept, least, flags)
+def _is_login(match: re.Match[str]) -> bool:
+    """A user and a password, not the numbers that `docker run --user` takes."""
+    return any(c.isalpha() for c in match["thing"]) and "$" not in match["thing"]
 
 
 _B = r"(?<![A-Za-z0-9])"  # where a word begins; an underscore may stand before
-_PREFIXED = "|".join(
-    (
-        r"hf_[A-Za-z0-9]{16,64}",
-        r"gh[pousr]_[A-Za-z0-9]{16,255}",
-        r"github_pat_[A-Za-z0-9_]{20,255}",
-        r"glpat-[\w-]{16,64}",
-        r"sk-[A-Za-z0-9_-]{20,200}",
-        r"(?:AKIA|ASIA)[0-9A-Z]{16}",
-        r"xox[abeoprs]-[\w-]{10,250}",
-        r"AIza[\w-]{35}",
-        r"nvapi-[\w-]{20,128}",
-        r"npm_[A-Za-z0-9]{36}",
-        r"pypi-[\w-]{32,255}",
-        r"dckr_pat_[\w-]{20,64}",
-        r"eyJ[\w-]{8,2000}\.eyJ[\w-]{4,4000}(?:\.[\w-]{0,2000})?",
-    )
-)
-FORMS = (
-    _form(
-        "token",
-        r"(?P<thing>-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[\sA-Za-z0-9+/=\\]{0,20000}"
-        r"(?:-----END [A-Z ]{0,40}PRIVATE KEY-----)?)",
-        "PRIVATE KEY",
+# By the prefixes that the services publish. Sources: the patterns of GitHub's secret scanning and of gitleaks.
+_PREFIXED = {
+    "hf_": r"[A-Za-z0-9]{16,64}",  # Hugging Face
+    "api_org_": r"[A-Za-z0-9]{16,64}",
+    **dict.fromkeys(("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"[A-Za-z0-9]{16,255}"),
+    "github_pat_": r"[A-Za-z0-9_]{20,255}",
+    **dict.fromkeys(
+        ("glpat-", "gldt-", "glrt-", "glcbt-", "glptt-", "glft-", "glimt-", "glagent-", "gloas-", "glsoat-"),
+        r"[\w.-]{16,255}",
     ),
-    _form("token", r"://(?!git@)(?P<thing>[^/\s@\"'<>]{1,256})(?=@)", "://"),
-    _form(
+    "sk-": r"[A-Za-z0-9_-]{20,250}",  # OpenAI, Anthropic, OpenRouter and others
+    **dict.fromkeys(("sk_live_", "sk_test_", "rk_live_", "pk_live_", "whsec_"), r"[A-Za-z0-9]{16,255}"),  # Stripe
+    **dict.fromkeys(("AKIA", "ASIA", "ABIA", "ACCA", "AROA", "AIDA"), r"[0-9A-Z]{16}"),  # AWS
+    **dict.fromkeys(("IQoJb3JpZ2lu", "FwoGZXIvYXdz", "FQoGZXIvYXdz"), r"[A-Za-z0-9+/=]{16,4000}"),
+    **dict.fromkeys((f"xox{letter}-" for letter in "abeoprs"), r"[\w.-]{10,250}"),  # Slack
+    "xapp-": r"[\w-]{10,250}",
+    "AIza": r"[\w-]{35}",  # Google
+    "ya29.": r"[\w-]{20,1000}",
+    "GOCSPX-": r"[\w-]{20,64}",
+    "nvapi-": r"[\w-]{20,128}",  # NVIDIA NGC
+    "npm_": r"[A-Za-z0-9]{36}",
+    "pypi-": r"[\w-]{32,255}",
+    **dict.fromkeys(("dckr_pat_", "dckr_oat_"), r"[\w-]{20,64}"),
+    "wandb_v1_": r"[\w-]{20,255}",
+    "gsk_": r"[A-Za-z0-9]{20,64}",  # Groq
+    "xai-": r"[A-Za-z0-9]{40,100}",
+    "pplx-": r"[A-Za-z0-9]{32,64}",
+    "r8_": r"[A-Za-z0-9]{30,45}",  # Replicate
+    "rpa_": r"[A-Za-z0-9]{30,64}",  # RunPod
+    "tgp_v1_": r"[\w-]{30,64}",  # Together
+    "lsv2_": r"[A-Za-z0-9_]{30,64}",  # LangSmith
+    **dict.fromkeys(("hvs.", "hvb."), r"[\w-]{20,300}"),  # Vault
+    "dapi": r"[0-9a-f]{32}",  # Databricks
+    "dop_v1_": r"[0-9a-f]{40,64}",  # DigitalOcean
+    "SG.": r"[\w-]{16,32}\.[\w-]{16,64}",  # SendGrid
+    **dict.fromkeys(("shpat_", "shpss_"), r"[0-9a-fA-F]{32}"),
+    "ATATT3": r"[\w=-]{20,300}",  # Atlassian
+    "tskey-": r"[\w-]{16,100}",  # Tailscale
+    **dict.fromkeys(("glsa_", "glc_"), r"[\w=+/]{20,400}"),  # Grafana
+    "lin_api_": r"[A-Za-z0-9]{32,64}",
+    "ntn_": r"[A-Za-z0-9]{40,64}",  # Notion
+    "sntrys_": r"[\w=+/]{20,400}",
+    "AGE-SECRET-KEY-1": r"[0-9A-Z]{50,64}",
+    "LS0tLS1CRUdJTi": r"[A-Za-z0-9+/=]{20,20000}",  # "-----BEGIN" in base64, as Kubernetes writes keys
+    "eyJ": r"[\w-]{8,2000}\.(?:eyJ)?[\w-]{4,4000}(?:\.[\w-]{0,4000}){0,3}",  # JWT and JWE
+}
+_PREFIXES = tuple(prefix.lower() for prefix in _PREFIXED)
+_ANY_PREFIXED = "|".join(f"{re.escape(prefix)}{rest}" for prefix, rest in _PREFIXED.items())
+_SECRET_WORDS = (
+    r"(?:token|secret|credentials?|(?:api|access|secret|private|account|signing|encryption|client|shared)[_-]?key"
+    r"(?:[_-]?(?:id|data))?|auth)"
+)
+_SECRET_TRIGGERS = ("token", "secret", "credential", "key", "auth")
+_PASSWORDS = ("password", "passwd", "passphrase")
+_PEM_BODY = r"(?:[^-<>]|-(?!-)){0,20000}"
+
+FORMS = (
+    form(
         "token",
-        rf"{_B}(?P<thing>{_PREFIXED})(?![A-Za-z0-9])",
-        *("hf_", "gh", "glpat-", "sk-", "AKIA", "ASIA", "xox", "AIza", "nvapi-", "npm_", "pypi-", "dckr_", "eyJ"),
+        rf"(?P<thing>-----BEGIN [A-Z ]{{0,40}}PRIVATE KEY(?: BLOCK)?-----(?:{_PEM_BODY}-----END [A-Z ]{{0,40}}"
+        r"PRIVATE KEY(?: BLOCK)?-----|[\sA-Za-z0-9+/=\\]{0,20000}))",
+        "private key",
+    ),
+    form("token", r"Private-Lines: \d{1,3}(?P<thing>(?:\s{1,2}[A-Za-z0-9+/=]{4,70}){1,99})", "private-lines"),
+    form("token", r"://(?!git@)(?P<thing>[^/\s\"'<>]{1,256})(?=@)", "://"),
+    form("token", r"hooks\.slack\.com/(?:services|workflows|triggers)/(?P<thing>[\w/-]{8,255})", "hooks.slack"),
+    form("token", r"/api/webhooks/(?P<thing>[\w/-]{16,255})", "/api/webhooks/"),
+    form("token", r"(?<![\w])(?P<thing>\d{8,10}:AA[\w-]{33})(?![\w-])", ":aa"),  # Telegram
+    # A secret key of AWS beside its id; alone it looks like any base64.
+    form(
+        "token",
+        r"(?<![A-Za-z0-9])A[A-Z]IA[0-9A-Z]{16}[^\w/+\n]{1,8}(?P<thing>[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])",
+        *("akia", "asia"),
+    ),
+    form(
+        "token",
+        rf"{_B}(?P<thing>{_ANY_PREFIXED})(?![A-Za-z0-9])",
+        *_PREFIXES,
         accept=lambda match: any(c.isdigit() for c in match["thing"]),
     ),
-    _form(
+    # Hashed passwords, as /etc/shadow has them.
+    form("token", r"(?P<thing>\$(?:1|2[aby]|5|6|y|argon2[a-z]{1,2})\$[./A-Za-z0-9$=,+]{8,200})", "$"),
+    form(
         "token",
-        r"\b(?:Bearer|Basic)\s{1,3}(?P<thing>[A-Za-z0-9._~+/=-]{8,4000})",
-        "earer",
-        "asic",
-        "EARER",
-        flags=re.I,
-        accept=_is_token,
-    ),
-    _form(
-        "token",
-        r"(?<=[?&])(?:[\w-]{0,40}?(?:token|key|sig|signature|credential|secret|auth|code))="
-        r"(?P<thing>[^&\s\"'<>]{4,4000})",
-        "?",
-        flags=re.I,
-    ),
-    _form(
-        "token",
-        rf"(?:password|passwd|passphrase){_ASSIGNED}(?P<thing>[^\s\"'&,;<>]{{1,256}})",
-        "pass",
-        "PASS",
-        "Pass",
+        rf"authorization{_ASSIGNED}(?:(?:Bearer|Basic|Token|Digest|ApiKey)\s{{1,3}})?"
+        r"(?!(?:Bearer|Basic|Token|Digest|ApiKey)\s)(?P<thing>[^\s\"'<>\\]{4,4000})",
+        "authorization",
         accept=_is_password,
         flags=re.I,
     ),
-    _form(
+    form(
+        "token", r"\b(?:Bearer|Basic)\s{1,3}(?P<thing>[A-Za-z0-9._~+/=-]{8,4000})", "bearer", "basic",
+        accept=_is_token, flags=re.I,
+    ),
+    form("token", r"\bcookie:\s{0,3}(?P<thing>[^\s<>][^\n<>]{3,4000})", "cookie:", flags=re.I),
+    form(
         "token",
-        rf"(?:token|secret|credentials?|api[_-]?key|access[_-]?key|secret[_-]?key|private[_-]?key|auth){_ASSIGNED}"
-        r"(?P<thing>[A-Za-z0-9_\-.+/=~%]{8,1024})(?![(\[])",
-        *("oken", "OKEN", "ecret", "ECRET", "redential", "REDENTIAL", "ey", "EY", "uth", "UTH"),
+        r"(?<=[?&])(?:[\w-]{0,40}?(?:token|key|sig|signature|credential|secret|auth|code|password))="
+        r"(?P<thing>[^&\s\"'<>]{4,4000})",
+        "?",
+        "&",
+        flags=re.I,
+    ),
+    form(
+        "token", rf"(?:password|passwd|passphrase){_ASSIGNED}(?P<thing>[^\s\"'&,;<>\\]{{1,256}})", *_PASSWORDS,
+        accept=_is_password, flags=re.I,
+    ),
+    form("token", r"(?<=;)\s?pwd=(?P<thing>[^\s\"';<>]{1,256})", "pwd=", flags=re.I),  # ODBC
+    form(
+        "token",
+        rf"{_SECRET_WORDS}{_ASSIGNED}(?P<thing>[A-Za-z0-9_\-.+/=~%!$#*]{{8,2048}})(?![(\[])",
+        *_SECRET_TRIGGERS,
         accept=_is_token,
         flags=re.I,
     ),
-    _form(
+    # A variable so called holds a secret, whatever it looks like.
+    form(
+        "token",
+        r"(?<![A-Za-z0-9])[A-Z][A-Z0-9_]{0,60}(?:TOKEN|SECRET|API_KEY|ACCESS_KEY|SECRET_KEY|PRIVATE_KEY|CREDENTIALS?)"
+        r"=[\"']?(?P<thing>[^\s\"'&,;<>]{3,2048})",
+        *("token=", "secret=", "key=", "credential=", "credentials="),
+        accept=_is_password,
+    ),
+    form(
+        "token",
+        r"(?<![\w-])--?(?:[a-z]{1,16}[-_]){0,3}(?:token|secret|password|passwd|passphrase"
+        r"|(?:api|access|secret|private)[-_]?key)(?:=|\s{1,3})[\"']?(?P<thing>[^\s\"'<>-][^\s\"'<>]{2,512})",
+        *("token", "secret", "key", *_PASSWORDS),
+        accept=_is_password,
+    ),
+    form("token", r"\bsshpass\s{1,3}-p\s{0,3}[\"']?(?P<thing>[^\s\"'<>]{1,256})", "sshpass"),
+    form("token", r"\bdocker login\b[^\n]{0,120}?\s-p\s{1,3}[\"']?(?P<thing>[^\s\"'<>]{1,256})", "docker login"),
+    form("token", r"\bmysql(?:dump)?\b[^\n]{0,120}?\s-p(?P<thing>[^\s\"'<>-][^\s\"'<>]{1,256})", "mysql"),
+    form("token", r"\bwandb login\s{1,3}(?P<thing>[0-9a-f]{40,64})\b", "wandb login"),
+    form(
+        "token", r"(?<![\w-])(?:-u|--user|--proxy-user)[ =][\"']?(?P<thing>[^\s:\"'<>/]{1,64}:[^\s\"'<>/]{1,256})",
+        *("-u ", "-u=", "-user"), accept=_is_login,
+    ),
+    # .netrc
+    form(
+        "token", r"\b(?:login|account)\s{1,8}\S{1,64}\s{1,8}(?:password|passwd)\s{1,8}(?P<thing>[^\s<>]{1,256})",
+        *("password", "passwd"),
+    ),
+    form("token", r"(?<![\w/.<>-])(?P<thing>[\w.+-]{1,64}:[^\s@/:\"'<>]{3,128})(?=@[A-Za-z<])", "@"),
+    form(
         "token",
         r"(?<![\w.-])(?P<name>[A-Za-z_][\w.-]{0,63})=[\"']?"
         r"(?P<thing>[0-9a-fA-F]{32,512}|[A-Za-z0-9+/]{40,1024}={0,2})(?![\w+/=.-])",
         "=",
         accept=_is_mixed,
     ),
-    _form("gpu-uuid", f"(?P<thing>{GPU_UUID.pattern})", "GPU-", "MIG-"),
-    _form("uuid", rf"(?<![\w-])(?P<thing>{_UUID})(?![\w-])", "-", least=4),
-    _form(
-        "email",
-        r"(?<![\w.+@-])(?P<thing>[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24})(?![\w-])",
-        "@",
-        accept=lambda match: not match["thing"].startswith("git@"),
-    ),
-    _form("pci", r"(?<![\w:.-])(?P<thing>[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7])(?![\w.])", ":"),
-    _form(
-        "pci",
-        r"(?:\b(?:PCI|BDF)\b[^\w\n]{1,3}|\bbus[ _-]?id\W{1,3})(?P<thing>[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])(?![\w.])",
-        ":",
-        flags=re.I,
-    ),
-    _form("mac", r"(?<![\w:-])(?P<thing>(?:[0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2})(?![\w:-])", ":", "-", least=5),
-    _form("ip", r"(?<![\w:.])(?P<thing>[0-9a-fA-F:]{6,39})(?![\w:])", ":", accept=_is_ipv6, least=2),
-    _form("ip", r"(?<![\w.])(?P<thing>\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})(?![\w]|\.\d)", ".", accept=_is_ipv4, least=3),
-    _form(
-        "host", r"(?<![\w.-])(?P<thing>ip-\d{1,3}-\d{1,3}-\d{1,3}-\d{1,3}(?:\.[a-z0-9-]{1,63}){0,6})(?![\w-])", "ip-"
-    ),
-    _form(
-        "serial",
-        r"\bserial(?:[ _-]?(?:number|no))?\W{1,4}(?P<thing>(?=[A-Z]{0,8}\d)[A-Z0-9]{6,32})\b",
-        "erial",
-        "ERIAL",
-        flags=re.I,
-    ),
-)
-
-
-def steps(name: Name) -> list[Callable[[str], str]]:
-    """One function a form, which replaces its things in a text by what `name(kind, thing)` gives."""
-    return [_step(form, name) for form in FORMS]
-
-
-def _step(form: Form, name: Name) -> Callable[[str], str]:
-    def replace(match: re.Match[str]) -> str:
-        if form.accept is not None and not form.accept(match):
-            return match[0]
-        start, end = match.span("thing")
-        return f"{match[0][: start - match.start()]}{name(form.kind, match['thing'])}{match[0][end - match.start() :]}"
-
-    triggers, least = form.triggers, form.least
-
-    def step(text: str) -> str:
-        for trigger in triggers:
-            if trigger in text and (least == 1 or text.count(trigger) >= least):
-                return form.compiled.sub(replace, text)
-        return text
-
-    return step
-
-
-def same(kind: str, thing: str) -> str:
-    """The form in which two spellings of one thing are equal."""
-    thing = thing.strip()
-    if kind == "gpu-uuid":
-        bare = re.search(rf"{_UUID}|[0-9a-f]{{8,32}}$", thing)
-        return (bare[0] if bare else thing).lower()
-    if kind == "pci":
-        return thing.lower().lstrip("0:") or thing
-    if kind in ("uuid", "mac", "ip", "email", "host"):
-        return thing.lower().replace("-", ":") if kind == "mac" else thing.lower()
-    if kind == "home":
-        return thing.rstrip("/\\").replace("\\\\", "\\")
-    return thing
+    # The key of "ssh-ed25519 AAAA... user@host" names its owner, who is in every place that it opens.
+    form("ssh-key", r"(?P<thing>(?<![A-Za-z0-9+/])AAAA[BCE][A-Za-z0-9+/]{24,4000}={0,2})", "aaaa"),
+    form("token", r"\bSHA256:(?P<thing>[A-Za-z0-9+/]{43})(?![\w+/])", "sha256:"),
+)  # fmt: skip

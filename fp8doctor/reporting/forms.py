@@ -1,0 +1,120 @@
+"""What is one form of secret: how does it look, when is it looked for, and which of its spellings mean one thing?"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+# Gives the placeholder of a thing of this kind.
+Name = Callable[[str, str], str]
+Accept = Callable[[re.Match[str]], bool]
+
+HEX4 = r"[0-9a-fA-F]{4}"
+UUID = rf"[0-9a-fA-F]{{8}}-{HEX4}-{HEX4}-{HEX4}-[0-9a-fA-F]{{12}}"
+PLACEHOLDER = re.compile(r"<(home|user|host|[a-z]+(?:-[a-z]+)?)(?:-(\d{1,6}))?>")
+_ABBREVIATED = re.compile(rf"{UUID}|[0-9a-f]{{8,32}}$")
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of secret.
+
+    Its pattern starts only where the run of its characters starts, and has bounded repetitions: so the time grows with
+    the length alone. The group `thing` of a match is replaced.
+    """
+
+    kind: str
+    pattern: str
+    # In small letters; one of them must occur for the pattern to be tried.
+    triggers: tuple[str, ...]
+    # Decides with the text around the match in view; None: every match counts.
+    accept: Accept | None = None
+    # How often a trigger must occur.
+    least: int = 1
+    flags: int = 0
+    # Whether the thing is a name that is looked for everywhere once it is known.
+    learn: bool = False
+
+    @cached_property
+    def compiled(self) -> re.Pattern[str]:
+        """The pattern, compiled when a trigger first occurs."""
+        return re.compile(self.pattern, self.flags)
+
+    def concerns(self, lowered: str) -> bool:
+        """Whether a text, given in small letters, may hold it: the cheap question before the pattern."""
+        return any(trigger in lowered and lowered.count(trigger) >= self.least for trigger in self.triggers)
+
+    def replaced(self, text: str, name: Name) -> str:
+        """The text with what `name` gives in the place of each thing."""
+
+        def replace(match: re.Match[str]) -> str:
+            if self.accept is not None and not self.accept(match):
+                return match[0]
+            (start, end), (first, last) = match.span(), match.span("thing")
+            placeholder = name(self.kind, match["thing"])
+            return f"{match.string[start:first]}{placeholder}{match.string[last:end]}"
+
+        return self.compiled.sub(replace, text)
+
+
+class Haystack:
+    """Many texts, in which few hold what is looked for."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self.texts = texts
+        self._lowered = [text.lower() for text in texts]
+        self._all = "\n".join(self._lowered)
+        # Where each text begins, and one place behind the last.
+        self._starts = [0, *accumulate(len(text) + 1 for text in self._lowered)]
+        self._known: dict[str, list[int]] = {}
+
+    def holding(self, trigger: str) -> list[str]:
+        """The texts in which the trigger occurs, in their order."""
+        return [self.texts[index] for index in self._where(trigger)]
+
+    def concerned(self, form: Form) -> list[str]:
+        """The texts in which a trigger of the form occurs often enough, in their order."""
+        places = {index for trigger in form.triggers for index in self._where(trigger)}
+        enough = sorted(places) if form.least == 1 else [i for i in sorted(places) if form.concerns(self._lowered[i])]
+        return [self.texts[index] for index in enough]
+
+    def _where(self, trigger: str) -> list[int]:
+        if trigger not in self._known:
+            found = self._known[trigger] = []
+            place = self._all.find(trigger)
+            while place >= 0:
+                found.append(bisect_right(self._starts, place) - 1)
+                place = self._all.find(trigger, self._starts[found[-1] + 1])
+        return self._known[trigger]
+
+
+def form(
+    kind: str,
+    pattern: str,
+    *triggers: str,
+    accept: Accept | None = None,
+    flags: int = 0,
+    least: int = 1,
+    learn: bool = False,
+) -> Form:
+    """One row of a table of forms."""
+    return Form(kind, pattern, triggers, accept, least, flags, learn)
+
+
+def same(kind: str, thing: str) -> str:
+    """The form in which two spellings of one thing are equal."""
+    thing = thing.strip()
+    if kind == "gpu-uuid":
+        bare = _ABBREVIATED.search(thing)
+        return (bare[0] if bare else thing).lower()
+    if kind == "pci":
+        return thing.lower().lstrip("0:") or thing
+    if kind in ("uuid", "mac", "ip", "email", "host", "user"):
+        return thing.lower().replace("-", ":") if kind == "mac" else thing.lower()
+    if kind == "home":
+        return re.sub(r"\\+", r"\\", thing.rstrip("/\\"))
+    return thing
