@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,7 @@ from rich.console import Console
 import fp8doctor
 from fp8doctor import api, schema_source
 from fp8doctor.judging.report import Report
-from fp8doctor.reporting import difference, terminal
-from fp8doctor.specs import Rule
+from fp8doctor.reporting import difference, rule_page, terminal
 
 ROOT = Path(__file__).parents[1]
 BOXES = ROOT / "tests" / "boxes"
@@ -34,15 +32,16 @@ COMPARED = (("h200", "h200-torch-only"), ("h200-torch-only", "h200-flash-attn-4"
 
 def generated() -> dict[Path, str]:
     """Every generated file with the text that it should have."""
-    rules = sorted(api.knowledge().rules.values(), key=lambda rule: rule.id)
+    knowledge = api.knowledge()
     schemas = ROOT / "fp8doctor" / "schema"
     files = {
-        schemas / "report-1.0.json": schema_source.schema_text(api.knowledge()),
+        schemas / "report-1.0.json": schema_source.schema_text(knowledge),
         schemas / "difference-1.0.json": schema_source.difference_schema_text(),
     }
-    files[PAGES / "README.md"] = _index(rules)
-    for rule in rules:
-        files[PAGES / f"{rule.id}.md"] = _page(rule)
+    files[PAGES / "README.md"] = rule_page.index(knowledge)
+    for rule in knowledge.rules.values():
+        page = rule_page.page(rule, knowledge)
+        files[PAGES / f"{rule.id}.md"] = rule_page.markdown(page, knowledge.rules)
     for box in sorted(BOXES.glob("*.json")):
         report = api.diagnose(box, source="demo")
         document = {name: value for name, value in api.view(report).items() if name not in NOT_GOLDEN}
@@ -72,23 +71,6 @@ def _console() -> tuple[Console, io.StringIO]:
     stream = io.StringIO()
     console = Console(file=stream, width=GOLDEN_COLUMNS, highlight=False, emoji=False, markup=False, color_system=None)
     return console, stream
-
-
-def _index(rules: list[Rule]) -> str:
-    rows = "".join(f"| [{r.id}]({r.id}.md) | {r.name} | {r.severity.value} | {r.scope} | {r.title} |\n" for r in rules)
-    head = "# Rules\n\nWhat the doctor can find. `fp8doctor explain ID` shows the same pages.\n"
-    return f"{head}\n| id | name | at most | scope | |\n|---|---|---|---|---|\n{rows}"
-
-
-def _page(rule: Rule) -> str:
-    facts = [f"Severity: {rule.severity.value} at most. Scope: {rule.scope}."]
-    if rule.settles:
-        facts.append(f"It settles: {rule.settles}.")
-    if rule.explains:
-        facts.append(f"It explains also: {', '.join(rule.explains)}.")
-    title, _, rest = rule.page.partition("\n")
-    rest = re.sub(r"^([A-Z][a-z][\w ]{1,30}):", r"**\1:**", rest, flags=re.MULTILINE)
-    return f"# {rule.id} {rule.name}\n\n**{title}**\n\n{' '.join(facts)}\n{rest.rstrip()}\n"
 
 
 def stale() -> Iterator[tuple[Path, str | None]]:

@@ -35,6 +35,17 @@ def report_to_markdown(report: Report, *, redact: bool = True) -> str:
     return render(view(report, redact=redact))
 
 
+def report_to_html(report: Report, *, redact: bool = True) -> str:
+    """The report as one HTML page with charts.
+
+    Raises:
+        fp8doctor.reporting.html.MissingChartsError: if what draws them is not installed (the extra `html`).
+    """
+    from fp8doctor.reporting.html import render
+
+    return render(view(report, redact=redact))
+
+
 def difference_to_json(difference: Difference, *, redact: bool = True) -> str:
     """The difference as indented JSON text."""
     return store.encode(difference_view(difference, redact=redact))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fp8doctor.cli import FAILED, options
+from fp8doctor.cli import FAILED, completing, options
 
 if TYPE_CHECKING:
     from fp8doctor.cli.earlier import Earlier
@@ -91,29 +92,52 @@ class PipelineFolder(options.Type):
         return str(Path(value).absolute())
 
 
-@click.command("bench")
-@click.argument("workload", required=False, callback=options.workload)
-@click.option(
-    "-o", "--output", "folder", type=click.Path(path_type=Path), metavar="FOLDER",
-    help="Write report, tables and images here.",
+class ReportFileOrFolder(options.ReportFile):
+    """A file for the report by the ending of its name; anything else is a folder for all results."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path of a file as text, that of a folder as a path."""
+        place = Path(value)
+        return super().convert(value, param, ctx) if options.form_of(value) and not place.is_dir() else place
+
+
+_saved: Any = click.option(
+    "-o", "--output", "files", type=ReportFileOrFolder(), multiple=True, metavar="FOLDER",
+    help="Write report, tables and images here; or the report into a FILE (.json, .md, .html, .txt). Repeatable.",
 )  # fmt: skip
+
+
+def _apart(places: tuple[str | Path, ...]) -> tuple[tuple[str, ...], Path | None]:
+    """The files among the places of -o, and the folder."""
+    folders = [place for place in places if isinstance(place, Path)]
+    if len(folders) > 1:
+        raise click.UsageError(f"-o takes one FOLDER, not both {folders[0]} and {folders[1]}.")
+    return tuple(place for place in places if isinstance(place, str)), next(iter(folders), None)
+
+
+@click.command("bench")
+@click.argument("workload", required=False, callback=options.workload, shell_complete=completing.workloads)
 @click.option(
-    "--rung", "rungs", multiple=True, callback=_rungs, metavar="CONFIG", help="Only this configuration. Repeatable."
-)
+    "--rung", "rungs", multiple=True, callback=_rungs, metavar="CONFIG", shell_complete=completing.rungs,
+    help="Only this configuration. Repeatable.",
+)  # fmt: skip
 @click.option("--full", is_flag=True, help="Build the model in its true depth, not two blocks of each kind.")
 @click.option("--resume", is_flag=True, help="Keep the finished rungs of an earlier run into the same folder.")
 @click.option(
     "--hit-rate", type=click.FloatRange(0, 1), metavar="SHARE", help="Share of the steps that your step cache skips."
 )
-@click.option("--pipeline", type=PipelineFolder(), metavar="FOLDER", help="Draw with this diffusers pipeline.")
+@click.option(
+    "--pipeline", type=PipelineFolder(), metavar="FOLDER", shell_complete=completing.folders,
+    help="Draw with this diffusers pipeline.",
+)  # fmt: skip
 @click.option("--prompt", help="What the pipeline draws.")
 @click.option("--steps", type=click.IntRange(1, 1000), help="In how many steps.")
 @click.option("--budget", type=options.Seconds(), metavar="SECONDS", help="Time for the whole run. [default: 1200]")
-@click.option("--python", metavar="PATH", help="Use the packages of this interpreter or environment.")
+@options.python("Use")
 @click.option("--gpu", type=click.IntRange(0, 1023), default=0, metavar="INDEX", help="The GPU to measure.")
 @options.cache
-@options.output
-def command(workload: str | None, folder: Path | None, resume: bool, **chosen: Any) -> int:
+@partial(options.output, saved=_saved)
+def command(workload: str | None, files: tuple[str | Path, ...], resume: bool, **chosen: Any) -> int:
     """Measure a WORKLOAD or a pipeline in every configuration that runs here.
 
     WORKLOAD is a built-in one (flux, llama-8b, qwen-image, train-454m, train-8b) or the config.json of a model of
@@ -123,6 +147,7 @@ def command(workload: str | None, folder: Path | None, resume: bool, **chosen: A
     """
     from fp8doctor.cli import examination, output, results
 
+    chosen["files"], folder = _apart(files)
     if (workload is None) == (chosen["pipeline"] is None):
         raise click.UsageError(f"Name a workload, or a folder with --pipeline{options.swallowed(chosen)}.")
     if chosen["pipeline"] is None and (chosen["prompt"] is not None or chosen["steps"] is not None):
@@ -140,7 +165,7 @@ def command(workload: str | None, folder: Path | None, resume: bool, **chosen: A
         earlier = _to_go_on_with(folder, resume, workload=workload, **asked)
         _make(folder)
     saved = folder / REPORT if folder and resume and (folder / REPORT).exists() else None
-    report, whole = examination.bench(chosen, workload, folder, saved)
+    report, whole = examination.bench(chosen, workload, folder, saved, outputs.selection)
     if earlier is not None and (why := earlier.lost(report)) is not None:
         click.echo(f"fp8doctor: --resume: {why}; {folder} was left as it was", err=True)
         whole = False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fp8doctor.cli import options
+from fp8doctor.cli import completing, options
 
 if TYPE_CHECKING:
     from fp8doctor.judging.report import Report
@@ -19,7 +19,7 @@ BESIDE = ("driver ", "triton ")
 
 
 @click.command("demo")
-@click.argument("box", required=False)
+@click.argument("box", required=False, shell_complete=completing.boxes)
 @click.option("--list", "list_them", is_flag=True, help="List the recorded boxes.")
 @partial(options.output, fail_on="never")
 def command(box: str | None, list_them: bool, **chosen: Any) -> int:
@@ -40,7 +40,7 @@ def command(box: str | None, list_them: bool, **chosen: Any) -> int:
     name = box or next(iter(boxes))
     if name not in boxes:
         raise click.ClickException(f"no box {name!r}; there is {', '.join(boxes)}")
-    return outputs.deliver(api.diagnose(boxes[name], source="demo"))
+    return outputs.deliver(api.diagnose(boxes[name], source="demo", selection=outputs.selection))
 
 
 def phrase(report: Report) -> str:
@@ -57,9 +57,13 @@ def recorded() -> dict[str, bytes]:
     """The facts of the recorded boxes by name, the first the one to show."""
     from importlib.resources import files
 
-    found = {
-        entry.name.removesuffix(".json"): entry.read_bytes()
-        for entry in files("fp8doctor.boxes").iterdir()
-        if entry.name.endswith(".json")
-    }
-    return dict(sorted(found.items(), key=lambda item: (item[0] != FIRST, item[0])))
+    return {name: files("fp8doctor.boxes").joinpath(f"{name}.json").read_bytes() for name in names()}
+
+
+def names() -> list[str]:
+    """The recorded boxes, the first the one to show."""
+    from importlib.resources import files
+
+    entries = (entry.name for entry in files("fp8doctor.boxes").iterdir())
+    found = (name.removesuffix(".json") for name in entries if name.endswith(".json"))
+    return sorted(found, key=lambda name: (name != FIRST, name))

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from fp8doctor.cli import options
+from fp8doctor.cli import completing, options
 
 
 @click.command("diagnose")
-@click.argument("file")
+@click.argument("file", shell_complete=completing.files)
 @options.output
 def command(file: str, **chosen: Any) -> int:
     """Judge a FILE of `fp8doctor collect`, or a saved report; "-" reads standard input.
@@ -31,7 +31,8 @@ def command(file: str, **chosen: Any) -> int:
     elif place.is_dir():
         raise click.ClickException(f"{file} has no {REPORT}; a folder that bench -o wrote has one")
     try:
-        report = api.diagnose(sys.stdin.buffer.read() if file == options.STDOUT else place)
+        saved = sys.stdin.buffer.read() if file == options.STDOUT else place
+        report = api.diagnose(saved, selection=outputs.selection)
     except store.NotAFactsFileError as error:
         raise click.ClickException(f"{error}{meant(file, 'report')}") from None
     return outputs.deliver(report)

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fp8doctor.cli import options
+from fp8doctor.cli import completing, options
 
 if TYPE_CHECKING:
+    from fp8doctor.cli.output import Outputs
     from fp8doctor.differing import Difference
     from fp8doctor.judging.report import Report
+    from fp8doctor.judging.silencing import Selection
 
 
 @click.command("diff")
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
-@partial(options.output, fail_on="never")
+@click.argument("before", metavar="A", shell_complete=completing.boxes_and_files)
+@click.argument("after", metavar="B", shell_complete=completing.boxes_and_files)
+@partial(options.output, fail_on="never", html=False)
 def command(before: str, after: str, **chosen: Any) -> int:
     """Say what changed from report A to report B, and which change may explain a slow-down.
 
@@ -34,25 +36,22 @@ def command(before: str, after: str, **chosen: Any) -> int:
     if before == after == options.STDOUT:
         raise click.UsageError('A and B cannot both be "-".')
     names = (_name(before), _name(after))
-    found = api.diff(_read(before), _read(after), names=names if names[0] != names[1] else (before, after))
-    return _deliver(found, outputs, chosen["fail_on"])
+    found = api.diff(
+        *(_read(one, outputs.selection) for one in (before, after)),
+        names=names if names[0] != names[1] else (before, after),
+    )
+    return _deliver(found, outputs)
 
 
-def _deliver(found: Difference, outputs: Any, fail_on: str) -> int:
+def _deliver(found: Difference, outputs: Outputs) -> int:
     """Write the difference everywhere, and return the exit status."""
     from fp8doctor import api
-    from fp8doctor.cli.output import console, reader_may_leave, write
     from fp8doctor.model import Severity
     from fp8doctor.reporting.difference import render
 
-    if outputs.json_to is not None:
-        write(outputs.json_to, found.to_json(redact=outputs.redact))
-    if outputs.markdown_to is not None:
-        write(outputs.markdown_to, found.to_markdown(redact=outputs.redact))
-    if options.STDOUT not in (outputs.json_to, outputs.markdown_to):
-        with reader_may_leave():
-            render(api.difference_view(found, redact=outputs.redact), console(), verbose=outputs.verbose)
-    return int(fail_on != "never" and found.fails(Severity(fail_on)))
+    view = api.difference_view(found, redact=outputs.redact)
+    outputs.save(found, lambda console: render(view, console, verbose=outputs.verbose))
+    return int(outputs.fail_on != "never" and found.fails(Severity(outputs.fail_on)))
 
 
 def _name(source: str) -> str:
@@ -60,7 +59,7 @@ def _name(source: str) -> str:
     return "standard input" if source == options.STDOUT else Path(source).name or source
 
 
-def _read(source: str) -> Report:
+def _read(source: str, selection: Selection) -> Report:
     """The report that a path, a folder, a recorded box's name or "-" leads to.
 
     Raises:
@@ -74,15 +73,15 @@ def _read(source: str) -> Report:
     place = Path(source)
     try:
         if source == options.STDOUT:
-            return _judge(sys.stdin.buffer.read(store.MAX_FILE_BYTES + 1))
+            return _judge(sys.stdin.buffer.read(store.MAX_FILE_BYTES + 1), selection)
         if (place / REPORT).is_file():
             place /= REPORT
         elif place.is_dir():
             raise click.ClickException(f"{source} has no {REPORT}; a folder that bench -o wrote has one")
         if not place.exists() and source in (boxes := recorded()):
-            return api.diagnose(boxes[source], source="demo")
+            return api.diagnose(boxes[source], source="demo", selection=selection)
         with place.open("rb") as file:
-            return _judge(file.read(store.MAX_FILE_BYTES + 1))
+            return _judge(file.read(store.MAX_FILE_BYTES + 1), selection)
     except OSError as error:
         raise click.ClickException(f"{source}: {error.strerror or error}") from None
     except (api.NothingRecognisedError, store.NotAFactsFileError) as error:
@@ -91,12 +90,12 @@ def _read(source: str) -> Report:
         raise click.ClickException(f"{source!r}: {error}") from None
 
 
-def _judge(data: bytes) -> Report:
+def _judge(data: bytes, selection: Selection) -> Report:
     """Facts or a report as JSON, else a text."""
     from fp8doctor import api, store
 
     if len(data) > store.MAX_FILE_BYTES:
         raise store.NotAFactsFileError(f"larger than {store.MAX_FILE_BYTES >> 20} MiB")
     if data.lstrip()[:1] == b"{":
-        return api.diagnose(data)
-    return api.read(data)
+        return api.diagnose(data, selection=selection)
+    return api.read(data, selection=selection)

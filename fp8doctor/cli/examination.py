@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from fp8doctor import api
     from fp8doctor.judging.report import Report
+    from fp8doctor.judging.silencing import Selection
 
 
 # Loading a model of some billion parameters takes a minute.
@@ -18,7 +20,7 @@ MODEL_BUDGET_S = 180.0
 CHECK_BUDGET_S = 480.0
 
 
-def examine(chosen: dict[str, Any]) -> tuple[Report, bool]:
+def examine(chosen: dict[str, Any], selection: Selection | None = None) -> tuple[Report, bool]:
     """Examine this box as the options say; returns the report, and whether the examination was whole."""
     from fp8doctor import api
 
@@ -37,11 +39,11 @@ def examine(chosen: dict[str, Any]) -> tuple[Report, bool]:
         workload=chosen["workload"],
         keep_cache=not chosen["no_cache"],
     )
-    return _run(options)
+    return _run(options, selection)
 
 
 def bench(
-    chosen: dict[str, Any], workload: str | None, folder: Path | None, earlier: Path | None
+    chosen: dict[str, Any], workload: str | None, folder: Path | None, earlier: Path | None, selection: Selection
 ) -> tuple[Report, bool]:
     """Measure a workload or a pipeline in depth; `earlier` is the report whose finished rungs are kept."""
     from fp8doctor import api
@@ -62,11 +64,12 @@ def bench(
             steps=chosen["steps"],
             output_dir=str(folder.absolute()) if folder else None,
             resume=earlier,
-        )
+        ),
+        selection,
     )
 
 
-def model(chosen: dict[str, Any], factory: str, inputs: tuple[str, ...]) -> tuple[Report, bool]:
+def model(chosen: dict[str, Any], factory: str, inputs: tuple[str, ...], selection: Selection) -> tuple[Report, bool]:
     """Examine a model of the person's own; of the box, what needs no timing."""
     from fp8doctor import api
 
@@ -80,7 +83,8 @@ def model(chosen: dict[str, Any], factory: str, inputs: tuple[str, ...]) -> tupl
             model=factory,
             model_inputs=inputs,
             check_plan=chosen["check_plan"],
-        )
+        ),
+        selection,
     )
 
 
@@ -94,11 +98,14 @@ def refuse_no_python(python: str | None) -> None:
         raise click.ClickException(str(error)) from None
 
 
-def _run(options: api.Options) -> tuple[Report, bool]:
+def _run(options: api.Options, selection: Selection | None) -> tuple[Report, bool]:
     from fp8doctor import api, store
+    from fp8doctor.cli import last_report
     from fp8doctor.probing.interpreters import NoInterpreterError
     from fp8doctor.reporting.progress import Progress
 
+    if selection is not None:
+        options = dataclasses.replace(options, selection=selection)
     try:
         with Progress(options.budget_s or api.BUDGET_S[options.mode]) as progress:
             report = api.examine(options, progress.observe)
@@ -110,4 +117,6 @@ def _run(options: api.Options) -> tuple[Report, bool]:
     except api.InterruptedExaminationError as interrupted:
         click.echo("fp8doctor: interrupted; this is what was learnt until then", err=True)
         return interrupted.report, False
+    if options.keep_cache:
+        last_report.keep(report)
     return report, True

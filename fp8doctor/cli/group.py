@@ -11,7 +11,20 @@ from click.core import ParameterSource
 import fp8doctor
 from fp8doctor.cli import did_you_mean, options
 
-COMMANDS = ("model", "bench", "collect", "diagnose", "read", "trace", "diff", "explain", "rules", "demo", "schema")
+COMMANDS = (
+    "model",
+    "bench",
+    "collect",
+    "diagnose",
+    "read",
+    "trace",
+    "diff",
+    "explain",
+    "rules",
+    "demo",
+    "schema",
+    "completion",
+)
 
 
 class LazyGroup(click.Group):
@@ -32,11 +45,11 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that the arguments name; options of the examination do not go with one."""
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
             raise click.UsageError(f"No such command {args[0]!r}{did_you_mean(args[0], COMMANDS)}", ctx)
         name, command, rest = super().resolve_command(ctx, args)
         given = [p for p in ctx.command.params if ctx.get_parameter_source(p.name or "") is ParameterSource.COMMANDLINE]
-        if given:
+        if given and not ctx.resilient_parsing:  # that is, unless a shell asks for completions
             raise click.UsageError(f"{given[0].opts[0]} goes after the command: fp8doctor {name} {given[0].opts[0]}.")
         return name, command, rest
 
@@ -63,4 +76,4 @@ def cli(ctx: click.Context, /, **chosen: Any) -> int | None:
     from fp8doctor.cli import examination, output
 
     outputs = output.Outputs.of(chosen)
-    return outputs.deliver(*examination.examine(chosen))
+    return outputs.deliver(*examination.examine(chosen, outputs.selection))

@@ -41,7 +41,7 @@ def _inputs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     metavar="SECONDS",
     help="Time for the whole run. [default: 180, with --check-plan 480]",
 )
-@click.option("--python", metavar="PATH", help="Use the packages of this interpreter or environment.")
+@options.python("Use")
 @click.option("--gpu", type=click.IntRange(0, 1023), default=0, metavar="INDEX", help="The GPU that inputs lie on.")
 @options.cache
 @options.output
@@ -55,6 +55,6 @@ def command(factory: str, inputs: tuple[str, ...], **chosen: Any) -> int:
 
     outputs = output.Outputs.of(chosen)
     examination.refuse_no_python(chosen["python"])
-    report, whole = examination.model(chosen, factory, inputs)
+    report, whole = examination.model(chosen, factory, inputs, outputs.selection)
     status = outputs.deliver(report, whole)
     return status if whole else FAILED

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fp8doctor.cli import completing, selecting
+from fp8doctor.cli.settings import LEVELS
+
 if TYPE_CHECKING:
     from fp8doctor.model import Shape
 
@@ -27,8 +30,15 @@ LEAST_BUDGET_S = 5.0
 LARGEST_BUDGET_S = 86_400.0
 # The options that take a FILE if one follows.
 _TAKES_FILE = {"json_to": "--json", "markdown_to": "--markdown"}
-# How what we write begins: JSON with a schema of ours, Markdown with our name.
-_OURS = re.compile(rb'\s*(?:\{\s*"schema":\s*"fp8doctor\.|### fp8doctor\b)')
+# The form of a report by the ending of its file.
+FORMS = {
+    ".json": "json", ".md": "markdown", ".markdown": "markdown", ".html": "html", ".htm": "html", ".txt": "text",
+}  # fmt: skip
+# How what we write begins: JSON with a schema of ours, Markdown and HTML with our name, a text with our header line.
+_OURS = re.compile(
+    rb'\s*(?:\{\s*"schema":\s*"fp8doctor\.|### fp8doctor\b|<!doctype html>\r?\n<!-- fp8doctor\b'
+    rb"|fp8doctor (?:diff )?[0-9][\w.+-]{0,40}(?: \xc2\xb7 |\r?\n))"
+)
 
 
 class ShapeType(Type):
@@ -74,6 +84,10 @@ class OutputFile(Type):
 
     name = "file"
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> completing.Items:
+        """Any file."""
+        return completing.files(ctx, param, incomplete)
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The path, if a file can be written there."""
         if value == STDOUT:
@@ -89,6 +103,49 @@ class OutputFile(Type):
             last = f"; without a FILE, {param.opts[0]} comes last" if param and param.name in _TAKES_FILE else ""
             self.fail(f"{value} is there, and nothing that fp8doctor wrote: it is not overwritten{last}.", param, ctx)
         return str(value)
+
+
+def form_of(place: str) -> str | None:
+    """The form of a report that the ending of a file's name asks for."""
+    return FORMS.get(Path(place).suffix.lower())
+
+
+class ReportFile(OutputFile):
+    """A file for the report, in the form that the ending of its name says."""
+
+    def __init__(self, *, html: bool = True) -> None:
+        self.endings = [ending for ending, form in FORMS.items() if html or form != "html"]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The path, if it ends as a form does, and a file can be written there."""
+        if Path(str(value)).suffix.lower() not in self.endings:
+            self.fail(f"{value}: the ending of FILE says the form; there is {', '.join(self.endings)}.", param, ctx)
+        place = super().convert(value, param, ctx)
+        if form_of(place) == "html":
+            _require_charts()
+        return place
+
+
+class HtmlFile(OutputFile):
+    """A file for the report as HTML, whatever its name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The path, if a file can be written there and HTML can be made."""
+        if value == STDOUT:
+            self.fail("HTML goes to a FILE, not to standard output.", param, ctx)
+        place = super().convert(value, param, ctx)
+        _require_charts()
+        return place
+
+
+def _require_charts() -> None:
+    """End the command before any work if what draws the charts of the HTML is not installed."""
+    from fp8doctor.reporting import html
+
+    try:
+        html.check()
+    except html.MissingChartsError as error:
+        raise click.ClickException(str(error)) from None
 
 
 def _is_ours(path: Path) -> bool:
@@ -111,8 +168,8 @@ def swallowed(params: Mapping[str, Any]) -> str:
 
 def refuse_inputs(chosen: Mapping[str, Any], inputs: Iterable[str]) -> None:
     """A report is never written over what it is made from."""
-    for name, flag in _TAKES_FILE.items():
-        place = chosen.get(name)
+    asked = [(flag, chosen.get(name)) for name, flag in (*_TAKES_FILE.items(), ("html_to", "--html"))]
+    for flag, place in [*asked, *(("-o", place) for place in chosen["files"])]:
         if place not in (None, STDOUT) and any(_is_same(Path(place), Path(one)) for one in inputs):
             raise click.UsageError(f"{flag} {place}: this file is read, and is not overwritten.")
 
@@ -176,6 +233,12 @@ def _applied(function: F, decorators: Iterable[Callable[[F], F]]) -> F:
     return function
 
 
+def python(does: str) -> Callable[[F], F]:
+    """Whose packages are examined."""
+    words = f"{does} the packages of this interpreter or environment."
+    return click.option("--python", metavar="PATH", shell_complete=completing.files, help=words)
+
+
 def examination(function: F) -> F:
     """What to examine, and for how long."""
     return _applied(
@@ -184,10 +247,10 @@ def examination(function: F) -> F:
             click.option("--quick", is_flag=True, help="Time and compile nothing: a look of some seconds."),
             click.option("--thorough", is_flag=True, help="Measure for minutes."),
             click.option("--budget", type=Seconds(), metavar="SECONDS", help="Time for the whole run. [default: 60]"),
-            click.option("--python", metavar="PATH", help="Examine the packages of this interpreter or environment."),
+            python("Examine"),
             click.option("--gpu", type=click.IntRange(0, 1023), default=0, metavar="INDEX", help="The GPU to measure."),
             click.option(
-                "--for", "workload", callback=workload, metavar="WORKLOAD",
+                "--for", "workload", callback=workload, metavar="WORKLOAD", shell_complete=completing.workloads,
                 help="What you run: a built-in workload, or a model's config.json.",
             ),
             click.option(
@@ -199,8 +262,8 @@ def examination(function: F) -> F:
 
 
 def cache(function: F) -> F:
-    """Whether compiled kernels are kept."""
-    return click.option("--no-cache", is_flag=True, help="Keep no compiled kernels for the next run.")(function)
+    """Whether compiled kernels and the report are kept."""
+    return click.option("--no-cache", is_flag=True, help="Keep no compiled kernels and no report for later.")(function)
 
 
 def redaction(function: F) -> F:
@@ -210,20 +273,47 @@ def redaction(function: F) -> F:
     )(function)
 
 
-def output(function: F, fail_on: str = "error") -> F:
-    """How the report is written, and what makes the command fail, unless another level is asked for."""
+def output(function: F, fail_on: str = "error", saved: Callable[[F], F] | None = None, html: bool = True) -> F:
+    """How the report is written, what it tells, and what makes the command fail.
+
+    `fail_on` is the level unless another is asked for, `saved` the command's own -o.
+    """
     optional_file: dict[str, Any] = {"is_flag": False, "flag_value": STDOUT, "type": OutputFile(), "metavar": "[FILE]"}
+    rules: dict[str, Any] = {
+        "multiple": True, "callback": selecting.rules, "metavar": "ID", "shell_complete": completing.rules_of_a_list,
+    }  # fmt: skip
     return _applied(
         redaction(function),
         (
+            saved or _saved(html),
             click.option("--json", "json_to", help="The report as JSON; alone, to standard output.", **optional_file),
             click.option("--markdown", "markdown_to", help="The report for pasting into an issue.", **optional_file),
+            *([_HTML] if html else []),
             click.option("-v", "--verbose", is_flag=True, help="Everything: all figures, rules and evidence."),
             click.option(
-                "--fail-on", type=click.Choice(["error", "warning", "never"]), default=fail_on, show_default=True,
+                "--select", "selected", help="Tell only this finding: an id, a name or LIN for all LIN... Repeatable.",
+                **rules,
+            ),
+            click.option("--ignore", "ignored", help="Do not tell this finding, nor count it. Repeatable.", **rules),
+            click.option(
+                "--fail-on", type=click.Choice(LEVELS), default=fail_on, show_default=True,
                 help="The least finding that makes the exit status 1.",
             ),
         ),
+    )  # fmt: skip
+
+
+_HTML: Callable[[Any], Any] = click.option(
+    "--html", "html_to", type=HtmlFile(), metavar="FILE", help="The report as a page with charts."
+)
+
+
+def _saved(html: bool) -> Callable[[F], F]:
+    """Where the report is saved."""
+    endings = ", ".join(ending for ending in (".json", ".md", ".html", ".txt") if html or ending != ".html")
+    return click.option(
+        "-o", "--output", "files", type=ReportFile(html=html), multiple=True, metavar="FILE",
+        help=f"Also write the report here, in the form of the ending: {endings}. Repeatable.",
     )  # fmt: skip
 
 

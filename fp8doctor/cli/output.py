@@ -2,63 +2,110 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from fp8doctor.cli import FAILED
-from fp8doctor.cli.options import STDOUT, refuse_inputs
+from fp8doctor.cli import FAILED, selecting, settings
+from fp8doctor.cli.options import FORMS, STDOUT, refuse_inputs
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fp8doctor.differing import Difference
     from fp8doctor.judging.report import Report
+    from fp8doctor.judging.silencing import Selection
 
+# The width of a report in a text file.
+COLUMNS = 100
 _RANKS = {"error": ("error",), "warning": ("error", "warning"), "never": ()}
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """The forms and places that a person asked for."""
+    """The forms and places that a person asked for, and what is told there."""
 
-    json_to: str | None
-    markdown_to: str | None
+    # ("json", "-"): a form, and a file or standard output.
+    places: tuple[tuple[str, str], ...]
     redact: bool
     verbose: bool
+    selection: Selection
     fail_on: str = "never"
 
     @classmethod
     def of(cls, chosen: dict[str, Any], *inputs: str) -> Outputs:
-        """The outputs that a command's options name; none of them is one of the command's `inputs`."""
+        """The outputs that a command's options name; none of them is one of the command's `inputs`.
+
+        Raises:
+            click.ClickException: for outputs that do not go together, and for settings of this folder that are none.
+        """
         refuse_inputs(chosen, inputs)
         if chosen["json_to"] == chosen["markdown_to"] == STDOUT:
             raise click.UsageError("--json and --markdown cannot both go to standard output; give one a FILE.")
+        named = [(form, chosen.get(f"{form}_to")) for form in ("json", "markdown", "html")]
+        places = [(form, place) for form, place in named if place is not None]
+        places += [(FORMS[Path(file).suffix.lower()], file) for file in chosen["files"]]
+        if (twice := _same_file([place for _, place in places])) is not None:
+            raise click.UsageError(f"{twice} is named twice: each form of the report needs a file of its own.")
+        asked = settings.find()
         return cls(
-            chosen["json_to"], chosen["markdown_to"], not chosen["no_redact"], chosen["verbose"], chosen["fail_on"]
+            tuple(places),
+            not chosen["no_redact"],
+            chosen["verbose"],
+            selecting.selection(chosen["selected"], chosen["ignored"], asked),
+            _fail_on(chosen["fail_on"], asked.fail_on),
         )
 
     def deliver(self, report: Report, whole: bool = True) -> int:
         """Write the report everywhere, and return the exit status."""
-        if self.json_to is not None:
-            write(self.json_to, report.to_json(redact=self.redact))
-        if self.markdown_to is not None:
-            write(self.markdown_to, report.to_markdown(redact=self.redact))
-        if STDOUT not in (self.json_to, self.markdown_to):
-            self._show(report)
+        from fp8doctor import api
+        from fp8doctor.reporting import terminal
+
+        def show(console: Console) -> None:
+            terminal.render(api.view(report, redact=self.redact, facts=False), console, verbose=self.verbose)
+
+        self.save(report, show)
         if not whole:
             return FAILED
         return int(any(finding.severity.value in _RANKS[self.fail_on] for finding in report.findings))
 
-    def _show(self, report: Report) -> None:
-        from fp8doctor import api
-        from fp8doctor.reporting import terminal
+    def save(self, found: Report | Difference, show: Callable[[Console], None]) -> None:
+        """Write a report or a difference everywhere; `show` shows it on a console."""
+        for form, place in self.places:
+            write(place, _plain(show) if form == "text" else getattr(found, f"to_{form}")(redact=self.redact))
+        if not any(place == STDOUT for _, place in self.places):
+            with reader_may_leave():
+                show(console())
 
-        with reader_may_leave():
-            terminal.render(api.view(report, redact=self.redact, facts=False), console(), verbose=self.verbose)
+
+def _fail_on(asked: str, by_file: str | None) -> str:
+    """The level: a file's stands in for the command's own, unless that is to fail never (`demo`, `diff`)."""
+    context = click.get_current_context()
+    by_default = context.get_parameter_source("fail_on") is ParameterSource.DEFAULT
+    return by_file if by_file is not None and by_default and asked != "never" else asked
+
+
+def _same_file(places: list[str]) -> str | None:
+    """The first file that was named before, whether it is there yet or not."""
+    files = [(place, Path(place).resolve()) for place in places if place != STDOUT]
+    paths = [path for _, path in files]
+    return next((place for number, (place, path) in enumerate(files) if path in paths[:number]), None)
+
+
+def _plain(show: Callable[[Console], None]) -> str:
+    """What `show` shows, as text without colours."""
+    from rich.console import Console
+
+    stream = io.StringIO()
+    show(Console(file=stream, width=COLUMNS, color_system=None, highlight=False, markup=False, emoji=False))
+    return stream.getvalue()
 
 
 def write(place: str, text: str) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from fp8doctor.cli import options
+from fp8doctor.cli import completing, options
 
 
 @click.command("read")
-@click.argument("file")
+@click.argument("file", shell_complete=completing.files)
 @options.output
 def command(file: str, **chosen: Any) -> int:
     """Diagnose from a pasted text in FILE; "-" reads standard input.
@@ -33,7 +33,7 @@ def command(file: str, **chosen: Any) -> int:
         else:
             with Path(file).open("rb") as source:
                 text = source.read(MAX_BYTES + 1)
-        return outputs.deliver(api.read(text))
+        return outputs.deliver(api.read(text, selection=outputs.selection))
     except OSError as error:
         raise click.ClickException(f"{file}: {error.strerror or error}") from None
     except ValueError as error:  # a NUL in the name

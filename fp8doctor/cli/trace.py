@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from fp8doctor.cli import options
+from fp8doctor.cli import completing, options
 
 
 @click.command("trace")
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("traces", nargs=-1, required=True, metavar="FILE...", shell_complete=completing.files)
 @options.output
-def command(files: tuple[str, ...], **chosen: Any) -> int:
+def command(traces: tuple[str, ...], **chosen: Any) -> int:
     """Say where a step's time went, by a profiler's trace in FILE.
 
     FILE is what `torch.profiler` exports (JSON, gzipped or not), or an SQLite export of Nsight Systems
@@ -24,13 +24,13 @@ def command(files: tuple[str, ...], **chosen: Any) -> int:
     from fp8doctor.cli.output import Outputs
     from fp8doctor.reading.trace import NotATraceError
 
-    outputs = Outputs.of(chosen, *files)
-    if options.STDOUT in files:
+    outputs = Outputs.of(chosen, *traces)
+    if options.STDOUT in traces:
         raise click.UsageError("A trace is read from a file, not from standard input.")
-    if twice := options.named_twice(files):
+    if twice := options.named_twice(traces):
         raise click.UsageError(f"{twice} is named twice: each FILE is the trace of another rank.")
     try:
-        return outputs.deliver(api.trace(*map(Path, files)))
+        return outputs.deliver(api.trace(*map(Path, traces), selection=outputs.selection))
     except NotATraceError as error:
-        hints = (meant(file, "trace") for file in files)
+        hints = (meant(file, "trace") for file in traces)
         raise click.ClickException(f"{error}{next(filter(None, hints), '')}") from None

@@ -1,4 +1,4 @@
-"""Where does compiled code go, so that the user's own caches stay as they are?"""
+"""Where does the doctor keep what it makes, so that the user's own caches stay as they are?"""
 
 from __future__ import annotations
 
@@ -25,9 +25,18 @@ def cache_folder(keep: bool) -> Iterator[str | None]:
         yield name
 
 
+def own_folder() -> Path:
+    """The doctor's own cache folder, whether it is there or not.
+
+    Raises:
+        RuntimeError: if no home folder is known.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fp8doctor"
+
+
 def _own_cache() -> Path | None:
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fp8doctor" / "compiled"
+        folder = own_folder() / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return None
