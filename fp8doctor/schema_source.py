@@ -62,6 +62,7 @@ def report_schema(registry: Registry) -> dict[str, Any]:
             },
             "additionalProperties": {"type": ["object", "null"]},
         },
+        "left_out": {"type": "array", "items": {"type": "string"}},
     }
     assert list(properties)[2:] == list(REPORT_FIELDS), "the schema has the fields of the report, in their order"
     return {

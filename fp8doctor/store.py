@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from fp8doctor.judging.report import SCHEMA_VERSION, ProbeRecord, Report, SilencedRecord, Tool
+from fp8doctor.judging.report import SCHEMA_VERSION, Judged, ProbeRecord, Report, SilencedRecord, Tool
 from fp8doctor.model import Facts, ProbeRun
 from fp8doctor.plain import to_plain, unknown_names
 from fp8doctor.registry import Registry
@@ -21,12 +21,14 @@ FACTS_SCHEMA = "fp8doctor.facts"
 # The fields of the report after its schema, in the order that people read them.
 REPORT_FIELDS = (
     *("tool", "created", "source", "elapsed_s", "verdict", "use"),
-    *("findings", "silenced", "outcomes", "exhibits", "probes", "facts"),
+    *("findings", "silenced", "outcomes", "exhibits", "probes", "facts", "left_out"),
 )
 # A report of a large box is under 2 MB; beyond this a file is something else.
 MAX_FILE_BYTES = 64 << 20
 # What was wrong may be a name or a number out of the file, of any length.
 MAX_REASON = 400
+# Of what a paste left out.
+LONGEST_PATH, MOST_PATHS = 200, 200
 # Facts are at most a handful of levels deep; what is deeper was made to break readers.
 MAX_DEPTH = 40
 # The first line of the Markdown report, below whatever a person wrote above it.
@@ -56,11 +58,17 @@ class Saved:
     elapsed_s: float | None = None
     # Rules known here whose findings the report did not show.
     silenced: tuple[SilencedRecord, ...] = ()
+    # What a paste had no room for; where facts are among it, what it said of them all.
+    left_out: tuple[str, ...] = ()
+    judged: Judged | None = None
 
 
 @dataclass(frozen=True)
 class _Envelope:
-    """What a facts file and a saved report share; a report's judgement is made anew, but for what it silenced."""
+    """What a facts file and a saved report share.
+
+    A report's judgement is made anew, but for what it silenced, and where facts were left out.
+    """
 
     facts: dict[str, Any]
     probes: dict[str, ProbeRecord | None]
@@ -160,14 +168,12 @@ def decode(data: bytes, registry: Registry) -> Saved:
         raise NotAFactsFileError(f"not JSON, or cut short ({error})") from None
     if not isinstance(document, dict) or document.get("schema") not in (REPORT_SCHEMA, FACTS_SCHEMA):
         raise NotAFactsFileError("neither a facts file nor a report of fp8doctor")
-    if lost := _lost_facts(document.get("left_out")):
-        raise NotAFactsFileError(
-            f"this paste was shortened and lacks {lost}, so it cannot be judged again; the verdict and the findings"
-            f" are in the text above it, and {_GIVES_A_FILE}"
-        )
     newer = _is_newer_minor(document.get("schema_version"))
     try:
         envelope = msgspec.convert(document, _Envelope)
+        left_out = _left_out(document.get("left_out"))
+        shortened = any(path.startswith("facts.") for path in left_out)
+        judged = msgspec.convert(document, Judged) if shortened else None
     except msgspec.ValidationError as error:
         raise NotAFactsFileError(str(error)) from None
     if _is_too_deep(envelope.facts):
@@ -180,17 +186,18 @@ def decode(data: bytes, registry: Registry) -> Saved:
         raw_facts=envelope.facts,
         elapsed_s=envelope.elapsed_s,
         silenced=tuple(one for one in envelope.silenced if one.id in registry.rules),
+        left_out=left_out,
+        judged=judged,
     )
     for key in dict.fromkeys([*registry.facts_types, *envelope.probes, *envelope.facts]):
         _take(key, envelope.facts.get(key), envelope.probes.get(key), registry, saved, newer)
     return saved
 
 
-def _lost_facts(left_out: Any) -> str:
-    """The facts that the Markdown report had no room for, the first of them by name; "" if it had room for all."""
-    names = left_out if isinstance(left_out, list) else []
-    lost = [name[:60] for name in names if isinstance(name, str) and name.startswith("facts.")]
-    return ", ".join(lost[:2]) + (f" and {len(lost) - 2} more" if len(lost) > 2 else "")
+def _left_out(said: Any) -> tuple[str, ...]:
+    """The paths that a paste had no room for; what a stranger made of them is none."""
+    paths = said[:MOST_PATHS] if isinstance(said, list) else ()
+    return tuple(path[:LONGEST_PATH] for path in paths if isinstance(path, str))
 
 
 def _is_newer_minor(version: Any) -> bool:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fp8doctor import store
-from fp8doctor.judging.report import SCHEMA_VERSION, ProbeRecord, Report, Tool, VerdictRecord
+from fp8doctor.judging.report import SCHEMA_VERSION, OutcomeRecord, ProbeRecord, Report, Tool, VerdictRecord
 from fp8doctor.model import Facts, Message, Messages, ProbeRun, Request
 from fp8doctor.plain import from_plain, to_plain
 from fp8doctor.registry import OWN_FACTS, Registry, probe
@@ -327,17 +327,34 @@ def test_a_file_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
 # --- what the Markdown report carries
 
 
-def test_a_paste_that_lost_facts_is_not_judged_as_if_they_had_not_been_observed() -> None:
-    said = refusal(document(left_out=["facts.linear.cases", "facts.sensors.samples", "facts.fan", "exhibits"]))
-    assert "lacks facts.linear.cases, facts.sensors.samples and 1 more" in said
-    assert "the findings are in the text above it" in said
-    assert said.endswith("`fp8doctor --json FILE` or `fp8doctor collect -o FILE` gives a file that can be judged")
-    assert len(refusal(document(left_out=["facts." + "x" * 9_000] * 9))) < store.MAX_REASON
+def test_a_paste_that_lost_facts_keeps_what_it_said_of_them() -> None:
+    verdict = {"status": "slow", "headline": "The fan is slow."}
+    lost = ["facts.linear.cases", "exhibits"]
+    found = decoded(document(left_out=lost, verdict=verdict, outcomes=[{"id": "FAN001", "outcome": "finding"}]))
+    assert found.left_out == tuple(lost)
+    assert found.judged is not None
+    assert found.judged.verdict.headline == "The fan is slow."
+    assert found.judged.verdict.fp8_runs is None
+    assert found.judged.outcomes == (OutcomeRecord("FAN001", "finding"),)
+
+
+def test_a_paste_that_lost_facts_and_says_nothing_of_them_is_refused() -> None:
+    assert "verdict" in refusal(document(left_out=["facts.fan"]))
+    assert "status" in refusal(document(left_out=["facts.fan"], verdict={"status": "wonderful", "headline": "x"}))
 
 
 @pytest.mark.parametrize("left_out", [[], ["exhibits", "probes.*.stderr_tail"], "facts.fan", [1], None])
 def test_a_paste_that_lost_only_what_is_made_anew_is_judged(left_out: Any) -> None:
-    assert decoded(document(left_out=left_out)).runs["fan"].facts == Fan(900.0)
+    found = decoded(document(left_out=left_out))
+    assert found.runs["fan"].facts == Fan(900.0)
+    assert found.judged is None
+
+
+def test_what_a_stranger_says_was_left_out_is_bounded() -> None:
+    said = [f"facts.{place}" + "x" * 9_000 for place in range(9_000)]
+    found = decoded(document(left_out=said, verdict={"status": "ready", "headline": "x"}))
+    assert len(found.left_out) <= store.MOST_PATHS
+    assert all(len(path) <= store.LONGEST_PATH for path in found.left_out)
 
 
 def test_the_markdown_report_itself_is_refused_by_its_name() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
 from typing import Any
 
@@ -44,9 +45,25 @@ def live_report(
 
 
 def saved_report(registry: Registry, saved: store.Saved, source: Source, selection: Selection) -> Report:
-    """The report of saved facts; of a saved report, without what it silenced."""
+    """The report of saved facts; of a saved report, without what it silenced.
+
+    What was written stands where facts were left out of it: judged again, they would read as never seen.
+    """
     created, kept = saved.created or store.now(), selection.with_silenced(saved.silenced)
-    return report_of(registry, saved.runs, source, created, saved.elapsed_s, saved.raw_facts, kept)
+    report = report_of(registry, saved.runs, source, created, saved.elapsed_s, saved.raw_facts, kept)
+    report = dataclasses.replace(report, left_out=saved.left_out)
+    if saved.judged is None:
+        return report
+    said = saved.judged
+    shown, silenced = kept.split_records(said.findings)
+    return dataclasses.replace(
+        report,
+        verdict=said.verdict,
+        use=said.use,
+        findings=shown,
+        silenced=(*saved.silenced, *silenced),
+        outcomes=said.outcomes,
+    )
 
 
 def report_of(

@@ -21,9 +21,9 @@ class VerdictRecord:
 
     status: Status
     headline: str
-    fp8_hardware: bool | None
-    fp8_software: bool | None
-    fp8_runs: bool | None
+    fp8_hardware: bool | None = None
+    fp8_software: bool | None = None
+    fp8_runs: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,17 @@ class Tool:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What a report says of its facts, as it was written."""
+
+    verdict: VerdictRecord
+    use: tuple[Use, ...] = ()
+    findings: tuple[FindingRecord, ...] = ()
+    silenced: tuple[SilencedRecord, ...] = ()
+    outcomes: tuple[OutcomeRecord, ...] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """The whole report. `facts` are plain JSON values by key."""
 
@@ -140,6 +151,9 @@ class Report:
     exhibits: tuple[Exhibit, ...] = ()
     probes: dict[str, ProbeRecord] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    # What a paste that this report was read from had no room for, as paths ("facts.linear.cases"). Where facts are
+    # among it the report says what the paste said: rules would take for unseen what was left out.
+    left_out: tuple[str, ...] = ()
     # The header line's pieces; derived, and not part of the JSON contract.
     captions: tuple[str, ...] = ()
 
@@ -167,3 +181,9 @@ class Report:
         from fp8doctor import api
 
         return api.report_to_markdown(self, redact=redact)
+
+    def to_html(self, *, redact: bool = True) -> str:
+        """The report as one HTML page with charts; it needs the extra `html`."""
+        from fp8doctor import api
+
+        return api.report_to_html(self, redact=redact)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from fp8doctor.judging.outcomes import Outcome
-from fp8doctor.judging.report import SilencedRecord
+from fp8doctor.judging.report import FindingRecord, SilencedRecord
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,15 @@ class Selection:
             else:
                 silenced.append(SilencedRecord(outcome.rule.id, outcome.rule.name, by))
         return shown, tuple(silenced)
+
+    def split_records(
+        self, findings: Sequence[FindingRecord]
+    ) -> tuple[tuple[FindingRecord, ...], tuple[SilencedRecord, ...]]:
+        """The same of findings that were written before."""
+        by = {one.id: self.silenced_by(one.id, one.name) for one in findings}
+        shown = tuple(one for one in findings if by[one.id] is None)
+        silenced = {one.id: SilencedRecord(one.id, one.name, why) for one in findings if (why := by[one.id])}
+        return shown, tuple(silenced.values())
 
 
 EVERYTHING = Selection()

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from fp8doctor.reporting.difference_words import Line, Section, sections
-from fp8doctor.reporting.markdown import LONGEST, LONGEST_READABLE, inline, json_block, within
+from fp8doctor.reporting.markdown import AROUND_JSON, LONGEST, LONGEST_READABLE, inline, json_block, within
+from fp8doctor.reporting.smaller import first_within
 from fp8doctor.reporting.text import can_show, one_line, to_ascii
 
 View = dict[str, Any]
@@ -77,7 +78,8 @@ def to_markdown(view: View) -> str:
     readable = within(_markdown(sections(view)), LONGEST_READABLE)
     # Each case is nine tenths of the text, and stands in what --json writes.
     whole = {**view, "times": {**view["times"], "cases": []}, "left_out": ["times.cases"]}
-    return readable + json_block([view, whole], LONGEST - len(readable))
+    fitting = first_within(LONGEST - len(readable) - AROUND_JSON, view, whole)
+    return readable + json_block(fitting, "The difference as JSON, for programs")
 
 
 def _markdown(parts: Iterable[Section]) -> Iterator[str]:

@@ -10,8 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from fp8doctor.reporting import charts, exhibits, summary
-from fp8doctor.reporting.markdown import compact
-from fp8doctor.reporting.smaller import within_room
+from fp8doctor.reporting.smaller import carried, within_room
 from fp8doctor.reporting.text import clean, cut, factor, one_line
 
 if TYPE_CHECKING:
@@ -78,6 +77,8 @@ def render(view: View) -> str:
         was_cut=summary.was_cut(view),
         failed=summary.failed_probes(view),
         left_out=[] if summary.is_foreign(view) else summary.not_examined(view),
+        silenced=summary.silenced(view),
+        lost=summary.lost(view),
         unsettled=summary.unsettled(view),
         by_outcome=summary.by_outcome(view),
         methods=_methods(view),
@@ -168,9 +169,8 @@ def _json(view: View) -> Any:
     """The report as JSON that no browser runs and nothing in it can end."""
     from markupsafe import Markup
 
-    document = compact({name: value for name, value in view.items() if name != "captions"})
-    text = within_room(document, LONGEST_JSON)
-    return Markup(re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)) if text else None
+    found = within_room(carried(view), LONGEST_JSON)
+    return Markup(re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", found.text)) if found else None
 
 
 @lru_cache(maxsize=1)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from fp8doctor.reporting import exhibits, summary
+from fp8doctor.reporting.smaller import LISTS_GONE, SAMPLES_GONE, Fitting, carried, within_room
 from fp8doctor.reporting.text import clean, one_line
 
 View = dict[str, Any]
@@ -20,9 +20,12 @@ LONGEST_TEXT = 600
 LONGEST_CODE = 2_000
 MOST_EVIDENCE = 8
 MOST_ACTIONS = 4
-# A list in the facts that is longer than this holds samples.
-MOST_ITEMS = 64
 BAR_COLUMNS = 88
+# All tables together; one with more rows than this is left to the JSON and to the files of `-o`.
+LONGEST_TABLES, SHORTEST_TABLES = 9_000, 4_000
+MOST_TABLE_LINES = 160
+TABLE_COLUMNS = 118
+JSON_TITLE = "The report as JSON, for programs (`fp8doctor read` takes this whole text)"
 
 # What Markdown, HTML, mentions, references, mathematics, emoji and links are made of. A word with any of it stands as
 # code, where none of it means anything.
@@ -43,8 +46,13 @@ def render(view: View) -> str:
         view: the report's document with its captions (`fp8doctor.api.view`).
     """
     readable = within(_readable(view), LONGEST_READABLE)
-    document = {name: value for name, value in view.items() if name != "captions"}
-    return readable + json_block(_smaller(compact(document)), LONGEST - len(readable))
+    document, room = carried(view), LONGEST - len(readable) - AROUND_JSON
+    # Tables for people; few where programs would lose more than samples by them, none where they would lose records.
+    for tables_room, most_cuts in ((LONGEST_TABLES, SAMPLES_GONE), (SHORTEST_TABLES, LISTS_GONE), (0, 99)):
+        fitting = within_room(document, room - tables_room)
+        if fitting is not None and fitting.cuts <= most_cuts:
+            break
+    return readable + _tables(view, tables_room) + json_block(fitting, JSON_TITLE)
 
 
 def within(parts: Iterator[str], limit: int) -> str:
@@ -82,6 +90,37 @@ def _readable(view: View) -> Iterator[str]:
     yield from _findings(view)
     yield from _untold(view)
     yield from _not_known(view)
+
+
+def _tables(view: View, room: int) -> str:
+    """Charts and tables that did not lead, each folded, as far as there is room; the others by name."""
+    leading = summary.leading_bars(view)
+    room -= 2 * LONGEST_TEXT
+    if room <= 0:
+        return (
+            "\nNo room here for charts and tables; `fp8doctor -o report.html` shows them.\n" if view["exhibits"] else ""
+        )
+    text, too_long = "", []
+    for exhibit in view["exhibits"]:
+        if exhibit in leading or not exhibit["rows"]:
+            continue
+        title = exhibits.caption(exhibit)
+        drawn = exhibits.draw(exhibit, TABLE_COLUMNS) if len(exhibit["rows"]) <= MOST_TABLE_LINES else []
+        body = code_block("\n".join(line.plain for line in drawn), "text", most=room)
+        block = f"\n<details><summary>{html_text(title)}</summary>\n\n{body}\n\n</details>\n"
+        if drawn and len(text) + len(block) <= room:
+            text += block
+        else:
+            too_long.append(title)
+    if too_long:
+        text += f"\nNo room here for: {inline('; '.join(too_long))}. `fp8doctor -o report.html` shows all.\n"
+    return text
+
+
+def html_text(value: object) -> str:
+    """The value as text inside an HTML element in which GitHub reads Markdown, too."""
+    text = one_line(value)[:LONGEST_TEXT]
+    return re.sub(r"[^\w \-.,:;()/+%=\[\]]", lambda found: f"&#{ord(found[0])};", text)
 
 
 def _findings(view: View) -> Iterator[str]:
@@ -137,6 +176,8 @@ def _not_known(view: View) -> Iterator[str]:
     if left_out and not summary.is_foreign(view):
         yield "\n**Not examined**\n"
         yield from (f"- {inline(line)}" for line in left_out)
+    if silenced := summary.silenced(view):
+        yield f"\n**Silenced**: {inline('; '.join(silenced))}\n"
     if reasons := summary.unsettled(view):
         yield "\n**Could not tell**\n"
         yield from (f"- {inline(', '.join(ids))}: {inline(reason)}" for reason, ids in reasons)
@@ -167,11 +208,11 @@ def _span(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-def code_block(text: object, language: str, indent: int = 0) -> str:
+def code_block(text: object, language: str, indent: int = 0, most: int = LONGEST_CODE) -> str:
     """The text in a fenced block that nothing in it can end, and that keeps its place in a list."""
-    body = clean(text).rstrip()
-    if len(body) > LONGEST_CODE:
-        body = body[:LONGEST_CODE] + "\n…"
+    body = clean(str(text)[: 4 * most]).rstrip()
+    if len(body) > most:
+        body = body[:most] + "\n…"
     fence = "`" * max(3, _longest_run(body) + 1)
     lines = [f"{fence}{language}", *body.splitlines(), fence]
     return "\n".join(" " * indent + line for line in lines)
@@ -183,62 +224,21 @@ def _longest_run(text: str) -> int:
 
 # --- the JSON ---------------------------------------------------------------------------------------------------------
 
-
-def json_block(documents: Iterable[dict[str, Any]], room: int) -> str:
-    """The first of these documents that fits, as JSON in a folded block; what it has `left_out` is named above it."""
-    for smaller in documents:
-        lost = f"\nLeft out for length: {inline(', '.join(smaller['left_out']))}.\n" if "left_out" in smaller else ""
-        text = json.dumps(smaller, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        # "<\/" is "</" to JSON, and no end of the folded block to anybody.
-        text = clean(text).replace("</", "<\\/")
-        fence = "`" * max(3, _longest_run(text) + 1)
-        block = f"\n<details><summary>JSON</summary>\n{lost}\n{fence}json\n{text}\n{fence}\n\n</details>\n"
-        if len(block) < room:
-            return block
-    return "\n(The JSON is too long for this place; `fp8doctor --json FILE` writes it.)\n"
+# What stands round the JSON, names of what was left out among it, is shorter than this.
+AROUND_JSON = 1_200
 
 
-def compact(value: Any) -> Any:
-    """The same JSON values without the names whose value is null: what is left out was not observed."""
-    if isinstance(value, dict):
-        return {key: compact(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [compact(item) for item in value]
-    return value
+def json_block(found: Fitting | None, title: str) -> str:
+    """JSON in a folded block; what it lacks is named above it.
 
-
-def _smaller(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The document, and then ever smaller ones: samples go first, judgements last."""
-    yield document
-    lost: list[str] = []
-    document = {**document, "left_out": lost}
-    document["facts"] = {key: _without_samples(facts, f"facts.{key}", lost) for key, facts in document["facts"].items()}
-    yield document
-    lost.append("exhibits")
-    document["exhibits"] = []
-    yield document
-    lost.append("probes.*.stderr_tail")
-    document["probes"] = {
-        key: {name: value for name, value in run.items() if name != "stderr_tail"}
-        for key, run in document["probes"].items()
-    }
-    yield document
-    facts = dict(document["facts"])
-    for key in sorted(facts, key=lambda key: -len(json.dumps(facts[key]))):
-        lost.append(f"facts.{key}")
-        document["facts"] = facts = {name: value for name, value in facts.items() if name != key}
-        yield document
-    lost.append("the reasons of outcomes")
-    document["outcomes"] = [{"id": o["id"], "outcome": o["outcome"]} for o in document["outcomes"]]
-    yield document
-
-
-def _without_samples(value: Any, path: str, lost: list[str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_samples(item, f"{path}.{key}", lost) for key, item in value.items()}
-    if isinstance(value, list):
-        if len(value) > MOST_ITEMS:
-            lost.append(path)
-            return []
-        return [_without_samples(item, path, lost) for item in value]
-    return value
+    Args:
+        found: the JSON that fits into the room that there is, less `AROUND_JSON`; None if none does.
+        title: the line that opens the block.
+    """
+    if found is None:
+        return "\n(The JSON is too long for this place; `fp8doctor --json FILE` writes it.)\n"
+    lost = f"\nLeft out for length: {inline(', '.join(found.left_out))}.\n" if found.left_out else ""
+    # "<\/" is "</" to JSON, and no end of the folded block to anybody.
+    text = clean(found.text).replace("</", "<\\/")
+    fence = "`" * max(3, _longest_run(text) + 1)
+    return f"\n<details><summary>{title}</summary>\n{lost}\n{fence}json\n{text}\n{fence}\n\n</details>\n"

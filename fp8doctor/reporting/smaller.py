@@ -3,31 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 Document = dict[str, Any]
-# A list shorter than this, in characters of JSON, makes no room.
-LEAST_SAMPLES = 400
+# A list as long as this, in characters of JSON, holds samples or cases; a shorter one says what is there.
+SAMPLES = 3_000
+# A list shorter than this makes no room.
+LEAST_LIST = 400
 
 
-def within_room(document: Document, room: int) -> str | None:
+class Fitting(NamedTuple):
+    """JSON that fits, the paths of what it lacks, and how far it had to be cut: 0 (whole) to 6."""
+
+    text: str
+    left_out: tuple[str, ...] = ()
+    cuts: int = 0
+
+
+# The cuts after which exhibits and samples are gone, and the ones after which lists of what is there are.
+SAMPLES_GONE, LISTS_GONE = 2, 4
+
+
+def within_room(document: Document, room: int) -> Fitting | None:
     """The document as JSON of at most `room` characters, with `left_out` naming what it lacks; None if none fits.
 
-    Exhibits go first, since they are made anew from facts; then lists of facts, the longest first; then the output of
-    probes that ended badly; then whole facts, the longest first; then reasons of outcomes.
+    Exhibits go first, since they are made anew from facts; then samples, the longest first; then what probes printed;
+    then other lists, whole facts, and at last the reasons of outcomes.
     """
     whole = _text(document)
     if len(whole) <= room:
-        return whole
-    lost: list[str] = []
+        return Fitting(whole)
+    lost: list[str] = list(document.get("left_out") or ())
     smaller = {**document, "left_out": lost}
-    for step in (_without_exhibits, _without_lists, _without_tails, _without_facts, _without_reasons):
+    steps = (_without_exhibits, _without_samples, _without_tails, _without_lists, _without_facts, _without_reasons)
+    for cuts, step in enumerate(steps, 1):
         text = step(smaller, lost, room)
         if len(text) <= room:
-            return text
+            return Fitting(text, tuple(lost), cuts)
     return None
+
+
+def first_within(room: int, *documents: Document) -> Fitting | None:
+    """The first of the documents that fits, as JSON; None if none does. What it lacks is its `left_out`."""
+    texts = ((_text(document), tuple(document.get("left_out") or ())) for document in documents)
+    return next((Fitting(text, lost) for text, lost in texts if len(text) <= room), None)
+
+
+def carried(view: Document) -> Document:
+    """What of a report goes into a text: all but the header line's pieces, and no names whose value is null.
+
+    What is left out was not observed, or not said. Verdict and advice keep theirs: they have no other "not said".
+    """
+    kept = {name: view[name] for name in ("verdict", "use")}
+    return {**compact({name: value for name, value in view.items() if name != "captions"}), **kept}
+
+
+def compact(value: Any) -> Any:
+    """The same JSON values without the names whose value is null."""
+    if isinstance(value, dict):
+        return {key: compact(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [compact(item) for item in value]
+    return value
 
 
 def _text(document: Document) -> str:
@@ -40,15 +79,21 @@ def _without_exhibits(document: Document, lost: list[str], room: int) -> str:
     return _text(document)
 
 
+def _without_samples(document: Document, lost: list[str], room: int) -> str:
+    return _shorter(document, lost, room, SAMPLES)
+
+
 def _without_lists(document: Document, lost: list[str], room: int) -> str:
-    """The longest lists of the facts, wherever they are, as many as must go."""
+    return _shorter(document, lost, room, LEAST_LIST)
+
+
+def _shorter(document: Document, lost: list[str], room: int, least: int) -> str:
+    """Without the longest lists of the facts, wherever they are, as many as must go."""
     facts = document["facts"] = _copied(document["facts"])
     found = sorted(_lists(facts, "facts"), key=lambda one: -one[0])
     length = len(_text(document))
     for size, path, holder, name in found:
-        if length <= room:
-            break
-        if size < LEAST_SAMPLES:
+        if length <= room or size < least:
             break
         del holder[name]
         lost.append(path)

@@ -16,6 +16,8 @@ FAILED = ("exception", "timeout", "signal", "exit", "garbage")
 _NOT_SEEN = " was not observed"
 # Why probes are no part of a run (probing/schedule.py).
 _NO_PART = re.compile(r"not part of a \w+ run$|no \w+ was named ")
+# Of what a paste left out so many paths are named.
+NAMED_PATHS = 4
 # More layer sizes than this are counted, not listed.
 LISTED_LAYERS = 3
 
@@ -270,6 +272,18 @@ def not_examined(view: View) -> list[str]:
         else:
             lines.append(f"{', '.join(keys)}: {reason}")
     return list(dict.fromkeys(lines))
+
+
+def silenced(view: View) -> list[str]:
+    """What was found and is not shown, by what silenced it: "LIN004 cpu-launch-bound (--ignore LIN004)"."""
+    return [one_line(f"{one['id']} {one['name']} ({one['by']})") for one in view["silenced"]]
+
+
+def lost(view: View) -> str:
+    """What the text that this was read from had no room for; "" if it had room for all that was judged."""
+    facts = [path.removeprefix("facts.") for path in view["left_out"] if path.startswith("facts.")]
+    more = f" and {len(facts) - NAMED_PATHS} more" if len(facts) > NAMED_PATHS else ""
+    return f"{', '.join(map(one_line, facts[:NAMED_PATHS]))}{more}" if facts else ""
 
 
 def box_was_examined(view: View) -> bool:

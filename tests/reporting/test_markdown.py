@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from fp8doctor import api
-from fp8doctor.judging.report import OutcomeRecord, ProbeRecord, Report, VerdictRecord
-from fp8doctor.model import Action, Evidence
+from fp8doctor.judging.report import OutcomeRecord, ProbeRecord, Report, SilencedRecord, VerdictRecord
+from fp8doctor.model import Action, Evidence, Exhibit
 from fp8doctor.reporting.markdown import LONGEST, code_block, inline, render
 from tests.sample_reports import BROKEN, HEALTHY, REPORTS
 
@@ -126,6 +126,8 @@ def hostile(text: str) -> Report:
         outcomes=(OutcomeRecord("XX001", "unknown", text),),
         probes={text: ProbeRecord("exit", text, text)},
         facts={"x": {"y": text}},
+        exhibits=(Exhibit("x", "table", text, text, ({"cells": {text: text, "b": "cell"}},)),),
+        silenced=(SilencedRecord(text, text, text),),
     )
 
 
@@ -133,10 +135,13 @@ def hostile(text: str) -> Report:
 def test_a_hostile_report_keeps_its_shape(text: str) -> None:
     markdown = hostile(text).to_markdown(redact=False)
     tokens = MarkdownIt("commonmark").parse(markdown)
-    assert [t.content.strip() for t in tokens if t.type == "html_block"] == [
-        "<details><summary>JSON</summary>",
-        "</details>",
-    ]
+    blocks = [t.content.strip() for t in tokens if t.type == "html_block"]
+    assert len(blocks) == 4, "a table and the JSON, each opened and closed"
+    assert blocks[1] == blocks[3] == "</details>"
+    for opened in (blocks[0], blocks[2]):
+        found = re.fullmatch(r"<details><summary>([^<>]*)</summary>", opened)
+        assert found, "nothing in a title is an element"
+    assert [t.info for t in tokens if t.type == "fence"][-2:] == ["text", "json"]
     assert sum(t.type == "heading_open" for t in tokens) == 1
     plain = [child for t in tokens if t.type == "inline" for child in t.children or () if child.type != "code_inline"]
     assert not any(re.search(r"[@#<>|]|://|www\.", child.content) for child in plain if child.type == "text")
@@ -172,14 +177,14 @@ def test_it_always_fits() -> None:
 
 
 def test_samples_go_first_and_are_named() -> None:
-    samples = {"timings": {"cases": [{"median": 1.5, "samples": list(range(50_000))}]}, "gpus": {"count": 1}}
+    samples = {"timings": {"took_s": 1.5, "samples": list(range(50_000))}, "gpus": {"count": 1}}
     text = dataclasses.replace(HEALTHY, facts=samples).to_markdown()
     assert len(text) < LONGEST
-    assert "Left out for length: facts.timings.cases.samples." in text
+    assert "Left out for length: exhibits, facts.timings.samples." in text
     document = read_json(text)
-    assert document["facts"] == {"timings": {"cases": [{"median": 1.5, "samples": []}]}, "gpus": {"count": 1}}
-    assert document["left_out"] == ["facts.timings.cases.samples"]
-    assert document["exhibits"], "what is small enough stays"
+    assert document["facts"] == {"timings": {"took_s": 1.5}, "gpus": {"count": 1}}, "no trace of what is left out"
+    assert document["left_out"] == ["exhibits", "facts.timings.samples"]
+    assert document["exhibits"] == [], "they are made anew from facts"
 
 
 def test_then_exhibits_tails_and_facts() -> None:
@@ -187,6 +192,25 @@ def test_then_exhibits_tails_and_facts() -> None:
     document = read_json(dataclasses.replace(HEALTHY, facts=facts).to_markdown())
     assert document["left_out"] == ["exhibits", "probes.*.stderr_tail", "facts.big"]
     assert document["facts"] == {"small": {"y": 1}}
+
+
+def test_what_is_worth_looking_at_is_folded_below() -> None:
+    text = HEALTHY.to_markdown()
+    assert "<details><summary>Speed-up by tokens and layer</summary>" in text
+    assert "nvjet_qqtst_128x256_128x4_1x2_h_bz_coopA_NTT" in text
+    assert text.index("In use") < text.index("<details>") < text.index("The report as JSON")
+
+
+def test_a_table_that_has_no_room_is_named() -> None:
+    rows = tuple({"cells": {"case": f"{place}", "us": place}} for place in range(500))
+    text = dataclasses.replace(HEALTHY, exhibits=(Exhibit("all", "table", "Every case", "", rows),)).to_markdown()
+    assert "No room here for: Every case." in text
+
+
+def test_what_was_silenced_is_said() -> None:
+    silenced = (SilencedRecord("LIN004", "cpu-launch-bound", "--ignore LIN004"),)
+    text = dataclasses.replace(HEALTHY, silenced=silenced).to_markdown()
+    assert "**Silenced**: LIN004 cpu-launch-bound (--ignore LIN004)" in text
 
 
 def test_what_is_redacted_in_the_report_is_redacted_here() -> None:

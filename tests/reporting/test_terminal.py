@@ -212,7 +212,7 @@ def test_colours_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> 
 def test_verbose_shows_every_exhibit_rule_and_probe() -> None:
     text = shown(HEALTHY, verbose=True)
     for words in (
-        "Speed-up by tokens and layer, x",
+        "Speed-up by tokens and layer\n",
         "out of memory",
         "Kernels that ran",
         "nvjet_qqtst_128x256_128x4_1x2_h_bz_coopA_NTT",
