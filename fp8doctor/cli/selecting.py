@@ -40,8 +40,8 @@ def no_such(asked: str, known: list[Rule]) -> str:
     from difflib import get_close_matches
 
     shown = asked if len(asked) <= 60 else f"{asked[:60]}..."
-    names = [rule.name for rule in known] + [rule.id for rule in known]
-    close = get_close_matches(asked.lower(), names, 3, 0.5) + get_close_matches(asked.upper(), names, 3, 0.7)
+    names, ids = ([rule.name for rule in known], [rule.id for rule in known])
+    close = get_close_matches(asked.lower(), names, 3, 0.5) + get_close_matches(asked.upper(), ids, 3, 0.7)
     hint = f"did you mean {', '.join(dict.fromkeys(close))}?" if close else "fp8doctor rules lists them."
     return f"no rule {shown!r}; {hint}"
 
