@@ -95,6 +95,8 @@ class OutputFile(Type):
         path = Path(value)
         if path.is_dir():
             self.fail(f"cannot write {value}: it is a folder.", param, ctx)
+        if path.is_symlink() and not path.exists():
+            self.fail(f"cannot write {value}: it is a link that leads nowhere.", param, ctx)
         if not path.parent.is_dir():
             self.fail(f"cannot write {value}: there is no folder {path.parent}.", param, ctx)
         if not os.access(path if path.exists() else path.parent, os.W_OK):

@@ -89,6 +89,13 @@ def test_a_folder_a_missing_folder_and_what_is_read_are_refused(folder: Path) ->
     assert "-o r.json: this file is read" in complaint("diagnose", "r.json", "-o", "r.json")
 
 
+@pytest.mark.parametrize("target", ["r.json", "nowhere/r.json"])
+def test_a_link_that_leads_nowhere_is_refused(folder: Path, target: str) -> None:
+    (folder / "r.json").symlink_to(target)
+    assert "it is a link that leads nowhere" in complaint("demo", "-o", "r.json")
+    assert "it is a link that leads nowhere" in complaint("demo", "--json", "r.json")
+
+
 def test_one_file_cannot_hold_two_forms(folder: Path) -> None:
     assert "r.json is named twice" in complaint("demo", "--markdown", "r.json", "-o", "r.json")
     assert "./r.json is named twice" in complaint("demo", "-o", "r.json", "-o", "./r.json")
