@@ -36,8 +36,8 @@ class Form:
     # How often a trigger must occur.
     least: int = 1
     flags: int = 0
-    # Whether the thing is a name that is looked for everywhere once it is known.
-    learn: bool = False
+    # Whether the thing is looked for everywhere once it is known.
+    learn: bool = True
 
     @cached_property
     def compiled(self) -> re.Pattern[str]:
@@ -99,7 +99,7 @@ def form(
     accept: Accept | None = None,
     flags: int = 0,
     least: int = 1,
-    learn: bool = False,
+    learn: bool = True,
 ) -> Form:
     """One row of a table of forms."""
     return Form(kind, pattern, triggers, accept, least, flags, learn)

@@ -28,13 +28,14 @@ _ORDINARY_WORDS = """
 """
 ORDINARY = frozenset(_ORDINARY_WORDS.split())
 # Sites that everybody knows: an address there tells where to read, not where this is.
+# RFC 2606 keeps the examples free.
 _PUBLIC_SITES_TEXT = """
     github.com github.io githubusercontent.com gitlab.com nvidia.com nvidia.cn nvcr.io pytorch.org python.org pypi.org
     pythonhosted.org huggingface.co hf.co arxiv.org amd.com intel.com google.com googlesource.com readthedocs.io
     readthedocs.org docker.com docker.io ghcr.io quay.io anaconda.org anaconda.com conda.io apache.org vllm.ai
     sglang.ai lightning.ai deepspeed.ai openai.com microsoft.com stackoverflow.com kernel.org ubuntu.com debian.org
     json-schema.org wikipedia.org slack.com dao-ailab.com tinyurl.com aka.ms discord.com npmjs.org nodejs.org w3.org
-    cmake.org gnu.org llvm.org triton-lang.org numpy.org scipy.org readthedocs.com jupyter.org rocm.docs.amd.com
+    example.com example.org example.net cmake.org gnu.org llvm.org triton-lang.org numpy.org scipy.org jupyter.org
 """
 _PUBLIC_SITES = frozenset(_PUBLIC_SITES_TEXT.split())
 # Words that announce an address; "from" and "to" announce versions just as often.
@@ -141,8 +142,8 @@ HOMES = (
     ),
     form(
         "home",
-        rf"(?P<thing>/(?:home2?|homes|Users)/(?P<user>{_PART}(?:(?:\\? [A-Z][\w.-]{{0,32}}){{1,3}}(?=/)"
-        rf"|(?:\\ [\w.-]{{1,32}}){{1,3}}|(?:%20[\w.-]{{1,32}}){{1,3}})?))",
+        rf"(?P<thing>/(?:home2?|homes|Users)/(?P<user>{_PART}(?:(?: [A-Z][\w.-]{{0,32}}){{1,3}}(?=/)"
+        rf"|(?:\\{{1,4}} [\w.-]{{1,32}}){{1,3}}|(?:%20[\w.-]{{1,32}}){{1,3}})?))",
         *("/home", "/users/"),
     ),
     form("home", rf"(?P<thing>\\{{1,4}}home\\{{1,4}}(?P<user>{_PART}))", "\\home\\"),
@@ -157,21 +158,19 @@ USERS = (
         rf"{_ASSIGNED}{_ACCOUNT}",
         *("user", "logname"),
         accept=_is_user,
-        learn=True,
     ),
-    form("user", rf"\b(?:[ef]?[ug]id|groups)=\d{{1,10}}\({_ACCOUNT}", "id=", "groups=", accept=_is_user, learn=True),
-    form("user", rf"\bsudo(?:\[\d{{1,8}}\])?:\s{{1,8}}{_ACCOUNT}(?= :)", "sudo", accept=_is_user, learn=True),
+    form("user", rf"\b(?:[ef]?[ug]id|groups)=\d{{1,10}}\({_ACCOUNT}", "id=", "groups=", accept=_is_user),
+    form("user", rf"(?<![A-Za-z])sudo(?:\[\d{{1,8}}\])?:\s{{1,8}}{_ACCOUNT}(?= :)", "sudo", accept=_is_user),
     form("user", rf"\b(?:sudo\s{{1,3}}-u|su\s{{1,3}}-l?|ssh\s{{1,3}}-l)\s{{1,3}}{_ACCOUNT}", "su", "ssh",
-         accept=_is_user, learn=True),
-    form("user", rf"\buser(?:name)? \\?[\"']{_ACCOUNT}", "user", accept=_is_user, learn=True),
+         accept=_is_user),
+    form("user", rf"\buser(?:name)? \\?[\"']{_ACCOUNT}", "user", accept=_is_user),
     # Lines of .netrc, of /etc/passwd (with a person's name in it) and of "ls -l".
     form("user", r"\blogin\s{1,8}(?P<thing>[A-Za-z_][\w.@-]{0,63})\s{1,8}(?:password|account)\b", "login",
-         accept=_is_user, learn=True),
-    form("user", rf"(?m:^){_ACCOUNT}(?=:[x*!]:\d{{1,10}}:\d{{1,10}}:)", ":x:", ":*:", ":!:", accept=_is_user,
-         learn=True),
+         accept=_is_user),
+    form("user", rf"(?m:^){_ACCOUNT}(?=:[x*!]:\d{{1,10}}:\d{{1,10}}:)", ":x:", ":*:", ":!:", accept=_is_user),
     form("user", r":[x*!]:\d{1,10}:\d{1,10}:(?P<thing>[^:\n<>]{1,128}):", ":x:", ":*:", ":!:"),
     form("user", rf"(?<!\S)[-dlbcps][-rwxsStT]{{9}}[.+@]?\s{{1,3}}\d{{1,6}}\s{{1,3}}{_ACCOUNT}", "rwx", "rw-", "r--",
-         accept=_is_user, learn=True),
+         accept=_is_user),
     form("user", r"(?<![\w/~.<>-])~(?P<thing>[A-Za-z_][\w-]{0,31})(?=/)", "~", accept=_is_user),
     # Folders in which people have one of their own name; not learned, as projects have some there, too.
     form(
@@ -181,18 +180,20 @@ USERS = (
         r"(?P<thing>[A-Za-z_][\w.-]{0,63})(?![\w.-])",
         *("/scratch/", "/user", "/u/", "/home/", "/media/", "/mail/", "/torchinductor_", "/cron/"),
         accept=_is_user,
+        learn=False,
     ),
     # "user@host" of a prompt, of ssh, of the comment of a key.
     form(
         "user", r"(?<![\w.@/+-])(?P<thing>[A-Za-z_][\w.-]{1,63})@(?=(?P<host>[A-Za-z<][\w.-]{2,252})(?![\w(.]))", "@",
         accept=lambda match: _is_user(match) and not _NO_HOST.match(match["host"]),
-        learn=True,
     ),
 )  # fmt: skip
 
 HOSTS = (
     form(
-        "host", r"(?<![\w.-])(?P<thing>ip-\d{1,3}-\d{1,3}-\d{1,3}-\d{1,3}(?:\.[a-z0-9-]{1,63}){0,6})(?![\w-])", "ip-"
+        "host",
+        r"(?<![A-Za-z0-9.-])(?P<thing>ip-\d{1,3}-\d{1,3}-\d{1,3}-\d{1,3}(?:\.[a-z0-9-]{1,63}){0,6})(?![\d-])",
+        "ip-",
     ),
     form("host", rf"(?<![\w./@+-])(?:[A-Za-z_][\w.-]{{0,63}}|<[a-z]{{1,16}}(?:-\d{{1,6}})?>)@(?=[\w.-]{{3}}){_HOST}"
          r"(?![\w(@])", "@", accept=lambda match: _is_host(match) and not _NO_HOST.match(match["thing"])),
@@ -205,19 +206,17 @@ HOSTS = (
         rf"|hostname|host_name|nodename|master_addr){_ASSIGNED}{_HOST}(?![\w(])",
         *("host", "node", "master_addr", "computername"),
         accept=_is_host,
-        learn=True,
     ),
     form("host", r"\b(?:(?:[A-Z]{1,16}_){0,3}NODELIST|nodelist)=(?P<thing>[A-Za-z][\w\[\],.-]{1,500})",
          "nodelist="),
-    form("host", rf"\bhost{_ASSIGNED}{_HOST}(?![\w(])", "host", accept=_is_numbered_host, learn=True),
+    form("host", rf"\b[Hh]ost{_ASSIGNED}{_HOST}(?![\w(])", "host", accept=_is_numbered_host),
     form("host", rf"--(?:master[_-]addr|host|hostname|rdzv[_-]endpoint)[ =]{_HOST}(?![\w(])", "--", accept=_is_host),
-    form("host", r"\bLinux (?P<thing>[A-Za-z][\w.-]{1,252}) (?=\d{1,2}\.\d{1,3}\.\d)", "linux ", accept=_is_host,
-         learn=True),
+    form("host", r"\bLinux (?P<thing>[A-Za-z][\w.-]{1,252}) (?=\d{1,2}\.\d{1,3}\.\d)", "linux ", accept=_is_host),
     # How NCCL begins its lines: host:process:thread [GPU].
-    form("host", rf"(?<![\w./-]){_HOST}(?=:\d{{1,8}}:\d{{1,8}} \[)", "] nccl", accept=_is_host, learn=True),
-    form("host", rf"(?m:^)[A-Z][a-z]{{2}} [ \d]\d \d\d:\d\d:\d\d {_HOST} ", ":", least=2, accept=_is_host, learn=True),
+    form("host", rf"(?<![\w./-]){_HOST}(?=:\d{{1,8}}:\d{{1,8}} \[)", "] nccl", accept=_is_host),
+    form("host", rf"(?m:^)[A-Z][a-z]{{2}} [ \d]\d \d\d:\d\d:\d\d {_HOST} ", ":", least=2, accept=_is_host),
     form("host", rf"\b(?:[Tt]o|[Oo]n|[Ff]rom|[Ww]ith|at|lookup|for) {_HOST}(?=:\d{{2,5}}(?![\w.])| on \d|: Name)", ":",
-         "lookup ", accept=_is_numbered_host, learn=True),
+         "lookup ", accept=_is_numbered_host),
     form("host", rf"(?<![\w./:-]){_HOST}(?=:/[a-z])", ":/", accept=_is_numbered_host),
     form(
         "host",
@@ -252,7 +251,7 @@ ADDRESSES = (
 DEVICES = (
     form("gpu-uuid", GPU_UUID, "gpu-", "mig-"),
     form("uuid", rf"(?<![\w-])(?P<thing>{UUID})(?![\w-])", "-", least=4),
-    form("pci", r"(?<![\w:.-])(?P<thing>[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7])(?![\w.])", ":"),
+    form("pci", r"(?<![\w:.-])(?:PCI:)?(?P<thing>[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7])(?![\w.])", ":"),
     form(
         "pci",
         r"(?:\b(?:PCI|BDF)\b[^\w\n]{1,3}|\bbus[ _-]?id\W{1,3}|(?m:^))"
@@ -263,7 +262,7 @@ DEVICES = (
     form("machine", r"machine[ _-]?id\W{1,6}(?P<thing>[0-9a-f]{32})(?![0-9a-f])", "machine", flags=re.I),
     form(
         "serial",
-        r"(?:\bserial(?:[ _-]?(?:number|no))?|\bs/n|\bservice[ _-]?tag|\basset[ _-]?tag)\W{1,4}"
+        r"(?<![A-Za-z])(?:serial(?:[ _-]?(?:number|no))?|s/n|(?:service|asset)[ _-]?tag)\W{1,4}"
         r"(?P<thing>(?=[A-Z]{0,8}\d)[A-Z0-9]{6,32})\b",
         *("serial", "s/n", "service", "asset"),
         flags=re.I,

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +56,14 @@ _OF_PEOPLE = r"/(?:scratch|data|work|users|u|lustre|gpfs|export|nfs|fsx|storage|
 MOST_PASSES = 6
 # The names of fields and packages.
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_BETWEEN = re.compile(r"[\s.]+|\\n")
 _WORD = re.compile(r"[a-z0-9]+")
 # Shorter names are replaced only where it is sure that a name is meant.
 _LEAST_FREE_LETTERS = 4
+_LEAST_FREE_THING = 7
+_LEAST_PIECE = 16
+# A report that names more than this was made to keep us busy.
+MOST_KNOWN = 100
 _NO_TEXT = frozenset((int, float, bool, type(None)))
 _FORMS = (*HOMES, *secrets.FORMS, *DEVICES, *ADDRESSES, *USERS, *HOSTS)
 
@@ -106,7 +110,7 @@ class _Redactor:
     # kind -> the thing as it is compared -> its placeholder
     names: dict[str, dict[str, str]] = field(default_factory=dict)
     taken: dict[str, int] = field(default_factory=dict)
-    # First labels of hosts that are known by name: the full name is another spelling.
+    # Hosts that are known by one label: their full names are other spellings.
     hosts: set[str] = field(default_factory=set)
     # What the fields hold whose whole value is one thing, by their names.
     fields: dict[str, str] = field(default_factory=dict)
@@ -119,23 +123,31 @@ class _Redactor:
 
     def __post_init__(self) -> None:
         """Find the texts that may hold something, and the names that the document itself gives away."""
-        texts: dict[str, None] = {}
-        names: dict[str, None] = {}
-        _collect(self.document, texts, names)
-        self.fields = {name: kind for name in names if (kind := _kind_of_field(name))}
-        haystack = Haystack([*names, *texts])
+        contents = _Contents()
+        contents.add(self.document)
+        self.fields = contents.fields
+        haystack = Haystack([*contents.names, *contents.texts])
         for text in haystack.holding("<"):
             for kind, number in PLACEHOLDER.findall(text):
                 self.taken[kind] = max(self.taken.get(kind, 0), int(number or 1))
         # Invisible characters can hide something.
         self.suspects = {text: None for text in haystack.texts if not text.isprintable()}
-        known = {"user": dict.fromkeys(self.identity.users), "host": dict.fromkeys(self.identity.hosts)}
+        # The kind of a thing and how it is spelled.
+        known = dict.fromkeys(("user", name) for name in self.identity.users)
+        known |= dict.fromkeys(("host", name) for host in self.identity.hosts for name in (host, host.split(".")[0]))
+        known |= contents.whole
         own = [_home_form(home) for home in self.identity.homes if _is_telling(home)]
         for one in (*own, *_FORMS):
-            found = self._look_for(one, haystack)
-            if found and (one.learn or one.kind == "home"):
-                known["host" if one.kind == "host" else "user"].update(dict.fromkeys(_learned(one, found)))
-        self._look_for_names(known, _vocabulary(self.document, names), haystack)
+            known |= dict.fromkeys(_learned(one, self._look_for(one, haystack)))
+        self.hosts = {name.lower() for kind, name in known if kind == "host" and "." not in name}
+        vocabulary = _vocabulary(self.document, contents.names)
+        for kind, thing in list(known)[:MOST_KNOWN]:
+            if thing.lower() in SHARED_ACCOUNTS | {"localhost"} or PLACEHOLDER.search(thing):
+                continue
+            if kind in ("user", "host"):
+                self._look_for(_name_form(kind, thing, vocabulary), haystack)
+            elif len(thing) >= _LEAST_FREE_THING and not _is_word(thing, vocabulary):
+                self._look_for(form(kind, rf"(?P<thing>{re.escape(thing)})", thing.lower()), haystack)
 
     def _look_for(self, one: Form, haystack: Haystack) -> list[str]:
         """The texts that hold something of this form; it is replaced wherever it may come to light."""
@@ -145,15 +157,6 @@ class _Redactor:
         found = [text for text in concerned if one.compiled.search(text)]
         self.suspects.update(dict.fromkeys(found))
         return found
-
-    def _look_for_names(self, known: dict[str, dict[str, None]], vocabulary: set[str], haystack: Haystack) -> None:
-        """Look for users and hosts: anywhere if the name is distinct, else only where one is meant."""
-        self.hosts = {host.lower().split(".")[0] for host in known["host"]}
-        spellings = [("user", name) for name in known["user"]]
-        spellings += [("host", spelling) for name in known["host"] for spelling in (name, name.split(".")[0])]
-        for kind, name in dict.fromkeys(spellings):
-            if name.lower() not in SHARED_ACCOUNTS | {"localhost"} and not PLACEHOLDER.search(name):
-                self._look_for(_name_form(kind, name, vocabulary), haystack)
 
     def name(self, kind: str, thing: str) -> str:
         """The placeholder of a thing: the one that it has, or the next."""
@@ -169,29 +172,40 @@ class _Redactor:
     # --- what is replaced ------------------------------------------------------------------------------------------
 
     def redact(self, value: Any, field_name: str = "") -> Any:
-        """The value with everything replaced; what is no text is the same object."""
+        """The value with everything replaced; an object or a list in which nothing is replaced is the same one."""
         if isinstance(value, dict):
             return self._object(value)
-        if isinstance(value, list):
-            return [item if type(item) in _NO_TEXT else self.redact(item, field_name) for item in value]
-        return self._field(field_name, value) if isinstance(value, str) else value
+        if isinstance(value, str):
+            return self._field(field_name, value) if value in self.suspects or field_name in self.fields else value
+        result = value
+        for place, item in enumerate(value if isinstance(value, list) else ()):
+            if type(item) not in _NO_TEXT and (new := self.redact(item, field_name)) is not item:
+                result = value.copy() if result is value else result
+                result[place] = new
+        return result
 
     def _object(self, value: dict[str, Any]) -> dict[str, Any]:
+        result = value
+        for name, item in value.items():
+            if type(item) not in _NO_TEXT and (new := self.redact(item, name)) is not item:
+                result = value.copy() if result is value else result
+                result[name] = new
+        return result if self.suspects.keys().isdisjoint(value) else self._renamed(result)
+
+    def _renamed(self, value: dict[str, Any]) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for name, item in value.items():
-            new = name
-            if name in self.suspects:
-                new = self.text(name)
-                while new in result:
-                    new += "'"
-            result[new] = item if type(item) in _NO_TEXT else self.redact(item, name)
+            new = self.text(name)
+            while new in result:
+                new += "'"
+            result[new] = item
         return result
 
     def _field(self, field_name: str, value: str) -> str:
         kind = self.fields.get(field_name)
         if kind is None or not value.strip() or PLACEHOLDER.fullmatch(value):
             return self.text(value) if value in self.suspects else value
-        if kind in ("user", "host") and not is_somebody(value):
+        if kind in ("user", "host") and (not is_somebody(value) or PLACEHOLDER.search(value)):
             return self.text(value)
         return self.name(kind, value)
 
@@ -220,11 +234,16 @@ class _Redactor:
         return text
 
 
-@lru_cache(maxsize=4096)
 def _kind_of_field(name: str) -> str | None:
     """What a field of this name holds, if its whole value is one thing."""
     kind = _WHOLE_FIELDS.get(name.lower())
     return "token" if kind is None and secrets.SECRET_NAME.search(name) else kind
+
+
+def _is_word(thing: str, vocabulary: set[str]) -> bool:
+    """Whether the report needs this word; it may quote a thing that no word looks like."""
+    unlike = any(c.isdigit() for c in thing) and not thing.isalnum()
+    return thing.lower() in ORDINARY or (not unlike and len(thing) < 16 and thing.lower() in vocabulary)
 
 
 def _home_form(home: str) -> Form:
@@ -233,7 +252,7 @@ def _home_form(home: str) -> Form:
 
 def _name_form(kind: str, name: str, vocabulary: set[str]) -> Form:
     word = re.escape(name)
-    if len(name) >= _LEAST_FREE_LETTERS and name.lower() not in vocabulary | ORDINARY:
+    if len(name) >= _LEAST_FREE_LETTERS and not _is_word(name, vocabulary):
         domain = r"(?:\.[A-Za-z0-9-]{1,63}){0,8}" if kind == "host" and "." not in name else ""
         pattern = rf"(?<![A-Za-z0-9])(?P<thing>{word}{domain})(?![A-Za-z0-9])"
     elif kind == "user":
@@ -244,11 +263,28 @@ def _name_form(kind: str, name: str, vocabulary: set[str]) -> Form:
     return form(kind, pattern, name.lower())
 
 
-def _learned(one: Form, texts: list[str]) -> list[str]:
-    """The names of users and hosts that a form finds in the texts."""
-    group = "user" if "user" in one.compiled.groupindex else "thing"
-    matches = (match for text in texts for match in one.compiled.finditer(text))
-    return [] if one is HOMES[-1] else [m[group] for m in matches if one.accept is None or one.accept(m)]
+def _learned(one: Form, texts: list[str]) -> Iterator[tuple[str, str]]:
+    """What is looked for everywhere once it was found: there, less may stand around it that tells what it is."""
+    has_user = "user" in one.compiled.groupindex
+    for text in texts if one.learn else ():
+        for match in one.compiled.finditer(text):
+            if one.accept is not None and not one.accept(match):
+                continue
+            if has_user and is_somebody(match["user"]):
+                yield "user", match["user"]
+            elif one.kind in ("user", "host"):
+                yield from ((one.kind, name) for name in _spellings(one.kind, match["thing"]))
+            elif one.kind != "home":
+                # In parts, too: a key may stand elsewhere with its lines ended otherwise, or cut off.
+                pieces = [piece for piece in _BETWEEN.split(match["thing"]) if len(piece) >= _LEAST_PIECE]
+                whole = [] if re.search(r"\s", match["thing"]) else [match["thing"]]
+                yield from ((one.kind, piece) for piece in (*whole, *pieces))
+
+
+def _spellings(kind: str, name: str) -> list[str]:
+    """A user or a host as it stands, and the first label of a host that is called as machines are."""
+    label = name.split(".")[0]
+    return [name, label] if kind == "host" and re.search(r"\d|-", label) else [name]
 
 
 def _is_telling(home: str) -> bool:
@@ -256,19 +292,35 @@ def _is_telling(home: str) -> bool:
     return len(home) > 1 and home.startswith("/") and home.strip("/") not in ORDINARY | {"nonexistent"}
 
 
-def _collect(value: Any, texts: dict[str, None], names: dict[str, None]) -> None:
-    """Add all texts in `value` and all names of its objects, each once."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            names[name] = None
-            if type(item) not in _NO_TEXT:
-                _collect(item, texts, names)
-    elif isinstance(value, str):
-        texts[value] = None
-    elif isinstance(value, list):
-        for item in value:
-            if type(item) not in _NO_TEXT:
-                _collect(item, texts, names)
+@dataclass
+class _Contents:
+    """What is in a document, each once, in its order."""
+
+    # The names of objects, and what their fields hold whose whole value is one thing.
+    names: dict[str, None] = field(default_factory=dict)
+    fields: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, None] = field(default_factory=dict)
+    # Things by the names of their fields: kind and spelling.
+    whole: dict[tuple[str, str], None] = field(default_factory=dict)
+
+    def add(self, value: Any, name: str = "") -> None:
+        """Add what is in a value, which stands in the field of this name."""
+        if isinstance(value, dict):
+            for key, item in value.items():
+                if key not in self.names:
+                    self.names[key] = None
+                    if kind := _kind_of_field(key):
+                        self.fields[key] = kind
+                if type(item) not in _NO_TEXT:
+                    self.add(item, key)
+        elif isinstance(value, str):
+            self.texts[value] = None
+            if name in self.fields and self.fields[name] not in ("user", "host"):
+                self.whole[self.fields[name], value] = None
+        elif isinstance(value, list):
+            for item in value:
+                if type(item) not in _NO_TEXT:
+                    self.add(item, name)
 
 
 def _vocabulary(document: dict[str, Any], names: Iterable[str]) -> set[str]:

@@ -56,8 +56,8 @@ def text(before: str, identity: Identity = ALICE) -> str:
         ("password=hunter two", "password=<token-1> two"),
         ('"api_key": "0123456789abcdef"', '"api_key": "<token-1>"'),
         ("WANDB=0123456789abcdef0123456789abcdef01234567", "WANDB=<token-1>"),
-        ("https://me:secret@pypi.example.com/simple", "https://<token-1>@<host>/simple"),
-        ("https://x.example.com/f?token=abcd1234&v=2", "https://<host>/f?token=<token-1>&v=2"),
+        ("https://me:secret@pypi.example.com/simple", "https://<token-1>@pypi.example.com/simple"),
+        ("https://x.example.com/f?token=abcd1234&v=2", "https://x.example.com/f?token=<token-1>&v=2"),
         ("-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY----- rest", "<token-1> rest"),
     ],
 )
