@@ -77,7 +77,9 @@ def test_a_difference_tells_nothing_of_what_is_silenced(capfd: Captured) -> None
     told = {one["id"] for one in json.loads(capfd.readouterr().out)["finding_changes"]}
     assert "CMP002" in told
     assert run(["diff", "h200", "h200-torch-only", "--json", "--ignore", "CMP002"]) == 0
-    assert {one["id"] for one in json.loads(capfd.readouterr().out)["finding_changes"]} == told - {"CMP002"}
+    out, error = capfd.readouterr()
+    assert {one["id"] for one in json.loads(out)["finding_changes"]} == told - {"CMP002"}
+    assert error == "fp8doctor: not compared, since silenced: CMP002 not-compiled (--ignore CMP002)\n"
 
 
 @pytest.mark.parametrize("option", ["--select", "--ignore"])
