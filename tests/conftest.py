@@ -13,6 +13,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from fp8doctor.reporting import html
+from tests import browser
+
 # A machine that also runs children is slow now and then; that is no failure.
 hypothesis.settings.register_profile(
     "fp8doctor", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -24,6 +27,8 @@ hypothesis.settings.load_profile("fewer" if os.environ.get("FP8DOCTOR_FEWER_EXAM
 # is a fault of the set-up there.
 REQUIRE_TORCH = "FP8DOCTOR_REQUIRE_TORCH"
 REQUIRED = ("torch", "torchao", "diffusers", "transformers", "accelerate", "peft", "torchmetrics", "PIL")
+# The same of a browser and of axe-core, which looks for barriers in a page.
+REQUIRE_BROWSER = "FP8DOCTOR_REQUIRE_BROWSER"
 # Read before the home folder is exchanged.
 PYENV = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
 
@@ -33,12 +38,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
     if os.environ.get(REQUIRE_TORCH) and missing:
         raise pytest.UsageError(f"{REQUIRE_TORCH} is set, and this Python has no {', '.join(missing)}")
+    if os.environ.get(REQUIRE_TORCH) and not has_charts():
+        raise pytest.UsageError(f"{REQUIRE_TORCH} is set, and this Python cannot draw charts (the extra html)")
+    if os.environ.get(REQUIRE_BROWSER) and (lacking := browser.missing()):
+        raise pytest.UsageError(f"{REQUIRE_BROWSER} is set, and there is no {lacking}")
     has_gpu = has_torch and any(item.get_closest_marker("gpu") for item in items) and _cuda_is_available()
     for item in items:
         if item.get_closest_marker("torch") and not has_torch:
             item.add_marker(pytest.mark.skip(reason="needs torch"))
+        if item.get_closest_marker("charts") and not has_charts():
+            item.add_marker(pytest.mark.skip(reason="needs the extra html"))
+        if item.get_closest_marker("browser") and (lacking := browser.missing()):
+            item.add_marker(pytest.mark.skip(reason=f"needs {lacking}"))
         if item.get_closest_marker("gpu") and not has_gpu:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU and a CUDA build of torch"))
+
+
+def has_charts() -> bool:
+    """Whether the extra `html` is here."""
+    return all(importlib.util.find_spec(module) for module in html.NEEDS)
 
 
 def _cuda_is_available() -> bool:

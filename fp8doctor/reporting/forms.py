@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -67,9 +67,9 @@ class Haystack:
     def __init__(self, texts: list[str]) -> None:
         self.texts = texts
         self._lowered = [text.lower() for text in texts]
-        self._all = "\n".join(self._lowered)
-        # Where each text begins, and one place behind the last.
-        self._starts = [0, *accumulate(len(text) + 1 for text in self._lowered)]
+        # Most texts of a report are numbers: what has letters is not looked for in those.
+        self._all = _Joined(self._lowered, range(len(texts)))
+        self._lettered = _Joined(self._lowered, [i for i, low in enumerate(self._lowered) if low.islower()])
         self._known: dict[str, list[int]] = {}
 
     def holding(self, trigger: str) -> list[str]:
@@ -84,12 +84,28 @@ class Haystack:
 
     def _where(self, trigger: str) -> list[int]:
         if trigger not in self._known:
-            found = self._known[trigger] = []
-            place = self._all.find(trigger)
-            while place >= 0:
-                found.append(bisect_right(self._starts, place) - 1)
-                place = self._all.find(trigger, self._starts[found[-1] + 1])
+            self._known[trigger] = (self._lettered if trigger.islower() else self._all).where(trigger)
         return self._known[trigger]
+
+
+class _Joined:
+    """Some of the texts in one, so that a search for what none holds costs one call."""
+
+    def __init__(self, texts: list[str], chosen: Sequence[int]) -> None:
+        self.chosen = chosen
+        self.text = "\n".join([texts[index] for index in chosen])
+        # Where each begins, and one place behind the last.
+        self.starts = [0, *accumulate([len(texts[index]) + 1 for index in chosen])]
+
+    def where(self, trigger: str) -> list[int]:
+        """The numbers of the texts that hold the trigger."""
+        found: list[int] = []
+        place = self.text.find(trigger)
+        while place >= 0:
+            index = bisect_right(self.starts, place) - 1
+            found.append(self.chosen[index])
+            place = self.text.find(trigger, self.starts[index + 1])
+        return found
 
 
 def form(

@@ -186,11 +186,14 @@ class _Redactor:
 
     def _object(self, value: dict[str, Any]) -> dict[str, Any]:
         result = value
+        suspects, fields = self.suspects, self.fields
         for name, item in value.items():
+            if type(item) is str and item not in suspects and name not in fields:
+                continue  # most texts
             if type(item) not in _NO_TEXT and (new := self.redact(item, name)) is not item:
                 result = value.copy() if result is value else result
                 result[name] = new
-        return result if self.suspects.keys().isdisjoint(value) else self._renamed(result)
+        return result if suspects.keys().isdisjoint(value) else self._renamed(result)
 
     def _renamed(self, value: dict[str, Any]) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -306,12 +309,13 @@ class _Contents:
     def add(self, value: Any, name: str = "") -> None:
         """Add what is in a value, which stands in the field of this name."""
         if isinstance(value, dict):
+            if not value.keys() <= self.names.keys():
+                self.names.update(dict.fromkeys(value))
+                self.fields.update((key, kind) for key in value if (kind := _kind_of_field(key)))
             for key, item in value.items():
-                if key not in self.names:
-                    self.names[key] = None
-                    if kind := _kind_of_field(key):
-                        self.fields[key] = kind
-                if type(item) not in _NO_TEXT:
+                if type(item) is str and key not in self.fields:  # of most texts: no call for each
+                    self.texts[item] = None
+                elif type(item) not in _NO_TEXT:
                     self.add(item, key)
         elif isinstance(value, str):
             self.texts[value] = None

@@ -216,7 +216,7 @@ def test_verbose_shows_every_exhibit_rule_and_probe() -> None:
         "out of memory",
         "Kernels that ran",
         "nvjet_qqtst_128x256_128x4_1x2_h_bz_coopA_NTT",
-        "Speed-up over BF16, x",
+        "Speed-up over BF16\n",
         "ceiling",
         "not-applicable, this is no AMD GPU: NA000, NA001",
         "linear ok, 22.0 s",
