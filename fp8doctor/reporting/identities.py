@@ -196,7 +196,7 @@ HOSTS = (
         "ip-",
     ),
     form("host", rf"(?<![\w./@+-])(?:[A-Za-z_][\w.-]{{0,63}}|<[a-z]{{1,16}}(?:-\d{{1,6}})?>)@(?=[\w.-]{{3}}){_HOST}"
-         r"(?![\w(@])", "@", accept=lambda match: _is_host(match) and not _NO_HOST.match(match["thing"])),
+         r"(?![\w(@-]|\.\w)", "@", accept=lambda match: _is_host(match) and not _NO_HOST.match(match["thing"])),
     form("host", rf"(?<![\w\\:])\\\\(?:\\\\)?{_HOST}(?=\\{{1,2}}[\w$.-])", "\\\\", accept=_is_host),
     form("host", rf"(?<!file)://(?:[^/\s@\"'<>]{{1,256}}@|<[a-z]{{1,16}}(?:-\d{{1,6}})?>@)?{_HOST}(?![\w-])", "://",
          accept=_is_host),

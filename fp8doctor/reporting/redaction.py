@@ -126,12 +126,13 @@ class _Redactor:
         contents = _Contents()
         contents.add(self.document)
         self.fields = contents.fields
-        haystack = Haystack([*contents.names, *contents.texts])
+        texts = [*contents.names, *contents.texts]
+        # Invisible characters can hide something.
+        self.suspects = {text: None for text in texts if not text.isprintable()}
+        haystack = Haystack([*texts, *map(clean, self.suspects)])
         for text in haystack.holding("<"):
             for kind, number in PLACEHOLDER.findall(text):
                 self.taken[kind] = max(self.taken.get(kind, 0), int(number or 1))
-        # Invisible characters can hide something.
-        self.suspects = {text: None for text in haystack.texts if not text.isprintable()}
         # The kind of a thing and how it is spelled.
         known = dict.fromkeys(("user", name) for name in self.identity.users)
         known |= dict.fromkeys(("host", name) for host in self.identity.hosts for name in (host, host.split(".")[0]))

@@ -93,6 +93,13 @@ def test_secrets_become_placeholders(before: str, after: str) -> None:
         "pid 12345 holds 512 MiB",
         "/usr/home-made /rooted ~/x",
         "GPU-0 GPU-accelerated MIG-enabled disk-scheduler-configuration-2",
+        "transformer_blocks.0.ff.net.2 and model.down1.ff.net, threading.local",
+        "git+https://github.com/Dao-AILab/flash-attention@v2.8.3 and memcpy@GLIBC_2.14 or x@w.t()",
+        "see https://download.pytorch.org/whl/cu130 and https://docs.nvidia.com/deploy/x.html#y",
+        "docker run --user 1000:1000 nvcr.io/nvidia/pytorch:25.10-py3",
+        "user error: usage of the host; host_us: 8.5, host: CPU, user-defined",
+        "Config = q.Float8DynamicActivationFloat8WeightConfig(granularity=q.PerRow())",
+        "key: torch.float8_e4m3fn, signature=aten::mm.dtype, author: x",
     ],
 )
 def test_what_a_diagnosis_needs_is_untouched(harmless: str) -> None:
@@ -114,6 +121,25 @@ def test_fields_that_are_one_thing_whatever_they_look_like() -> None:
 def test_names_of_objects_are_looked_at() -> None:
     after = redact({"/home/alice/a": 1, "/home/bob/a": 2, "plain": None}, ALICE)
     assert after == {"<home>/a": 1, "<home-2>/a": 2, "plain": None}
+
+
+@pytest.mark.parametrize("hidden", ["\x1b[31mghp_\x1b[0m", "ghp_\u200b", "ghp\u2060_"])
+def test_invisible_characters_hide_nothing(hidden: str) -> None:
+    """They are taken out where a text is shown, and would put the two halves together there."""
+    assert text(f"{hidden}abcdefghijklmnopqrstuvwxyz0123456789 rest") == "<token-1> rest"
+    assert text("\x1b[31mtorch 2.11.0\x1b[0m") == "\x1b[31mtorch 2.11.0\x1b[0m"
+
+
+def test_what_was_found_once_is_replaced_where_less_tells_what_it_is() -> None:
+    document = {"a": f"password={'correct' + 'horse'}", "b": f"/opt/{'correct' + 'horse'}/x", "serial": "1652923034921"}
+    after = redact({**document, "c": "board 1652923034921 of package:gpu-a17", "d": "tcp://gpu-a17:29500"}, Identity())
+    assert after["b"] == "/opt/<token-1>/x"
+    assert after["c"] == "board <serial-1> of package:<host>"
+
+
+def test_what_holds_nothing_is_not_copied() -> None:
+    document = {"samples": {"us": [1.0, 2.0]}, "python": "/home/dmitri/x"}
+    assert redact(document, Identity())["samples"] is document["samples"]
 
 
 def test_names_that_only_the_document_gives_away() -> None:
@@ -264,6 +290,19 @@ def test_ten_times_the_text_takes_ten_times_as_long() -> None:
             "<",
             "ip-1-",
             "\\",
+            "user=",
+            "u@h",
+            "host:",
+            "/scratch/",
+            "AKIA0000000000000000 ",
+            "mysql ",
+            "-u a:",
+            "Private-Lines: 1\n",
+            "a.b-1.com",
+            "$6$",
+            "arn:aws:",
+            "cookie:",
+            "-----BEGIN RSA PRIVATE KEY-----\na: b-",
         ),
     ],
 )
