@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.console import Console
 import fp8doctor
 from fp8doctor import api, schema_source
 from fp8doctor.judging.report import Report
-from fp8doctor.reporting import difference, rule_page, terminal
+from fp8doctor.reporting import difference, html, rule_page, terminal
 
 ROOT = Path(__file__).parents[1]
 BOXES = ROOT / "tests" / "boxes"
@@ -47,6 +48,9 @@ def generated() -> dict[Path, str]:
         document = {name: value for name, value in api.view(report).items() if name not in NOT_GOLDEN}
         files[GOLDEN / box.name] = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
         files[GOLDEN / f"{box.stem}.txt"] = golden_text(report)
+        files[GOLDEN / f"{box.stem}.md"] = golden_markdown(report)
+        if can_draw():
+            files[GOLDEN / f"{box.stem}.html"] = golden_html(report)
     for before, after in COMPARED:
         files[GOLDEN / f"{before}-to-{after}.txt"] = golden_difference(before, after)
     return files
@@ -57,6 +61,30 @@ def golden_text(report: Report) -> str:
     console, stream = _console()
     terminal.render(api.view(report), console)
     return stream.getvalue().replace(f"fp8doctor {fp8doctor.__version__}", "fp8doctor", 1)
+
+
+def golden_markdown(report: Report) -> str:
+    """The Markdown without version and JSON: the facts stand in the box, the judgement beside it."""
+    text = report.to_markdown().replace(f"fp8doctor {fp8doctor.__version__}", "fp8doctor", 1)
+    return re.sub(r"^(`{3,}json\n).*?(\n`{3,})$", r"\1...\2", text, count=1, flags=re.MULTILINE | re.DOTALL)
+
+
+def golden_html(report: Report) -> str:
+    """The page without what others drew (the charts) and what stands elsewhere (style, figures of tables, JSON)."""
+    text = report.to_html().replace(f"fp8doctor {fp8doctor.__version__}", "fp8doctor")
+    for element in ("style", "svg", "tbody", 'script type="application/json"'):
+        text = re.sub(rf"(<{element}[^>]*?>)(?:.*?)(</{element.split()[0]}>)", r"\1...\2", text, flags=re.DOTALL)
+    # A picture's size follows the fonts that the charting library brings.
+    return re.sub(r' (?:width|height|viewBox)="[\d. ]+"', "", text)
+
+
+def can_draw() -> bool:
+    """Whether the extra `html` is here; the pages are neither made nor looked at without it."""
+    try:
+        html.check()
+    except html.MissingChartsError:
+        return False
+    return True
 
 
 def golden_difference(before: str, after: str) -> str:
@@ -81,7 +109,7 @@ def stale() -> Iterator[tuple[Path, str | None]]:
             yield path, text
     for folder in (GOLDEN, PAGES):
         for path in folder.glob("*") if folder.exists() else ():
-            if path not in wanted:
+            if path not in wanted and (path.suffix != ".html" or can_draw()):
                 yield path, None
 
 
