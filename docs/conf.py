@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pygments.lexers import TextLexer
 from sphinx.application import Sphinx
 
 import fp8doctor
@@ -19,8 +20,6 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 # The standard library's pages are not at hand, as the build needs no network.
 nitpick_ignore_regex = [("py:.*", r"(?!fp8doctor).*")]
-# A report in a console block is no shell session, and is shown as it is.
-suppress_warnings = ["misc.highlighting_failure"]
 
 # What lies outside of this folder and is a page here: links lead to the file on GitHub, and to the page in the build.
 OUTSIDE = {
@@ -32,8 +31,9 @@ OUTSIDE = {
 
 
 def setup(app: Sphinx) -> None:
-    """Let links to what lies outside lead to its page."""
+    """Let links to what lies outside lead to its page, and show a report in a console block as it is."""
     app.connect("source-read", lead_inside)
+    app.add_lexer("console", TextLexer)
 
 
 def lead_inside(app: Sphinx, page: str, source: list[str]) -> None:

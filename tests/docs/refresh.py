@@ -1,7 +1,4 @@
-"""Rewrites what the pages show of commands, where all that is printed is shown: python -m tests.docs.refresh.
-
-Look at the difference afterwards. A block with lines left out is written by hand.
-"""
+"""Rewrites what docs/commands.md shows of each --help: python -m tests.docs.refresh; look at the difference."""
 
 from __future__ import annotations
 
@@ -10,18 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.docs.snippets import LEFT_OUT, PAGES, PROMPT, ROOT, commands_of, snippets_of
+from tests.docs.snippets import ROOT, commands_of, snippets_of
+
+PAGE = ROOT / "docs" / "commands.md"
 
 
 def refreshed(page: str, text: str) -> str:
     """The page with what its commands print now."""
     lines = text.splitlines()
     for snippet in reversed(list(snippets_of(page, text))):
-        if snippet.language != "console" or snippet.not_run:
-            continue
         for command in reversed(commands_of(snippet)):
-            if command.shown and LEFT_OUT not in command.shown:
-                lines[command.line : command.line + len(command.shown)] = printed(command.text)
+            lines[command.line : command.line + len(command.shown)] = printed(command.text)
     return "\n".join(lines) + "\n"
 
 
@@ -41,6 +37,4 @@ def printed(command: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    for file in PAGES:
-        if f"```console\n{PROMPT}fp8doctor --help" in file.read_text(encoding="utf-8"):
-            file.write_text(refreshed(file.name, file.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(refreshed(PAGE.name, PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -12,19 +12,21 @@ import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import click
 import pytest
 
 from fp8doctor import api
+from fp8doctor.cli.group import cli
 from fp8doctor.plugins import plug_in
 from fp8doctor.registry import Registry
 from tests.cli.test_commands import HAS_GPU
 from tests.docs.fields import fields
-from tests.docs.snippets import ROOT, Command, Snippet, commands_of, missing, snippets, snippets_of
+from tests.docs.snippets import PAGES, ROOT, Command, Snippet, commands_of, missing, snippets, snippets_of
 
 ALL = list(snippets())
 REFERENCE = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
-# Installing from the network, the whole suite, and what calls a user's own code.
-MOST_NOT_RUN = 14
+# Installing, the whole suite, what writes generated files, and a fragment of a user's own program.
+MOST_NOT_RUN = 9
 RUN = [snippet for snippet in ALL if snippet.not_run is None and snippet.file is None]
 COMMANDS = [command for snippet in RUN if snippet.language == "console" for command in commands_of(snippet)]
 # A command that several pages show is run once, and must have printed what each of them shows.
@@ -208,3 +210,14 @@ def test_the_check_that_a_page_builds_is_found_as_a_plug_in(tmp_path: Path, monk
     registry = Registry()
     plug_in(registry, [EntryPoint("sage", "sage_doctor", "fp8doctor.checks")])
     assert (list(registry.rules), registry.broken) == (["SAGE001"], {})
+
+
+def test_commands_in_a_sentence_exist_with_their_options() -> None:
+    named = {one for page in PAGES for one in re.findall(r"`fp8doctor ([^`\n]+)`", page.read_text(encoding="utf-8"))}
+    assert len(named) > 20
+    for words in map(str.split, named):
+        command = cli.get_command(click.Context(cli), words[0]) if not words[0].startswith("-") else cli
+        assert command is not None, words
+        options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        for word in words:
+            assert not word.startswith("--") or word in options, words
