@@ -120,7 +120,7 @@ def test_an_old_python(tmp_path: Path) -> None:
         ),
         (
             json.dumps({**ENVELOPE, "left_out": ["facts.linear.cases"]}).encode(),
-            "lacks facts.linear.cases, so it cannot",
+            "missing required field `verdict`",
         ),
         (b"[" * 100_000, "fp8doctor: "),
         (b"[]", "neither a facts file nor a report"),

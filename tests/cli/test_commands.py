@@ -100,7 +100,7 @@ def test_a_live_report_keeps_its_contract() -> None:
     jsonschema.Draft202012Validator(schema).validate(report)
     assert list(report) == [
         *("schema", "schema_version", "tool", "created", "source", "elapsed_s", "verdict", "use"),
-        *("findings", "silenced", "outcomes", "exhibits", "probes", "facts"),
+        *("findings", "silenced", "outcomes", "exhibits", "probes", "facts", "left_out"),
     ]
     assert list(report["verdict"]) == ["status", "headline", "fp8_hardware", "fp8_software", "fp8_runs"]
     assert report["tool"] == {"version": fp8doctor.__version__}
