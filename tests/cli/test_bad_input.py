@@ -52,7 +52,6 @@ def complaint(*arguments: str, text: str | bytes = b"") -> str:
         (["collect"], "--output"),
         (["diagnose"], "FILE"),
         (["diagnose", "a", "b"], "unexpected extra argument"),
-        (["explain"], "ID|NAME"),
         (["explain", "no-such-thing-at-all"], "fp8doctor rules lists them"),
         (["explain", "no-fp8-hardwear"], "did you mean no-fp8-hardware"),
         (["demo", "no-such-box"], "box"),
