@@ -54,10 +54,7 @@ def render(view: View) -> str:
     check()
     leading = summary.leading_bars(view)
     drawn = {id(one): _drawn(one) for one in view["exhibits"] if one["rows"]}
-    # What belongs to the subject that the report leads with comes first.
-    first = leading[0]["id"].partition("-")[0] if leading else ""
-    others = [one for one in view["exhibits"] if one["rows"] and one not in leading]
-    others.sort(key=lambda one: one["id"].partition("-")[0] != first)
+    others = summary.others_to_look_at(view)
     return _environment().get_template("report.html.jinja").render(
         view=view,
         style=_style(),

@@ -25,7 +25,7 @@ BAR_COLUMNS = 88
 LONGEST_TABLES, SHORTEST_TABLES = 9_000, 4_000
 MOST_TABLE_LINES = 160
 TABLE_COLUMNS = 118
-JSON_TITLE = "The report as JSON, for programs (`fp8doctor read` takes this whole text)"
+JSON_TITLE = "The report as JSON, for programs: fp8doctor read takes this whole text"
 
 # What Markdown, HTML, mentions, references, mathematics, emoji and links are made of. A word with any of it stands as
 # code, where none of it means anything.
@@ -94,16 +94,13 @@ def _readable(view: View) -> Iterator[str]:
 
 def _tables(view: View, room: int) -> str:
     """Charts and tables that did not lead, each folded, as far as there is room; the others by name."""
-    leading = summary.leading_bars(view)
     room -= 2 * LONGEST_TEXT
     if room <= 0:
         return (
             "\nNo room here for charts and tables; `fp8doctor -o report.html` shows them.\n" if view["exhibits"] else ""
         )
     text, too_long = "", []
-    for exhibit in view["exhibits"]:
-        if exhibit in leading or not exhibit["rows"]:
-            continue
+    for exhibit in summary.others_to_look_at(view):
         title = exhibits.caption(exhibit)
         drawn = exhibits.draw(exhibit, TABLE_COLUMNS) if len(exhibit["rows"]) <= MOST_TABLE_LINES else []
         body = code_block("\n".join(line.plain for line in drawn), "text", most=room)

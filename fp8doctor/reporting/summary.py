@@ -344,6 +344,14 @@ def leading_bars(view: View) -> list[dict[str, Any]]:
     return [e for e in bars if e["id"].partition("-")[0] == bars[0]["id"].partition("-")[0]]
 
 
+def others_to_look_at(view: View) -> list[dict[str, Any]]:
+    """The exhibits that do not lead, those of the leading subject first."""
+    leading = leading_bars(view)
+    subject = leading[0]["id"].partition("-")[0] if leading else ""
+    others = [e for e in view["exhibits"] if e["rows"] and e not in leading]
+    return sorted(others, key=lambda e: e["id"].partition("-")[0] != subject)
+
+
 def gain(finding: dict[str, Any]) -> str:
     """What acting on the finding gives: "2.40x over BF16"; how it is known unless measured; "" if not said."""
     said = finding["gain"]

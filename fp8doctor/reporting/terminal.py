@@ -288,9 +288,8 @@ class _Page:
     # --- --verbose ----------------------------------------------------------------------------------------------
 
     def _details(self) -> Iterator[Text]:
-        leading = summary.leading_bars(self.view)
-        for exhibit in self.view["exhibits"]:
-            if exhibit not in leading and (drawing := exhibits.draw(exhibit, self.width - 2)):
+        for exhibit in summary.others_to_look_at(self.view):
+            if drawing := exhibits.draw(exhibit, self.width - 2):
                 yield Text()
                 yield from self._wrapped(self._text(exhibits.caption(exhibit), "bold"))
                 yield from self._drawn(drawing, indent=2)
