@@ -40,7 +40,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "fp8doctor.judging": (VOCABULARY | {"fp8doctor.registry", "fp8doctor.judging"}, set()),
     "fp8doctor.reporting": (
         {"fp8doctor.reporting", "fp8doctor.judging.report", "fp8doctor.model"},
-        {"rich", "click"},
+        {"rich", "click", "msgspec"},
     ),
     "fp8doctor.reading": (
         VOCABULARY | {"fp8doctor.reading"},

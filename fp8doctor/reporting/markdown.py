@@ -175,6 +175,8 @@ def _not_known(view: View) -> Iterator[str]:
         yield from (f"- {inline(line)}" for line in left_out)
     if silenced := summary.silenced(view):
         yield f"\n**Silenced**: {inline('; '.join(silenced))}\n"
+    if lost := summary.lost(view):
+        yield f"\n**Left out of the text that this was read from**: {inline(lost)}\n"
     if reasons := summary.unsettled(view):
         yield "\n**Could not tell**\n"
         yield from (f"- {inline(', '.join(ids))}: {inline(reason)}" for reason, ids in reasons)

@@ -312,7 +312,9 @@ def _reading(view: View) -> dict[str, Any]:
 
 def all_well(view: View) -> str:
     """What is said where no finding is; of several boxes in a text, of which one was judged, not that all is well."""
-    return "no finding on the first box" if (_reading(view).get("boxes") or 1) > 1 else "nothing wrong found"
+    if (_reading(view).get("boxes") or 1) > 1:
+        return "no finding on the first box"
+    return "nothing else found" if view["silenced"] else "nothing wrong found"
 
 
 def was_cut(view: View) -> bool:

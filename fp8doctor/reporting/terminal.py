@@ -264,10 +264,13 @@ class _Page:
             for line in left_out:
                 yield from self._wrapped(self._text(line), 4, Text("  -"))
         if silenced := summary.silenced(self.view):
-            yield from self._wrapped(self._text(f"Silenced: {'; '.join(silenced)}", "dim"), 4, Text("  -"))
+            yield Text("Silenced", style="bold")
+            for line in silenced:
+                yield from self._wrapped(self._text(line), 4, Text("  -"))
         if lost := summary.lost(self.view):
-            said = f"This was judged before it was pasted; the paste had no room for facts: {lost}"
-            yield from self._wrapped(self._text(said, "dim"), 4, Text("  -"))
+            yield Text("Left out of this text", style="bold")
+            said = f"facts for which it had no room; verdict and findings are as they were written: {lost}"
+            yield from self._wrapped(self._text(said), 4, Text("  -"))
         if reasons := summary.unsettled(self.view):
             kept = reasons if self.verbose else reasons[:SHOWN_REASONS]
             yield Text("Could not tell", style="bold")
