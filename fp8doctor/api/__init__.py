@@ -13,6 +13,7 @@ from fp8doctor.api.documents import (
     report_to_json,
     report_to_markdown,
     report_to_text,
+    terminal_view,
     view,
 )
 from fp8doctor.api.examining import (
@@ -49,6 +50,7 @@ __all__ = [
     "report_to_json",
     "report_to_markdown",
     "report_to_text",
+    "terminal_view",
     "trace",
     "view",
 ]

@@ -25,7 +25,7 @@ def report_to_text(report: Report, *, verbose: bool = False, redact: bool = True
     from fp8doctor.reporting.terminal import plain
 
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return plain(view(report, redact=redact, facts=False), encoding, verbose=verbose)
+    return plain(terminal_view(report, verbose=verbose, redact=redact), encoding, verbose=verbose)
 
 
 def report_to_markdown(report: Report, *, redact: bool = True) -> str:
@@ -73,15 +73,17 @@ def facts_to_json(report: Report, *, redact: bool = True) -> str:
     return store.encode(_redacted(document) if redact else document)
 
 
-def view(report: Report, *, redact: bool = True, facts: bool = True) -> dict[str, Any]:
-    """What renderers see: the report's document with the header line's pieces, redacted unless asked otherwise.
-
-    `facts=False` leaves the facts out, nine tenths of the text that a terminal never shows, but for what a text was.
-    """
-    kept = {key: record for key, record in report.facts.items() if key == Reading.key}
-    shown = report if facts else dataclasses.replace(report, facts=kept)
-    document = {**store.report_document(shown), "captions": list(report.captions)}
+def view(report: Report, *, redact: bool = True) -> dict[str, Any]:
+    """What renderers see: the report's document with the header line's pieces, redacted unless asked otherwise."""
+    document = {**store.report_document(report), "captions": list(report.captions)}
     return _redacted(document) if redact else document
+
+
+def terminal_view(report: Report, *, verbose: bool = False, redact: bool = True) -> dict[str, Any]:
+    """The same as far as a terminal shows it: of the facts what a text was, of the exhibits those that answer why."""
+    facts = {key: record for key, record in report.facts.items() if key == Reading.key}
+    exhibits = report.exhibits if verbose else tuple(one for one in report.exhibits if one.answers_why)
+    return view(dataclasses.replace(report, facts=facts, exhibits=exhibits), redact=redact)
 
 
 def _document(report: Report, redact: bool) -> dict[str, Any]:

@@ -69,7 +69,9 @@ class Outputs:
         from fp8doctor.reporting import terminal
 
         def show(console: Console) -> None:
-            terminal.render(api.view(report, redact=self.redact, facts=False), console, verbose=self.verbose)
+            terminal.render(
+                api.terminal_view(report, verbose=self.verbose, redact=self.redact), console, verbose=self.verbose
+            )
 
         self.save(report, show)
         if not whole:

@@ -23,7 +23,11 @@ def write(report: Report, folder: Path, *, redact: bool) -> None:
     before = _tables_before(folder / REPORT)
     output.write(str(folder / REPORT), report.to_json(redact=redact))
     output.write(str(folder / "report.md"), report.to_markdown(redact=redact))
-    tables = [e for e in api.view(report, redact=redact, facts=False)["exhibits"] if e["kind"] == "table" and e["rows"]]
+    tables = [
+        e
+        for e in api.terminal_view(report, verbose=True, redact=redact)["exhibits"]
+        if e["kind"] == "table" and e["rows"]
+    ]
     for table in tables:
         output.write(str(folder / _file(table["id"])), table_csv([row["cells"] for row in table["rows"]]))
     for name in before - {_file(table["id"]) for table in tables}:

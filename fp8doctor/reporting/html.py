@@ -167,7 +167,7 @@ def _json(view: View) -> Any:
     """The report as JSON that no browser runs and nothing in it can end."""
     from markupsafe import Markup
 
-    found = within_room(carried(view), LONGEST_JSON)
+    found = within_room(carried(view, LONGEST_JSON), LONGEST_JSON)
     return Markup(re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", found.text)) if found else None
 
 

@@ -23,7 +23,7 @@ MOST_ACTIONS = 4
 BAR_COLUMNS = 88
 # All tables together; one with more rows than this is left to the JSON and to the files of `-o`.
 LONGEST_TABLES, SHORTEST_TABLES = 9_000, 4_000
-MOST_TABLE_LINES = 160
+MOST_TABLE_LINES = 60
 TABLE_COLUMNS = 118
 JSON_TITLE = "The report as JSON, for programs: fp8doctor read takes this whole text"
 
@@ -46,7 +46,8 @@ def render(view: View) -> str:
         view: the report's document with its captions (`fp8doctor.api.view`).
     """
     readable = within(_readable(view), LONGEST_READABLE)
-    document, room = carried(view), LONGEST - len(readable) - AROUND_JSON
+    room = LONGEST - len(readable) - AROUND_JSON
+    document = carried(view, room)
     # Tables for people; few where programs would lose more than samples by them, none where they would lose records.
     for tables_room, most_cuts in ((LONGEST_TABLES, SAMPLES_GONE), (SHORTEST_TABLES, LISTS_GONE), (0, 99)):
         fitting = within_room(document, room - tables_room)

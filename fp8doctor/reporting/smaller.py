@@ -10,6 +10,8 @@ import msgspec
 Document = dict[str, Any]
 # A list as long as this, in characters of JSON, holds samples or cases; a shorter one says what is there.
 SAMPLES = 3_000
+# Without its nulls a document keeps more than a third of its length.
+HOPELESS = 3
 # A list shorter than this makes no room.
 LEAST_LIST = 400
 
@@ -34,7 +36,7 @@ def within_room(document: Document, room: int) -> Fitting | None:
     """
     whole = _text(document)
     if len(whole) <= room:
-        return Fitting(whole)
+        return Fitting(whole, tuple(document.get("left_out") or ()))
     lost: list[str] = list(document.get("left_out") or ())
     smaller = {**document, "left_out": lost}
     steps = (_without_exhibits, _without_samples, _without_tails, _without_lists, _without_facts, _without_reasons)
@@ -51,13 +53,21 @@ def first_within(room: int, *documents: Document) -> Fitting | None:
     return next((Fitting(text, lost) for text, lost in texts if len(text) <= room), None)
 
 
-def carried(view: Document) -> Document:
-    """What of a report goes into a text: all but the header line's pieces, and no names whose value is null.
+def carried(view: Document, room: int) -> Document:
+    """What of a report goes into a text of `room` characters, before it is made to fit.
 
-    What is left out was not observed, or not said. Verdict and advice keep theirs: they have no other "not said".
+    Without the header line's pieces, and without names whose value is null: what is left out was not observed, or not
+    said. Verdict and advice keep theirs: they have no other "not said". What could not fit by any means is gone.
     """
     kept = {name: view[name] for name in ("verdict", "use")}
-    return {**compact({name: value for name, value in view.items() if name != "captions"}), **kept}
+    document = {name: value for name, value in view.items() if name not in ("captions", *kept)}
+    if len(msgspec.json.encode(document)) > HOPELESS * room:
+        lost = document["left_out"] = [*(view.get("left_out") or ())]
+        _without_exhibits(document, lost)
+        _shorter(document, lost, 0, HOPELESS * room)
+    # As a report has them.
+    ordered = {**document, **kept}
+    return {**{name: compact(ordered[name]) for name in view if name in ordered}, **kept}
 
 
 def compact(value: Any) -> Any:
@@ -73,9 +83,10 @@ def _text(document: Document) -> str:
     return msgspec.json.encode(document).decode()
 
 
-def _without_exhibits(document: Document, lost: list[str], room: int) -> str:
+def _without_exhibits(document: Document, lost: list[str], room: int = 0) -> str:
+    if document["exhibits"]:
+        lost.append("exhibits")
     document["exhibits"] = []
-    lost.append("exhibits")
     return _text(document)
 
 

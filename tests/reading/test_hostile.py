@@ -40,7 +40,7 @@ def read(text: str | bytes) -> Report | None:
 
 def shown(report: Report) -> tuple[str, str]:
     out = io.StringIO()
-    terminal.render(api.view(report, facts=False), Console(file=out, width=100, highlight=False, markup=False))
+    terminal.render(api.terminal_view(report), Console(file=out, width=100, highlight=False, markup=False))
     return out.getvalue(), api.report_to_markdown(report)
 
 

@@ -23,7 +23,7 @@ def first_command(report: Report) -> str:
 
 def printed(report: Report) -> str:
     out = io.StringIO()
-    terminal.render(api.view(report, facts=False), Console(file=out, width=100))
+    terminal.render(api.terminal_view(report), Console(file=out, width=100))
     return out.getvalue()
 
 
