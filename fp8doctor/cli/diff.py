@@ -37,18 +37,8 @@ def command(before: str, after: str, **chosen: Any) -> int:
         raise click.UsageError('A and B cannot both be "-".')
     names = (_name(before), _name(after))
     reports = (_read(before, outputs.selection), _read(after, outputs.selection))
-    _say_what_is_silenced(*reports)
     found = api.diff(*reports, names=names if names[0] != names[1] else (before, after))
     return _deliver(found, outputs)
-
-
-def _say_what_is_silenced(*reports: Report) -> None:
-    """A difference has no place for it: what one of the reports silences is compared in neither."""
-    from fp8doctor.reporting.text import one_line
-
-    silenced = {one.id: f"{one.id} {one.name} ({one.by})" for report in reports for one in report.silenced}
-    if silenced:
-        click.echo(f"fp8doctor: not compared, since silenced: {one_line('; '.join(silenced.values()))}", err=True)
 
 
 def _deliver(found: Difference, outputs: Outputs) -> int:

@@ -38,6 +38,8 @@ class Outputs:
     verbose: bool
     selection: Selection
     fail_on: str = "never"
+    # The command's own level where a file's stands in for it, and that file.
+    instead_of: tuple[str, str] | None = None
 
     @classmethod
     def of(cls, chosen: dict[str, Any], *inputs: str) -> Outputs:
@@ -55,12 +57,15 @@ class Outputs:
         if (twice := _same_file([place for _, place in places])) is not None:
             raise click.UsageError(f"{twice} is named twice: each form of the report needs a file of its own.")
         asked = settings.find()
+        own = chosen["fail_on"]
+        fail_on = _fail_on(own, asked.fail_on)
         return cls(
             tuple(places),
             not chosen["no_redact"],
             chosen["verbose"],
             selecting.selection(chosen["selected"], chosen["ignored"], asked),
-            _fail_on(chosen["fail_on"], asked.fail_on),
+            fail_on,
+            (own, asked.name) if fail_on != own else None,
         )
 
     def deliver(self, report: Report, whole: bool = True) -> int:
@@ -76,7 +81,17 @@ class Outputs:
         self.save(report, show)
         if not whole:
             return FAILED
-        return int(any(finding.severity.value in _RANKS[self.fail_on] for finding in report.findings))
+        return self._status(report)
+
+    def _status(self, report: Report) -> int:
+        """The exit status by the findings; where a file makes it another, that is said."""
+        status = _fails(report, self.fail_on)
+        if self.instead_of is not None:
+            level, file = self.instead_of
+            if (without := _fails(report, level)) != status:
+                why = f'by fail-on = "{self.fail_on}" in {file}'
+                click.echo(f"fp8doctor: exit status {status:d} and not {without:d}, {why}", err=True)
+        return int(status)
 
     def save(self, found: Report | Difference, show: Callable[[Console], None]) -> None:
         """Write a report or a difference everywhere; `show` shows it on a console."""
@@ -85,6 +100,11 @@ class Outputs:
         if not any(place == STDOUT for _, place in self.places):
             with reader_may_leave():
                 show(console())
+
+
+def _fails(report: Report, level: str) -> bool:
+    """Whether a finding is as grave as this level."""
+    return any(finding.severity.value in _RANKS[level] for finding in report.findings)
 
 
 def _fail_on(asked: str, by_file: str | None) -> str:

@@ -47,11 +47,14 @@ def no_such(asked: str, known: list[Rule]) -> str:
 
 
 def selection(selected: Iterable[str], ignored: Iterable[str], settings: Settings) -> Selection:
-    """What is told of what is found: the command's --select goes before the file's, and --ignore adds to the file's."""
+    """What is told of what is found: the command's --select goes before the file's, and --ignore adds to the file's.
+
+    What the command selects is told again where a saved report silenced it.
+    """
     from fp8doctor.judging.silencing import Choice, Selection
 
     by_command = tuple(Choice(one, f"--select {one}") for one in selected)
     by_file = tuple(Choice(one, settings.name) for one in settings.select)
     ignore = [Choice(one, f"--ignore {one}") for one in ignored]
     ignore += [Choice(one, settings.name) for one in settings.ignore]
-    return Selection(by_command or by_file, tuple(ignore))
+    return Selection(by_command or by_file, tuple(ignore), again=by_command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ _QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'')
 
 @dataclass(frozen=True)
 class Settings:
-    """What a file asks for, and the file's name; nothing where there is none."""
+    """What a file asks for, and its path from the working directory; nothing where there is none."""
 
     name: str = ""
     select: tuple[str, ...] = ()
@@ -35,6 +36,10 @@ class Settings:
 
 class _UnreadableError(Exception):
     """A file that is no TOML, or none that is read; the text says why."""
+
+
+class _ForeignError(_UnreadableError):
+    """A file that somebody else put there, as anybody can in /tmp."""
 
 
 def find() -> Settings:
@@ -61,6 +66,8 @@ def _of(folder: Path) -> Settings | None:
     if _is_there(ours):
         try:
             return _checked(_parsed(ours), ours)
+        except _ForeignError as error:
+            _pass_over(ours, error)
         except _UnreadableError as error:
             raise click.ClickException(f"{ours}: {error}") from None
     if not _is_there(shared):
@@ -68,10 +75,21 @@ def _of(folder: Path) -> Settings | None:
     try:
         tool = _parsed(shared).get("tool")
     except _UnreadableError as error:  # it is somebody else's file, and may have nothing for us
-        click.echo(f"fp8doctor: {shared} is passed over: {error}", err=True)
+        _pass_over(shared, error)
         return None
     table = tool.get("fp8doctor") if isinstance(tool, dict) else None
     return None if table is None else _checked(table, shared)
+
+
+def _pass_over(path: Path, why: _UnreadableError) -> None:
+    click.echo(f"fp8doctor: {path} is passed over: {why}", err=True)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether another user owns the file, or the link to it; root may. Windows is not asked."""
+    if sys.platform == "win32":
+        return False
+    return not {path.lstat().st_uid, path.stat().st_uid} <= {0, os.geteuid()}
 
 
 def _is_there(path: Path) -> bool:
@@ -84,6 +102,9 @@ def _is_there(path: Path) -> bool:
 def _parsed(path: Path) -> dict[str, Any]:
     """The document; of a pyproject.toml that does not mention us, nothing."""
     try:
+        foreign = _is_foreign(path)
+        if foreign and path.name == OURS:
+            raise _ForeignError("another user owns it")
         if not path.is_file():  # a pipe is waited for
             raise _UnreadableError("it is no file")
         with path.open("rb") as file:
@@ -92,6 +113,8 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise _UnreadableError(error.strerror or str(error)) from None
     if path.name == SHARED and b"fp8doctor" not in data:
         return {}
+    if foreign:
+        raise _ForeignError("another user owns it")
     if len(data) > LARGEST_BYTES:
         raise _UnreadableError(f"larger than {LARGEST_BYTES >> 20} MiB")
     toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -117,7 +140,7 @@ def _checked(table: Any, path: Path) -> Settings:
     for key, rules in named.items():
         if (strange := first_unknown(rules)) is not None:
             raise click.ClickException(f"{path}: {key}: {strange}")
-    return Settings(path.name, named["select"], named["ignore"], table.get("fail-on"))
+    return Settings(os.path.relpath(path), named["select"], named["ignore"], table.get("fail-on"))
 
 
 def _problem(table: Any) -> str | None:

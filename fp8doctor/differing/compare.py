@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fp8doctor.differing import boxes
 from fp8doctor.differing.explaining import explain, what_to_try
-from fp8doctor.differing.findings import compare_advice, compare_findings, is_other_advice
+from fp8doctor.differing.findings import compare_advice, compare_findings, is_other_advice, silenced_in
 from fp8doctor.differing.gathering import gather
 from fp8doctor.differing.packages import one_each, taken_along
 from fp8doctor.differing.record import Change, Difference, FindingChange, Gpus, Shift, Side, TimedCase, Times
@@ -62,6 +62,7 @@ def difference(before: Report, after: Report, registry: Registry, names: tuple[s
             not_compared=pairs.not_compared,
         ),
         finding_changes=findings,
+        silenced=silenced_in(before, after),
         advice=advice,
         explanations=explanations,
         try_first=what_to_try(explanations, found.gpus),

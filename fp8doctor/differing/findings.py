@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fp8doctor.differing.record import Advised, FindingChange
 from fp8doctor.differing.works import Which, Works
-from fp8doctor.judging.report import FindingRecord, Report, Speedup, Use
+from fp8doctor.judging.report import FindingRecord, Report, SilencedRecord, Speedup, Use
 from fp8doctor.model import Clock
 from fp8doctor.registry import Registry
 
@@ -119,6 +119,14 @@ def _record(
         title=finding.title, about=finding.about, explains=finding.explains,
         facts=tuple(dict.fromkeys(evidence.fact for evidence in finding.evidence if evidence.fact)), **more,  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def silenced_in(*reports: Report) -> tuple[SilencedRecord, ...]:
+    """What one of the reports silences, each rule once with all that silenced it."""
+    by: dict[tuple[str, str], dict[str, None]] = {}
+    for one in (one for report in reports for one in report.silenced):
+        by.setdefault((one.id, one.name), {})[one.by] = None
+    return tuple(SilencedRecord(id, name, ", ".join(reasons)) for (id, name), reasons in by.items())
 
 
 def compare_advice(before: Report, after: Report) -> tuple[Advised, ...]:

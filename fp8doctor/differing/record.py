@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fp8doctor.judging.report import Source, Speedup, Status
+from fp8doctor.judging.report import SilencedRecord, Source, Speedup, Status
 from fp8doctor.model import Clock, Estimate, Scope, Severity, TraitKind
 
 DIFFERENCE_SCHEMA = "fp8doctor.difference"
@@ -223,6 +223,8 @@ class Difference:
     alike: int = 0
     times: Times = Times()
     finding_changes: tuple[FindingChange, ...] = ()
+    # What one of the reports found and does not tell, since somebody said so: it is compared in neither.
+    silenced: tuple[SilencedRecord, ...] = ()
     advice: tuple[Advised, ...] = ()
     explanations: tuple[Explanation, ...] = ()
     # What to try first where several changes cannot be told apart, in words.

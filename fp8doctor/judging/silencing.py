@@ -24,10 +24,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Selection:
-    """The findings to show: those selected (of nothing selected, all), without those ignored."""
+    """The findings to show: those selected (of nothing selected, all), without those ignored.
+
+    `again` names what is shown though an earlier report silenced it.
+    """
 
     select: tuple[Choice, ...] = ()
     ignore: tuple[Choice, ...] = ()
+    again: tuple[Choice, ...] = ()
 
     def silenced_by(self, id: str, name: str) -> str | None:
         """What silences the findings of a rule; None if they are shown."""
@@ -40,7 +44,8 @@ class Selection:
 
     def with_silenced(self, before: Iterable[SilencedRecord]) -> Selection:
         """The same, and what an earlier report silenced stays silenced, for the reason given there."""
-        return replace(self, ignore=(*(Choice(one.id, one.by) for one in before), *self.ignore))
+        kept = [one for one in before if not any(choice.holds(one.id, one.name) for choice in self.again)]
+        return replace(self, ignore=(*(Choice(one.id, one.by) for one in kept), *self.ignore))
 
     def split(self, outcomes: Iterable[Outcome]) -> tuple[list[Outcome], tuple[SilencedRecord, ...]]:
         """The outcomes whose findings are shown, and the rules that found something and are silenced."""

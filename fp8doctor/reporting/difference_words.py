@@ -51,6 +51,7 @@ def sections(view: View, *, verbose: bool = False) -> list[Section]:
         _times(view, verbose),
         _conditions(view),
         _findings(view, verbose),
+        _silenced(view),
         _verdict(view),
         _advice(view),
         _not_known(view, verbose),
@@ -310,6 +311,11 @@ def _not_told(ones: list[View], verbose: bool) -> list[Line]:
         reason = _reason(one) or (f"{_letter(one['not_in'])} cannot tell",)
         by_reason.setdefault(reason[0], []).append(f"{one_line(one['id'])} {one_line(one['name'])}")
     return [Line(f"{reason}: {', '.join(dict.fromkeys(names))}", "not told") for reason, names in by_reason.items()]
+
+
+def _silenced(view: View) -> Section:
+    told = [Line(one_line(f"{one['id']} {one['name']} ({one['by']})")) for one in view["silenced"]]
+    return Section("Silenced", tuple(told), "compared in neither")
 
 
 def _finding(one: View) -> str:

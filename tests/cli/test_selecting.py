@@ -72,14 +72,44 @@ def test_a_saved_report_keeps_what_it_silenced(capfd: Captured, folder: Path) ->
     assert run(["diagnose", "quiet.json"]) == 0
 
 
-def test_a_difference_tells_nothing_of_what_is_silenced(capfd: Captured) -> None:
+@pytest.mark.parametrize("file", ["quiet.json", "quiet.md"])
+def test_what_a_saved_report_silenced_is_shown_again_where_the_command_selects_it(
+    capfd: Captured, folder: Path, file: str
+) -> None:
+    assert run(["demo", "no-gpu", "-o", file, "--ignore", "GPU002"]) == 0
+    capfd.readouterr()
+    for command in ("diagnose", "read") if file == "quiet.json" else ("read",):
+        again = report(capfd, command, file, "--select", "GPU002")
+        assert [one["id"] for one in again["findings"]] == ["GPU002"]
+        assert again["silenced"] == []
+        assert run([command, file, "--select", "GPU"]) == 1
+        capfd.readouterr()
+    (folder / "fp8doctor.toml").write_text('select = ["GPU"]')
+    assert silenced(capfd, "read", file) == {"GPU002": "--ignore GPU002"}
+
+
+def test_a_difference_tells_what_is_silenced_and_compares_it_in_neither(capfd: Captured) -> None:
     assert run(["diff", "h200", "h200-torch-only", "--json"]) == 0
     told = {one["id"] for one in json.loads(capfd.readouterr().out)["finding_changes"]}
     assert "CMP002" in told
     assert run(["diff", "h200", "h200-torch-only", "--json", "--ignore", "CMP002"]) == 0
     out, error = capfd.readouterr()
-    assert {one["id"] for one in json.loads(out)["finding_changes"]} == told - {"CMP002"}
-    assert error == "fp8doctor: not compared, since silenced: CMP002 not-compiled (--ignore CMP002)\n"
+    assert error == ""
+    quiet = json.loads(out)
+    assert {one["id"] for one in quiet["finding_changes"]} == told - {"CMP002"}
+    assert quiet["silenced"] == [{"id": "CMP002", "name": "not-compiled", "by": "--ignore CMP002"}]
+
+
+def test_an_ignored_error_that_is_new_is_seen_in_every_form_of_the_difference(capfd: Captured, folder: Path) -> None:
+    assert run(["diff", "h200", "no-gpu", "--fail-on", "error"]) == 1
+    capfd.readouterr()
+    assert (
+        run(["diff", "h200", "no-gpu", "--fail-on", "error", "--ignore", "GPU002", "-o", "a.md", "-o", "a.json"]) == 0
+    )
+    for text in (capfd.readouterr().out, (folder / "a.md").read_text()):
+        assert "Silenced" in text
+        assert "GPU002 no-gpu-visible (--ignore GPU002)" in text
+    assert [one["id"] for one in json.loads((folder / "a.json").read_text())["silenced"]] == ["GPU002"]
 
 
 @pytest.mark.parametrize("option", ["--select", "--ignore"])
@@ -120,7 +150,7 @@ def test_the_nearest_folder_with_settings_counts_up_to_the_repositorys_root(
     monkeypatch.chdir(inner)
     (folder / "fp8doctor.toml").write_text('ignore = ["GPU"]')
     (inner / "pyproject.toml").write_text('[project]\nname = "fp8doctor-user"')
-    assert silenced(capfd, "demo", "no-gpu") == {"GPU002": "fp8doctor.toml"}
+    assert silenced(capfd, "demo", "no-gpu") == {"GPU002": str(Path("..", "..", "fp8doctor.toml"))}
     (folder / "repository" / "pyproject.toml").write_text("[tool.fp8doctor]")
     assert silenced(capfd, "demo", "no-gpu") == {}
     (folder / "repository" / "pyproject.toml").unlink()
@@ -149,6 +179,56 @@ def test_a_command_that_shows_and_never_fails_is_not_made_to_fail_by_a_file(capf
     (folder / "fp8doctor.toml").write_text('fail-on = "warning"')
     assert run(["demo", "no-gpu"]) == 0
     assert run(["diff", "h200", "no-gpu"]) == 0
+
+
+def test_a_file_that_changes_the_exit_status_is_named(capfd: Captured, folder: Path) -> None:
+    (folder / "fp8doctor.toml").write_text('fail-on = "never"')
+    (folder / "inner").mkdir()
+    assert run(["demo", "no-gpu", "-o", "box.json"]) == 0
+    capfd.readouterr()
+    os.chdir(folder / "inner")
+    assert run(["diagnose", "../box.json"]) == 0
+    file = Path("..", "fp8doctor.toml")
+    assert capfd.readouterr().err == f'fp8doctor: exit status 0 and not 1, by fail-on = "never" in {file}\n'
+    for arguments in (["--fail-on", "never"], ["--fail-on", "error"], ["--ignore", "GPU"]):
+        run(["diagnose", "../box.json", *arguments])
+        assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("name", ["fp8doctor.toml", "pyproject.toml"])
+def test_a_file_of_another_user_is_not_taken_and_that_is_said(capfd: Captured, folder: Path, name: str) -> None:
+    place, said = folder / name, f"fp8doctor: {folder / name} is passed over: another user owns it\n"
+    place.write_text('[tool.fp8doctor]\nignore = ["GPU"]' if name == "pyproject.toml" else 'ignore = ["GPU"]')
+    assert silenced(capfd, "demo", "no-gpu") == {"GPU002": name}
+    os.chown(place, 12345, -1)
+    assert run(["demo", "no-gpu", "--json"]) == 0
+    out, error = capfd.readouterr()
+    assert (json.loads(out)["silenced"], error) == ([], said)
+    ours = folder / "ours.toml"
+    place.rename(ours)
+    os.chown(ours, 0, -1)
+    place.symlink_to(ours)
+    os.chown(place, 12345, -1, follow_symlinks=False)
+    assert run(["demo", "no-gpu"]) == 0
+    assert capfd.readouterr().err == said
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_no_file_of_another_user_ends_a_command_or_is_told_of_without_need(capfd: Captured, folder: Path) -> None:
+    ours, shared = folder / "fp8doctor.toml", folder / "pyproject.toml"
+    shared.write_text("[project]")
+    os.chown(shared, 12345, -1)
+    assert run(["demo", "no-gpu"]) == 0
+    assert capfd.readouterr().err == ""
+    ours.write_text("broken")
+    os.chown(ours, 12345, -1)
+    shared.unlink()
+    shared.write_text('[tool.fp8doctor]\nignore = ["GPU"]')
+    assert run(["demo", "no-gpu", "--json"]) == 0
+    out, error = capfd.readouterr()
+    assert [one["by"] for one in json.loads(out)["silenced"]] == ["pyproject.toml"]
+    assert error == f"fp8doctor: {ours} is passed over: another user owns it\n"
 
 
 @pytest.mark.parametrize(

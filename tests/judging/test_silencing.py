@@ -102,6 +102,19 @@ def test_a_report_read_back_keeps_what_was_silenced_in_it() -> None:
     assert {"CMP002", "LIN004"} <= {one.id for one in more.silenced}
 
 
+def test_it_shows_again_what_is_asked_for_by_name() -> None:
+    quiet = box("h200", ignoring("CMP002", "LIN004")).to_json()
+    asked = (Choice("not-compiled", "--select not-compiled"),)
+    for again in (api.diagnose(quiet, selection=Selection(asked, again=asked)),
+                  api.read(quiet, selection=Selection(asked, again=asked))):  # fmt: skip
+        assert ids(again) == ["CMP002"]
+        assert {one.id: one.by for one in again.silenced}["LIN004"] == "--ignore LIN004"
+    kept = api.diagnose(quiet, selection=Selection(asked))
+    assert "CMP002" in {one.id for one in kept.silenced}
+    both = api.diagnose(quiet, selection=Selection(asked, ignoring("CMP").ignore, again=asked))
+    assert {one.id: one.by for one in both.silenced}["CMP002"] == "--ignore CMP"
+
+
 def test_so_does_one_that_was_pasted() -> None:
     quiet = box("no-gpu", ignoring("no-gpu-visible"))
     assert quiet.silenced
@@ -124,4 +137,14 @@ def test_a_report_made_to_silence_more_than_a_rule_silences_nothing(id: str) -> 
 def test_what_one_of_two_reports_silences_did_not_come_or_go_between_them() -> None:
     whole, quiet = box("h200", Selection()), box("h200", ignoring("CMP002"))
     for pair in ((whole, quiet), (quiet, whole)):
-        assert not [one for one in api.diff(*pair).finding_changes if one.id == "CMP002"]
+        found = api.diff(*pair)
+        assert not [one for one in found.finding_changes if one.id == "CMP002"]
+        assert found.silenced == (SilencedRecord("CMP002", "not-compiled", "--ignore CMP002"),)
+
+
+def test_what_two_reports_silence_for_two_reasons_is_told_once_with_both() -> None:
+    by_name = box("h200", ignoring("not-compiled"))
+    for one in (by_name, box("h200", ignoring("CMP002"))):
+        assert [each.id for each in api.diff(one, one).silenced] == ["CMP002"]
+    found = api.diff(box("h200", ignoring("CMP002")), by_name)
+    assert [one.by for one in found.silenced] == ["--ignore CMP002, --ignore not-compiled"]
