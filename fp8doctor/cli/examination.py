@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,5 +119,6 @@ def _run(options: api.Options, selection: Selection | None) -> tuple[Report, boo
         click.echo("fp8doctor: interrupted; this is what was learnt until then", err=True)
         return interrupted.report, False
     if options.keep_cache:
-        last_report.keep(report)
+        # Once the command has delivered it: nothing that fails here may cost the report.
+        click.get_current_context().call_on_close(partial(last_report.keep, report))
     return report, True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 FILE = "last-report.json"
 # A report of a large box is under 2 MB.
 LARGEST_BYTES = 16 << 20
+# Writing one takes less than this: a temporary file that is older was left by a run that was killed.
+WRITTEN_IN_S = 60
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,10 @@ def keep(report: Report) -> None:
     """Keep a report, redacted, in place of the one before; where that cannot be done nothing is kept."""
     from fp8doctor.probing.cache import own_folder
 
-    with contextlib.suppress(OSError, RuntimeError):
+    with contextlib.suppress(Exception):  # whatever is wrong with it, the report itself was delivered
         place = own_folder() / FILE
         place.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(place)
         handle, name = tempfile.mkstemp(dir=place.parent, prefix=FILE)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -61,6 +65,13 @@ def keep(report: Report) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def _remove_leftovers(place: Path) -> None:
+    """Remove the temporary files of runs that were killed while they wrote one."""
+    for left in place.parent.glob(f"{FILE}?*"):
+        if time.time() - left.stat().st_mtime > WRITTEN_IN_S:
+            left.unlink(missing_ok=True)
 
 
 def read() -> dict[str, Any] | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,29 @@ def test_where_nothing_can_be_written_nothing_is_said(place: Path) -> None:
     place.parent.write_text("a file where the folder should be")
     last_report.keep(api.diagnose(recorded()["no-gpu"]))
     assert last_report.read() is None
+
+
+def test_a_report_that_cannot_be_kept_costs_the_examination_nothing(place: Path) -> None:
+    """A plug-in's facts may hold what is no JSON."""
+    last_report.keep(replace(api.diagnose(recorded()["no-gpu"]), facts={"gpus": {"gpus": object()}}))
+    assert not place.exists()
+    assert list(place.parent.iterdir()) == []
+
+
+def test_the_report_is_delivered_before_it_is_kept(tmp_path: Path, place: Path) -> None:
+    assert run(["--quick", "--fail-on", "never", "-o", str(tmp_path / "box.txt")]) == 0
+    assert (tmp_path / "box.txt").stat().st_mtime_ns <= place.stat().st_mtime_ns
+
+
+def test_what_a_killed_run_left_is_removed_and_what_another_run_writes_now_is_not(place: Path) -> None:
+    place.parent.mkdir()
+    left, written = (place.with_name(f"{place.name}{ending}") for ending in ("k1lled", "wr1ting"))
+    for one in (left, written):
+        one.write_text("{")
+    an_hour_ago = time.time() - 3600
+    os.utime(left, (an_hour_ago, an_hour_ago))
+    last_report.keep(api.diagnose(recorded()["no-gpu"]))
+    assert sorted(one.name for one in place.parent.iterdir()) == [place.name, written.name]
 
 
 def whole() -> dict[str, Any]:
