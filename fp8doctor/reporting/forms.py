@@ -15,7 +15,17 @@ Accept = Callable[[re.Match[str]], bool]
 
 HEX4 = r"[0-9a-fA-F]{4}"
 UUID = rf"[0-9a-fA-F]{{8}}-{HEX4}-{HEX4}-{HEX4}-[0-9a-fA-F]{{12}}"
+# Those that end names of hosts and of nothing else.
+DOMAINS = ("com", "org", "net", "edu", "gov", "mil")
+# Those that end other names, too: inside of a site, and at home in other countries.
+LOCAL_DOMAINS = ("internal", "local", "lan", "corp", "intranet", "cluster", "cloud", "io", "ai", "dev")
+COUNTRIES = ("de", "ch", "fr", "uk", "eu", "jp", "cn", "kr", "ca", "au", "nl", "se", "it", "es", "at", "pl", "fi")
 PLACEHOLDER = re.compile(r"<(home|user|host|[a-z]+(?:-[a-z]+)?)(?:-(\d{1,6}))?>")
+# What follows "@" where Python multiplies matrices: a dotted name, a call or an index; "-Systems.com" goes on a host.
+_RIGHT_OPERAND = re.compile(r"@([A-Za-z_]\w{0,63}(?:\.\w{1,64}){0,8})(?![\w-]|\.\w|-[\w-]{1,63}\.)(?=([(\[]?))")
+_ATTRIBUTE = re.compile(r"(?:T|mT|H|mH|t|transpose|weights?|bias|grad)")
+_LEFT_OPERAND = re.compile(r"(?:(?:=|\breturn|\()\s{0,2}|\bself\.)[\w.]{1,64}$")
+_VARIABLE = re.compile(r"[A-Za-z_]\d{0,2}")
 _ABBREVIATED = re.compile(rf"{UUID}|[0-9a-f]{{8,32}}$")
 
 
@@ -119,6 +129,21 @@ def form(
 ) -> Form:
     """One row of a table of forms."""
     return Form(kind, pattern, triggers, accept, least, flags, learn)
+
+
+def multiplies_matrices(text: str, at: int) -> bool:
+    """Whether the "@" at this place is Python's operator, and no part of an address."""
+    right = _RIGHT_OPERAND.match(text, at)
+    if right is None:
+        return False
+    first, _, _ = right[1].partition(".")
+    _, dot, last = right[1].rpartition(".")
+    if first == "self" or (dot and _ATTRIBUTE.fullmatch(last)):
+        return True
+    if right[2]:  # "@acme.com(work)" is an address
+        return not dot or last.lower() not in (*DOMAINS, *LOCAL_DOMAINS, *COUNTRIES)
+    left = _LEFT_OPERAND.search(text[max(0, at - 72) : at])
+    return left is not None and (left[0].startswith("self.") or bool(dot and _VARIABLE.fullmatch(last)))
 
 
 def same(kind: str, thing: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fp8doctor.reporting.forms import UUID, form
+from fp8doctor.reporting.forms import COUNTRIES, DOMAINS, LOCAL_DOMAINS, UUID, form, multiplies_matrices
 
 # "GPU-<uuid>", "MIG-<uuid>", the older "MIG-GPU-<uuid>/1/0", and the abbreviated form that CUDA_VISIBLE_DEVICES takes.
 GPU_UUID = rf"(?<![A-Za-z0-9])(?P<thing>(?:MIG-)?(?:GPU|MIG)-(?:{UUID}|[0-9a-f]{{8,32}}(?![0-9A-Za-z-])))"
@@ -109,6 +109,25 @@ def _is_host(match: re.Match[str]) -> bool:
     return not any(".".join(labels[place:]) in _PUBLIC_SITES for place in range(len(labels)))
 
 
+def _is_user_at(match: re.Match[str]) -> bool:
+    """The user of "user@host", and no factor of a product of matrices."""
+    at = match.end("thing")
+    return _is_user(match) and not _NO_HOST.match(match["host"]) and not multiplies_matrices(match.string, at)
+
+
+def _is_host_at(match: re.Match[str]) -> bool:
+    """The host of "user@host", and no factor of a product of matrices."""
+    at = match.start("thing") - 1
+    return _is_host(match) and not _NO_HOST.match(match["thing"]) and not multiplies_matrices(match.string, at)
+
+
+def _is_email(match: re.Match[str]) -> bool:
+    """An address, and not how git signs in or how Python multiplies matrices."""
+    thing = match["thing"]
+    at = match.start("thing") + thing.find("@")
+    return not thing.startswith("git@") and not ("@" in thing and multiplies_matrices(match.string, at))
+
+
 def _is_numbered_host(match: re.Match[str]) -> bool:
     """Where words stand as well as hosts: only what is called as machines are ("node17", "gpu-a.example.org")."""
     return bool(re.search(r"\d|-|\.", match["thing"])) and _is_host(match)
@@ -128,11 +147,6 @@ _ACCOUNT = r"(?P<thing>[A-Za-z_][\w.-]{0,63})(?![\w(\[/.])"
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9-]{0,62}"
 _HOST = rf"(?P<thing>[A-Za-z][A-Za-z0-9-]{{0,62}}(?:\.{_LABEL}){{0,8}})"
 _ASSIGNED = r"\\?[\"']?\s{0,3}[=:]\s{0,3}\\?[\"']?"
-_DOMAINS = ("com", "org", "net", "edu", "gov", "mil")
-# There, and at home in other countries, only what is called like a machine: all of these end other names, too.
-_LOCAL_DOMAINS = ("internal", "local", "lan", "corp", "intranet", "cluster", "cloud", "io", "ai", "dev")
-_COUNTRIES = ("de", "ch", "fr", "uk", "eu", "jp", "cn", "kr", "ca", "au", "nl", "se", "it", "es", "at", "pl", "fi")
-
 HOMES = (
     form(
         "home",
@@ -185,7 +199,7 @@ USERS = (
     # "user@host" of a prompt, of ssh, of the comment of a key.
     form(
         "user", r"(?<![\w.@/+-])(?P<thing>[A-Za-z_][\w.-]{1,63})@(?=(?P<host>[A-Za-z<][\w.-]{2,252})(?![\w(.]))", "@",
-        accept=lambda match: _is_user(match) and not _NO_HOST.match(match["host"]),
+        accept=_is_user_at,
     ),
 )  # fmt: skip
 
@@ -196,7 +210,7 @@ HOSTS = (
         "ip-",
     ),
     form("host", rf"(?<![\w./@+-])(?:[A-Za-z_][\w.-]{{0,63}}|<[a-z]{{1,16}}(?:-\d{{1,6}})?>)@(?=[\w.-]{{3}}){_HOST}"
-         r"(?![\w(@-]|\.\w)", "@", accept=lambda match: _is_host(match) and not _NO_HOST.match(match["thing"])),
+         r"(?![\w(@-]|\.\w)", "@", accept=_is_host_at),
     form("host", rf"(?<![\w\\:])\\\\(?:\\\\)?{_HOST}(?=\\{{1,2}}[\w$.-])", "\\\\", accept=_is_host),
     form("host", rf"(?<!file)://(?:[^/\s@\"'<>]{{1,256}}@|<[a-z]{{1,16}}(?:-\d{{1,6}})?>@)?{_HOST}(?![\w-])", "://",
          accept=_is_host),
@@ -220,15 +234,15 @@ HOSTS = (
     form("host", rf"(?<![\w./:-]){_HOST}(?=:/[a-z])", ":/", accept=_is_numbered_host),
     form(
         "host",
-        rf"(?<![\w.@-])(?P<thing>(?:{_LABEL}\.){{1,8}}(?:{'|'.join(_DOMAINS)}))(?![\w-]|\.[A-Za-z0-9])",
-        *(f".{domain}" for domain in _DOMAINS),
+        rf"(?<![\w.@-])(?P<thing>(?:{_LABEL}\.){{1,8}}(?:{'|'.join(DOMAINS)}))(?![\w-]|\.[A-Za-z0-9])",
+        *(f".{domain}" for domain in DOMAINS),
         accept=_is_domain,
     ),
     form(
         "host",
         rf"(?<![\w.@-])(?P<thing>(?=[a-z]{{1,40}}-?\d|[a-z]{{1,40}}-[a-z])(?:{_LABEL}\.){{1,8}}"
-        rf"(?:{'|'.join((*_LOCAL_DOMAINS, *_COUNTRIES))}))(?![\w-]|\.[A-Za-z0-9])",
-        *(f".{domain}" for domain in (*_LOCAL_DOMAINS, *_COUNTRIES)),
+        rf"(?:{'|'.join((*LOCAL_DOMAINS, *COUNTRIES))}))(?![\w-]|\.[A-Za-z0-9])",
+        *(f".{domain}" for domain in (*LOCAL_DOMAINS, *COUNTRIES)),
         accept=_is_domain,
     ),
     form("host", r"(?<![\w-])(?P<thing>i-[0-9a-f]{8}(?:[0-9a-f]{9})?)(?![\w-])", "i-"),
@@ -239,7 +253,7 @@ ADDRESSES = (
         "email",
         r"(?<![\w.+@-])(?P<thing>[\w.+-]{1,64}(?:@|%40)(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24})(?![\w-])",
         *("@", "%40"),
-        accept=lambda match: not match["thing"].startswith("git@"),
+        accept=_is_email,
     ),
     form("mac", r"(?<![\w:-])(?P<thing>(?:[0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2})(?![\w:-])", ":", "-", least=5),
     form("ip", r"(?<![\w:.])(?P<thing>[0-9a-fA-F:]{6,39})(?![\w:])", ":", accept=_is_ipv6, least=2),

@@ -245,7 +245,7 @@ class _Redactor:
 def _kind_of_field(name: str) -> str | None:
     """What a field of this name holds, if its whole value is one thing."""
     kind = _WHOLE_FIELDS.get(name.lower())
-    return "token" if kind is None and secrets.SECRET_NAME.search(name) else kind
+    return "token" if kind is None and secrets.names_a_secret(name) else kind
 
 
 def _is_word(thing: str, vocabulary: set[str]) -> bool:

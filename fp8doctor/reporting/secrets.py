@@ -6,21 +6,52 @@ import base64
 import binascii
 import re
 
-from fp8doctor.reporting.forms import form
+from fp8doctor.reporting.forms import form, multiplies_matrices
 
 # Names of settings whose value is a secret. "tokens" counts words of a language model, and is none.
-SECRET_NAME = re.compile(
+_SECRET_NAME = re.compile(
     r"(?:^|[_.-])(?:token|password|passwd|passphrase|secret|credentials?|auth|cookie"
     r"|(?:api|access|secret|private|account|signing|encryption|client)_?key)$",
     re.IGNORECASE,
 )
-# What stands between a name and its value, with the quoting of JSON inside of JSON.
-_ASSIGNED = r"\\?[\"']?\s{0,3}[=:]\s{0,3}\\?[\"']?"
+_SECRET_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,60}_(?:KEY|PASS|KEY_BASE)")
+# Names of what is no secret: the vocabulary of a tokenizer (its attributes in transformers), keys of tables and
+# passes of compilers.
+_NO_SECRET_NAME = re.compile(
+    r"(?:(?:^|[^A-Za-z0-9])(?:pad|eos|bos|unk|sep|cls|mask|image|img|video|audio|vision|eot|eom|eod|boi|eoi|fim|prefix"
+    r"|suffix|middle|start|end|begin|stop|special|fake|next|prev|first|last|per|think|tool|call|error|invalid"
+    r"|unexpected)[_-]token"
+    r"|(?:^|[^A-Za-z0-9])(?:cache|primary|foreign|public|sort|partition|registry|dispatch|lookup|map|dict|hash)_key"
+    r"|(?:^|[^A-Za-z0-9])(?:forward|backward|fwd|bwd|first|second|last|single|multi|two|compiler?|fusion|graph)_pass)$",
+    re.IGNORECASE,
+)
+# What stands between a name and its value, with the quoting of JSON inside of JSON and of addresses.
+_ASSIGNED = r"\\?[\"']?\s{0,3}(?:[=:]|%3D)\s{0,3}\\?[\"']?"
+# The same before a value in quotes, which may be one of a list; those before it were replaced already.
+_QUOTED = (
+    r"\\?[\"']?\s{0,3}[=:]\s{0,3}(?:[\[(]\s{0,3}(?:\\?[\"'](?:<token-\d{1,6}>|None)\\?[\"'],\s{0,3}){0,5})?"
+    r"\\?(?P<quote>[\"'])"
+)
 # Keys of version control and of builds: long hexadecimal there is no secret.
 _HASH_NAMES = re.compile(
     r"(?:commit|git|sha\d*|hash|digest|revision|rev|version|build|checksum|md5)\w{0,20}$", re.IGNORECASE
 )
-_NO_VALUE = re.compile(r"(?:none|null|true|false|unset|yes|no|\*+|[\d.,]+|<.*)$", re.IGNORECASE)
+_NO_VALUE = re.compile(
+    r"(?:none|null|true|false|unset|yes|no|\*+|[\d.,]+|<.*|\[.*"
+    r"|undefined|required|optional|missing|available|configured|provided|redacted)$",
+    re.IGNORECASE,
+)
+
+
+def names_a_secret(name: str) -> bool:
+    """Whether the value of a field or a setting of this name is a secret."""
+    return bool(_SECRET_NAME.search(name) or _SECRET_VARIABLE.fullmatch(name)) and not _NO_SECRET_NAME.search(name)
+
+
+def _is_named_secret(match: re.Match[str]) -> bool:
+    """A value, and not that of a name like "pad_token", of which the group may hold the end."""
+    begin, end = match.start("name"), match.end("name")
+    return _is_password(match) and not _NO_SECRET_NAME.search(match.string[max(0, begin - 24) : end])
 
 
 def _is_password(match: re.Match[str]) -> bool:
@@ -43,6 +74,20 @@ def _is_user_and_password(thing: str) -> bool:
         return False
 
 
+def _is_bot(match: re.Match[str]) -> bool:
+    """Whether it begins with a number in base64, as the tokens of Discord's bots do with that of the bot."""
+    number = match["thing"].split(".")[0]
+    try:
+        return base64.b64decode(number + "=" * (-len(number) % 4), validate=True).isdigit()
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _is_login_of_address(match: re.Match[str]) -> bool:
+    """The "user:password" before "@host", and no "lambda x:a@b.T"."""
+    return not multiplies_matrices(match.string, match.end("thing"))
+
+
 def _is_mixed(match: re.Match[str]) -> bool:
     """Letters of both cases and digits, as base64 and keys have; or hexadecimal that is no hash."""
     thing = match["thing"]
@@ -58,7 +103,7 @@ def _is_login(match: re.Match[str]) -> bool:
     return any(c.isalpha() for c in match["thing"]) and "$" not in match["thing"]
 
 
-_B = r"(?<![A-Za-z0-9])"  # where a word begins; an underscore may stand before
+_B = r"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-F]{2}))"  # where a word begins; an underscore or "%3D" may stand before
 # By the prefixes that the services publish. Sources: the patterns of GitHub's secret scanning and of gitleaks.
 _PREFIXED = {
     "hf_": r"[A-Za-z0-9]{16,64}",  # Hugging Face
@@ -86,6 +131,7 @@ _PREFIXED = {
     "gsk_": r"[A-Za-z0-9]{20,64}",  # Groq
     "xai-": r"[A-Za-z0-9]{40,100}",
     "pplx-": r"[A-Za-z0-9]{32,64}",
+    "fw_": r"[A-Za-z0-9]{20,40}",  # Fireworks
     "r8_": r"[A-Za-z0-9]{30,45}",  # Replicate
     "rpa_": r"[A-Za-z0-9]{30,64}",  # RunPod
     "tgp_v1_": r"[\w-]{30,64}",  # Together
@@ -139,8 +185,8 @@ FORMS = (
         *_PREFIXES,
         accept=lambda match: any(c.isdigit() for c in match["thing"]),
     ),
-    # Hashed passwords, as /etc/shadow has them.
-    form("token", r"(?P<thing>\$(?:1|2[aby]|5|6|y|argon2[a-z]{1,2})\$[./A-Za-z0-9$=,+]{8,200})", "$"),
+    # Hashed passwords, as /etc/shadow and .htpasswd have them.
+    form("token", r"(?P<thing>\$(?:1|2[aby]|5|6|y|apr1|argon2[a-z]{1,2})\$[./A-Za-z0-9$=,+]{8,200})", "$"),
     form(
         "token",
         rf"authorization{_ASSIGNED}(?:(?:Bearer|Basic|Token|Digest|ApiKey)\s{{1,3}})?"
@@ -162,6 +208,16 @@ FORMS = (
         "&",
         flags=re.I,
     ),
+    # An argument as Python prints it: Namespace(api_key=['...'], hf_token='...').
+    form(
+        "token",
+        rf"(?P<name>(?:api|access|secret|private)[_-]?key|(?:[_-]|access|auth|refresh)token|[_-]secret"
+        rf"|password|passwd|passphrase){_QUOTED}"
+        r"(?P<thing>(?:(?!(?P=quote))[^\\\n]){1,2048})",
+        *("key", "token", "secret", *_PASSWORDS),
+        accept=_is_named_secret,
+        flags=re.I,
+    ),
     form(
         "token", rf"(?:password|passwd|passphrase){_ASSIGNED}(?P<thing>[^\s\"'&,;<>\\]{{1,256}})", *_PASSWORDS,
         accept=_is_password, flags=re.I,
@@ -169,25 +225,56 @@ FORMS = (
     form("token", r"(?<=;)\s?pwd=(?P<thing>[^\s\"';<>]{1,256})", "pwd=", flags=re.I),  # ODBC
     form(
         "token",
-        rf"{_SECRET_WORDS}{_ASSIGNED}(?P<thing>[A-Za-z0-9_\-.+/=~%!$#*]{{8,2048}})(?![(\[])",
+        rf"(?P<name>{_SECRET_WORDS}){_ASSIGNED}(?P<thing>[A-Za-z0-9_\-.+/=~%!$#*]{{8,2048}})(?![(\[])",
         *_SECRET_TRIGGERS,
-        accept=_is_token,
+        accept=lambda match: _is_token(match) and _is_named_secret(match),
         flags=re.I,
     ),
-    # A variable so called holds a secret, whatever it looks like.
+    # A variable so called holds a secret, whatever it looks like; after ":" where nothing more is said.
     form(
         "token",
-        r"(?<![A-Za-z0-9])[A-Z][A-Z0-9_]{0,60}(?:TOKEN|SECRET|API_KEY|ACCESS_KEY|SECRET_KEY|PRIVATE_KEY|CREDENTIALS?)"
-        r"=[\"']?(?P<thing>[^\s\"'&,;<>]{3,2048})",
-        *("token=", "secret=", "key=", "credential=", "credentials="),
-        accept=_is_password,
+        r"(?<![A-Za-z0-9])(?P<name>[A-Z][A-Z0-9_]{0,60}(?:TOKEN|SECRET|API_KEY|ACCESS_KEY|SECRET_KEY|PRIVATE_KEY"
+        r"|KEY_BASE|CREDENTIALS?|_PASS))=[\"']?(?P<thing>[^\s\"'&,;<>]{3,2048})",
+        *("token=", "secret=", "key=", "base=", "credential=", "credentials=", "_pass="),
+        accept=_is_named_secret,
     ),
     form(
         "token",
-        r"(?<![\w-])--?(?:[a-z]{1,16}[-_]){0,3}(?:token|secret|password|passwd|passphrase"
-        r"|(?:api|access|secret|private)[-_]?key)(?:=|\s{1,3})[\"']?(?P<thing>[^\s\"'<>-][^\s\"'<>]{2,512})",
+        r"(?<![A-Za-z0-9])(?P<name>[A-Z][A-Z0-9_]{0,60}_(?:TOKEN|SECRET|KEY|PASS|PASSWORD))\\?[\"']?"
+        r"(?:=|:\s{0,3})\\?[\"']?"
+        r"(?P<thing>[^\s\"'&,;:=<>()\[\]{}\\/~]"
+        r"[^\s\"'&,;:=<>()\[\]{}\\]{7,511}={0,2})(?=\\?[\"']|\s{0,8}(?:[\n,;)\]}]|\Z))",
+        *("_token", "_secret", "_key", "_pass"),
+        accept=_is_named_secret,
+    ),
+    # kaggle.json
+    form(
+        "token",
+        r"\busername\\?\"\s{0,3}:[^\n{}]{1,128}?\bkey\\?\"\s{0,3}:\s{0,3}\\?\"(?P<thing>[0-9a-f]{32,64})\b",
+        "username",
+    ),
+    form(
+        "token",
+        r"\b(?:vastai set api-key|ngrok (?:config )?(?:add-)?authtoken|runpodctl config --api[Kk]ey)\s{1,3}"
+        r"(?P<thing>[^\s\"'<>-][^\s\"'<>]{2,512})",
+        *("vastai", "ngrok", "runpodctl"),
+    ),
+    form(
+        "token",
+        r"\b(?:echo|printf)\s{1,3}(?:-n\s{1,3})?[\"']?(?P<thing>[^\s\"'<>$|-][^\s\"'<>|]{0,256})[\"']?\s{0,3}\|"
+        r"[^\n|]{0,120}?(?:--password-stdin|\bsudo\s{1,3}-S)\b",
+        *("--password-stdin", "sudo"),
+    ),
+    form(
+        "token", r"(?<![\w.-])(?P<thing>[MNO][A-Za-z0-9]{22,27}\.[\w-]{6}\.[\w-]{27,40})(?![\w-])", ".",
+        accept=_is_bot, least=2,
+    ),  # Discord
+    form(
+        "token",
+        r"(?<![\w-])--?(?P<name>(?:[a-z]{1,16}[-_]){0,3}(?:token|secret|password|passwd|passphrase"
+        r"|(?:api|access|secret|private)[-_]?key))(?:=|\s{1,3})[\"']?(?P<thing>[^\s\"'<>-][^\s\"'<>]{2,512})",
         *("token", "secret", "key", *_PASSWORDS),
-        accept=_is_password,
+        accept=_is_named_secret,
     ),
     form("token", r"\bsshpass\s{1,3}-p\s{0,3}[\"']?(?P<thing>[^\s\"'<>]{1,256})", "sshpass"),
     form("token", r"\bdocker login\b[^\n]{0,120}?\s-p\s{1,3}[\"']?(?P<thing>[^\s\"'<>]{1,256})", "docker login"),
@@ -202,7 +289,8 @@ FORMS = (
         "token", r"\b(?:login|account)\s{1,8}\S{1,64}\s{1,8}(?:password|passwd)\s{1,8}(?P<thing>[^\s<>]{1,256})",
         *("password", "passwd"),
     ),
-    form("token", r"(?<![\w/.<>-])(?P<thing>[\w.+-]{1,64}:[^\s@/:\"'<>]{3,128})(?=@[A-Za-z<])", "@"),
+    form("token", r"(?<![\w/.<>-])(?P<thing>[\w.+-]{1,64}:[^\s@/:\"'<>]{3,128})(?=@[A-Za-z<])", "@",
+         accept=_is_login_of_address),
     form(
         "token",
         r"(?<![\w.-])(?P<name>[A-Za-z_][\w.-]{0,63})=[\"']?"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fp8doctor import api
 from fp8doctor.reporting.redaction import Identity, redact
 
+BOXES = Path(__file__).parent.parent / "boxes"
 ALICE = Identity(homes=("/home/alice",), users=("alice",), hosts=("gpu01.cluster.example.org", "gpu01"))
 UUID = "11111111-2222-3333-4444-555555555555"
 TOKEN = "hf_abcdefghijklmnopqrst1234"
@@ -58,6 +62,11 @@ def text(before: str, identity: Identity = ALICE) -> str:
         ("WANDB=0123456789abcdef0123456789abcdef01234567", "WANDB=<token-1>"),
         ("https://me:secret@pypi.example.com/simple", "https://<token-1>@pypi.example.com/simple"),
         ("https://x.example.com/f?token=abcd1234&v=2", "https://x.example.com/f?token=<token-1>&v=2"),
+        ("Namespace(api_key=['sk-mykey1234'], x='y')", "Namespace(api_key=['<token-1>'], x='y')"),
+        ("{'api_key': ['secret12', 'k'], 'x': 1}", "{'api_key': ['<token-1>', '<token-2>'], 'x': 1}"),
+        ("HF_TOKEN: abcdefgh\nX: y", "HF_TOKEN: <token-1>\nX: y"),
+        ("HOST=quux@node17.rack2 (quux@node17) bob@t.systems.acme.com", "HOST=<user>@<host> (<user>@<host>) <email-1>"),
+        ("mail quux@acme-lab.com(work) or quux@acme-lab.com[1]", "mail <email-1>(work) or <email-1>[1]"),
         ("-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY----- rest", "<token-1> rest"),
     ],
 )
@@ -99,6 +108,25 @@ def test_secrets_become_placeholders(before: str, after: str) -> None:
         "docker run --user 1000:1000 nvcr.io/nvidia/pytorch:25.10-py3",
         "user error: usage of the host; host_us: 8.5, host: CPU, user-defined",
         "Config = q.Float8DynamicActivationFloat8WeightConfig(granularity=q.PerRow())",
+        # The vocabulary of a tokenizer, and what says that there is no secret.
+        "pad_token='<pad>', eos_token=\"</s>\" bos_token='[BOS]' unk_token='oov' sep_token: '[SEP]' token_type='word'",
+        "cls_token='[CLS]' mask_token='[MASK]' image_token='image' tokenizer='org/model' tokenizer_mode='auto'",
+        "{'pad_token': 'endoftext', 'additional_special_tokens': ['x1'], 'stop_token': 'im_end7'}",
+        "'vision_start_token': 'v', eos_token='im_end_2024' --image-token image_pad",
+        "PAD_TOKEN: endoftext EOS_TOKEN=endoftext",
+        "Namespace(api_key=None, api_key=[], hf_token='', admin_api_key='None', password='***', max_tokens=4096)",
+        "ServerArgs(api_key=['None'], hf_token=True, ssl_keyfile=None, api_key_hash='x')",
+        "cache_key='abcdefgh1234', primary_key='abcdefgh', CACHE_KEY=abcdefgh12 PRIMARY_KEY: abcdefgh",
+        "SSL_KEY=/etc/ssl/private.pem FORWARD_PASS=compiled BACKWARD_PASS: compiled",
+        "HF_TOKEN: required for gated models; set HF_TOKEN: the environment holds none",
+        # "@" multiplies matrices in Python.
+        "scores = query@key.T",
+        "return inputs@self.weight.t()",
+        "q@k.transpose(-1, -2) and query@key.transpose(-1, -2) and query@keys[0]",
+        "a@b.T, a@b.mT, a@b.H; hidden@layer.weight + layer.bias",
+        "y = hidden@layer.w1",
+        "self.query@self.keys and (weight@self.other)",
+        "lambda x:weight@x.T and {y:hidden@layer.weight}",
         "key: torch.float8_e4m3fn, signature=aten::mm.dtype, author: x",
     ],
 )
@@ -116,6 +144,23 @@ def test_fields_that_are_one_thing_whatever_they_look_like() -> None:
     assert after["facts"]["env"] == {"HF_TOKEN": "<token-1>", "PATH": "<home>/bin"}
     assert after["facts"]["pid"] == 42
     assert after["stderr"] == "<gpu-uuid-1> lost"
+
+
+def test_the_vocabulary_of_a_tokenizer_is_no_secret() -> None:
+    tokenizer = {"pad_token": "<|endoftext|>", "eos_token": "im_end", "image_token": "image", "cache_key": "abc"}
+    assert redact(tokenizer, ALICE) == tokenizer
+    arguments = {"api_key": ["secret12", "k"], "hf_token": "word", "admin_api_key": None}
+    assert redact(arguments, ALICE) == {
+        "api_key": ["<token-1>", "<token-2>"],
+        "hf_token": "<token-3>",
+        "admin_api_key": None,
+    }
+
+
+def test_variables_that_are_called_like_secrets() -> None:
+    environment = {"OPENAI_KEY": "word", "DB_PASS": "word2", "FORWARD_PASS": "compiled", "CACHE_KEY": "abc"}
+    after = redact({"env": environment}, ALICE)["env"]
+    assert after == {**environment, "OPENAI_KEY": "<token-1>", "DB_PASS": "<token-2>"}
 
 
 def test_names_of_objects_are_looked_at() -> None:
@@ -196,12 +241,25 @@ def test_this_process_is_known() -> None:
     assert identity.users or identity.homes
 
 
+@pytest.mark.parametrize("box", sorted(BOXES.glob("*.json")), ids=lambda box: box.stem)
+def test_the_recorded_boxes_hold_nothing_more_to_redact(box: Path) -> None:
+    facts = json.loads(box.read_text(encoding="utf-8"))
+    assert redact(facts, Identity()) == facts
+    report = json.loads(api.diagnose(box, source="demo").to_json(redact=False))
+    assert redact(report, Identity()) == report
+
+
 PIECES = st.sampled_from(
     [
         *("/home/alice/x", "/home/bob", "alice", "gpu01", "alice@gpu01", "/root", f"GPU-{UUID}", UUID, TOKEN),
         *("0000:1b:00.0", "192.168.7.9", "10.0.0.9:80", "9.19.0.56", "a@b.org", "password=x", "token=abc12345"),
         *(
             "Bearer abcd1234",
+            "api_key=['ab', 'cd']",
+            "HF_TOKEN: abcdefgh",
+            "query@key.T",
+            "%3D",
+            "'",
             "https://u:p@h/?key=abcd",
             "<home>",
             "<ip-1>",
@@ -303,6 +361,15 @@ def test_ten_times_the_text_takes_ten_times_as_long() -> None:
             "arn:aws:",
             "cookie:",
             "-----BEGIN RSA PRIVATE KEY-----\na: b-",
+            "api_key=['",
+            "api_key=['',",
+            "A_KEY:",
+            "A_KEY=",
+            "echo a|",
+            '"username":',
+            "MTIz.",
+            "self.a@b.T",
+            "(aa@b",
         ),
     ],
 )
