@@ -376,8 +376,9 @@ _NUMBER: tuple[type, ...] = (float, int)
 _MAYBE: tuple[type, ...] = (float, int, type(None))
 # The columns of each kind of exhibit: name -> types allowed. A table's cells are free, but each row has the same ones.
 EXHIBIT_ROWS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
-    # `start` lets a bar begin where an earlier one ended; `ratio` stands beside the bar ("1.83x").
-    "bars": {"label": (str,), "value": _NUMBER, "start": _NUMBER, "ratio": _MAYBE},
+    # `start` lets a bar begin where an earlier one ended; `ratio` stands beside the bar ("1.83x"), and is no difference
+    # where its interval holds 1.
+    "bars": {"label": (str,), "value": _NUMBER, "start": _NUMBER, "ratio": _MAYBE, "low": _MAYBE, "high": _MAYBE},
     "table": {"cells": (dict,)},
     # Where the unit is "x", a cell is a factor; one whose interval holds 1 is no difference.
     "heatmap": {"x": (str,), "y": (str,), "value": _MAYBE, "low": _MAYBE, "high": _MAYBE, "note": (str, type(None))},

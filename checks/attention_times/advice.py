@@ -14,7 +14,7 @@ from fp8doctor.checks.attention_times.lookup import (
     waits_for_host,
 )
 from fp8doctor.checks.attention_times.shapes import Task
-from fp8doctor.measuring.statistics import interval_text
+from fp8doctor.measuring.statistics import interval_text, speedup
 from fp8doctor.model import Candidate, Exhibit
 from fp8doctor.registry import candidates, exhibit
 
@@ -122,15 +122,22 @@ def first_call(times: AttentionTimes) -> Exhibit | None:
             "label": name_of(route),
             "value": round(case.tflops or 0.0, 1),
             "start": 0,
-            "ratio": None
-            if default is None or default.device_us is None or case is default or case.device_us is None
-            else round(default.device_us.median / case.device_us.median, 2),
+            **_ratio(default, case),
         }
         for route, case in sorted(cases.items(), key=lambda item: -(item[1].tflops or 0.0))
     )
     pick = f" ({default.backend})" if default is not None and default.backend else ""
-    title = f"attention by route, TFLOP/s and speed over torch's own pick{pick}; {task.label}"
+    is_whole = all(case.route in cases for case in times.cases or () if task_of(case) == task)
+    others = "" if is_whole else "; what was refused or wrong is in the table"
+    title = f"attention by route, TFLOP/s and speed over torch's own pick{pick}; {task.label} ({_WORDS}){others}"
     return Exhibit("attention-routes", "bars", title, "TFLOP/s", rows)
+
+
+def _ratio(default: AttentionCase | None, case: AttentionCase) -> dict[str, float | None]:
+    if default is None or default.device_us is None or case is default or case.device_us is None:
+        return {"ratio": None, "low": None, "high": None}
+    found = speedup(default.device_us, case.device_us)
+    return {"ratio": found.median, "low": found.low, "high": found.high}
 
 
 def _tflops(record: Timings, tasks: list[Task], route: str) -> float:

@@ -39,7 +39,7 @@ def _bars(ladder: Ladder, place: int) -> Exhibit | None:
             "label": rung.config or "",
             "value": rung.step_ms.median,
             "start": 0,
-            "ratio": _times(bf16, rung),
+            **_ratio(bf16, rung),
         }
         for rung in rungs
         if rung.step_ms
@@ -195,6 +195,11 @@ def _rate(ladder: Ladder, rung: Rung) -> float | None:
 
 
 def _times(bf16: Rung | None, rung: Rung) -> float | None:
+    return _ratio(bf16, rung)["ratio"]
+
+
+def _ratio(bf16: Rung | None, rung: Rung) -> dict[str, float | None]:
     if bf16 is None or bf16.step_ms is None or rung.step_ms is None or rung is bf16:
-        return None
-    return speedup(bf16.step_ms, rung.step_ms).median
+        return {"ratio": None, "low": None, "high": None}
+    found = speedup(bf16.step_ms, rung.step_ms)
+    return {"ratio": found.median, "low": found.low, "high": found.high}

@@ -76,7 +76,14 @@ def plan_bars(model: Model) -> Exhibit | None:
         + _not_measured(check),
         unit="ms",
         rows=tuple(
-            {"label": label, "value": round(ms, 2), "start": 0, "ratio": None if ratio is None else round(ratio, 3)}
+            {
+                "label": label,
+                "value": round(ms, 2),
+                "start": 0,
+                "ratio": None if ratio is None else round(ratio, 3),
+                "low": None,
+                "high": None,
+            }
             for label, ms, ratio in rows
         ),
         answers_why=True,

@@ -17,6 +17,10 @@ def words(kind: str) -> str:
     return KIND_WORDS.get(kind, kind)
 
 
+# A bar that is held against none.
+_UNRELATED = {"ratio": None, "low": None, "high": None}
+
+
 @exhibit
 def where_time_went(trace: Trace) -> Exhibit | None:
     """A step's time by kind, the largest first, and what the GPU was idle for; kernels that run at once share it."""
@@ -46,7 +50,7 @@ def where_time_went(trace: Trace) -> Exhibit | None:
         title=f"where {whole}'s time went, us {a_step(trace)} on the GPU{earlier}{profilers}",
         unit="us",
         rows=tuple(
-            {"label": f"{label}, {part(us, span)}", "value": round(shown(trace, us), 1), "start": 0, "ratio": None}
+            {"label": f"{label}, {part(us, span)}", "value": round(shown(trace, us), 1), "start": 0, **_UNRELATED}
             for label, us in drawn
         ),
         answers_why=True,

@@ -77,7 +77,8 @@ def host_time(times: TransformerEngineTimes) -> Exhibit | None:
 
 
 def _bar(name: str, value: float, start: float = 0.0) -> dict[str, Any]:
-    return {"label": name, "value": round(value, 1), "start": round(start, 1), "ratio": None}
+    unrelated = {"ratio": None, "low": None, "high": None}
+    return {"label": name, "value": round(value, 1), "start": round(start, 1), **unrelated}
 
 
 @exhibit

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import fp8doctor
-from fp8doctor.api import NothingRecognisedError
+from fp8doctor.api import NothingRecognisedError, knowledge
 from fp8doctor.reporting.markdown import code_block, inline
 from fp8doctor.reporting.summary import Shown, fold
 from fp8doctor.store import NotAFactsFileError
@@ -44,6 +44,7 @@ LONGEST_ISSUE = 200_000
 LONGEST_COMMENT = 8_000
 MOST_FINDINGS = 3
 MOST_GAPS = 3
+MOST_NAMED = 8
 # What settles most of what a text leaves open.
 ONE_COMMAND = "fp8doctor --markdown"
 # What an issue about narrow formats speaks of. Engines print "quantization=None" whatever the issue is about.
@@ -112,6 +113,9 @@ def _to_run() -> tuple[str, str]:
 
 def _parts(document: dict[str, Any]) -> Iterator[str]:
     yield MARK
+    if any(path.startswith("facts.") for path in document["left_out"]):
+        yield from _as_pasted(document)
+        return
     yield "Thanks for the report. This is what a program can see in the text that was pasted:"
     yield f"**Verdict: {inline(document['verdict']['status'])}.** {inline(document['verdict']['headline'])}"
     # What an earlier finding explains is told with that one.
@@ -134,6 +138,20 @@ def _parts(document: dict[str, Any]) -> Iterator[str]:
     if shown:
         first = shown[0].finding["id"]
         yield f"`fp8doctor explain {first}` says more on the first point. I am a program and can be wrong."
+
+
+def _as_pasted(document: dict[str, Any]) -> Iterator[str]:
+    """Of a report that had no room for its facts: which findings it names, in our own words and not in the paste's.
+
+    It cannot be judged again, so its sentences and commands are a stranger's.
+    """
+    rules = knowledge().rules
+    found = dict.fromkeys(one["id"] for one in document["findings"] if one["id"] in rules)
+    yield f"The report that was pasted says: {inline(document['verdict']['status'])}. Its facts were cut for length."
+    named = list(found)[:MOST_NAMED]
+    if named:
+        yield "It names:\n\n" + "\n".join(f"- **{id}** {rules[id].name}: {rules[id].title}" for id in named)
+        yield f"`fp8doctor explain {named[0]}` says more on the first. I am a program and can be wrong."
 
 
 def _names(findings: Iterable[dict[str, Any]]) -> str:

@@ -63,6 +63,7 @@ def saved_report(registry: Registry, saved: store.Saved, source: Source, selecti
         findings=shown,
         silenced=(*saved.silenced, *silenced),
         outcomes=said.outcomes,
+        captions=said.captions or report.captions,
     )
 
 

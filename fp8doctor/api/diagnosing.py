@@ -59,7 +59,7 @@ def read(text: str | bytes, *, selection: Selection = EVERYTHING) -> Report:
         NothingRecognisedError: if nothing in it is known.
         fp8doctor.store.NotAFactsFileError: if it is our own report, too short or broken to be judged.
     """
-    from fp8doctor.reading import environment, own
+    from fp8doctor.reading import environment, header, own
     from fp8doctor.reading.messages import known_lines
     from fp8doctor.reading.text import clean
 
@@ -72,7 +72,7 @@ def read(text: str | bytes, *, selection: Selection = EVERYTHING) -> Report:
     for key, reader in registry.readers.items():
         if (said := reader.function(pasted)) is not None:
             facts[key] = said
-    messages = Messages(tuple(known_lines(registry.error_texts, pasted.lines, "the text")))
+    messages = Messages(tuple(known_lines(registry.error_texts, header.without_report(pasted.lines), "the text")))
     if not facts and not messages.messages and not seen.formats:
         known = "no environment report, log line or error that fp8doctor knows"
         raise NothingRecognisedError(f"nothing in this text is known: {known}")

@@ -15,6 +15,10 @@ Source = Literal["live", "facts", "text", "trace", "model", "demo", "fleet"]
 BOX_NOT_ASKED = "only the command fp8doctor examines the box"
 
 
+# The facts that readers of text fill, too, and that other people's scripts rely on: a shortened report keeps them.
+CONTRACT_FACTS = ("gpus", "driver", "torch_build", "libraries")
+
+
 @dataclass(frozen=True)
 class VerdictRecord:
     """The answer: a status, one sentence, and the three questions apart."""
@@ -133,6 +137,8 @@ class Judged:
     findings: tuple[FindingRecord, ...] = ()
     silenced: tuple[SilencedRecord, ...] = ()
     outcomes: tuple[OutcomeRecord, ...] = ()
+    # The header line's pieces, which follow from facts that may be gone.
+    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

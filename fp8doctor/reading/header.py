@@ -9,6 +9,7 @@ from fp8doctor.reading.saying import Found, Record, driver_version, gpu, say_tor
 
 FORMAT = "fp8doctor-markdown"
 _HEADER = re.compile(r" {0,3}#{1,4} fp8doctor (\d[\w.+]{0,30}) \u00b7 (.{1,2000})$")
+_ITEM = re.compile(r"\s{0,12}[-*] ")
 _COUNTED = re.compile(r"(?:(\d{1,3}) x )?(.{1,100})$")
 _ARCHITECTURE = re.compile(r"sm_(\d{1,2})(\d)$|(gfx[0-9a-f]{3,5})$")
 
@@ -21,6 +22,12 @@ def read(lines: Sequence[str]) -> Found | None:
             _pieces(found, [piece.strip(" `") for piece in match[2].split(" \u00b7 ")])
             return found if found.records else None
     return None
+
+
+def without_report(lines: Sequence[str]) -> list[str]:
+    """The lines without what our own report says as items of its lists: what it quotes is no news of this text."""
+    start = next((place for place, line in enumerate(lines) if "fp8doctor" in line and _HEADER.match(line)), len(lines))
+    return [*lines[:start], *(line for line in lines[start:] if not _ITEM.match(line))]
 
 
 def _pieces(found: Found, pieces: list[str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fp8doctor.reporting.exhibits import NO_DIFFERENCE, Exhibit, Row, sense
+from fp8doctor.reporting.exhibits import Exhibit, Row, ratio_sense, sense
 from fp8doctor.reporting.text import cut, factor, number, one_line
 
 Spec = dict[str, Any]
@@ -114,10 +114,7 @@ def _bar_text(row: Row) -> str:
 def _bar_colour(row: Row) -> str:
     if row.get("start"):
         return PART
-    ratio = row.get("ratio")
-    if ratio is None or NO_DIFFERENCE[0] <= ratio <= NO_DIFFERENCE[1]:
-        return BASE
-    return GAIN if ratio > 1 else LOSS
+    return {-1: LOSS, 0: BASE, 1: GAIN}[ratio_sense(row)]
 
 
 def _unlike(labels: list[str]) -> list[str]:

@@ -24,6 +24,7 @@ MOST_LINES_OF_A_CELL = 6
 # Two runs agree within 3 % (benchmarks/RESULTS.md): a factor in here is none.
 NO_DIFFERENCE = (0.97, 1.03)
 # How a factor is shown: by a sign, and by colours that are read on light and dark grounds.
+_RATIO = {-1: "bold red", 0: "", 1: "bold green"}
 _SIGNS = {-1: "-", 0: "=", 1: "+", 2: "+"}
 _HEAT = {-1: "black on orange1", 0: "black on grey74", 1: "black on sky_blue1", 2: "black on deep_sky_blue1"}
 
@@ -64,7 +65,7 @@ def _bars(exhibit: Exhibit, width: int) -> list[Text]:
             line.append("  ")
             line.append(_bar(row.get("start") or 0, row["value"], longest, bar_width), style=_bar_style(row))
         if ratio:
-            line.append(f" {ratio:>{ratio_width}}", style=_ratio_style(row["ratio"]))
+            line.append(f" {ratio:>{ratio_width}}", style=_RATIO[ratio_sense(row)])
         line.rstrip()
         line.truncate(width)
         lines.append(line)
@@ -83,8 +84,10 @@ def _bar_style(row: Row) -> str:
     return "yellow" if row.get("start") else "cyan"
 
 
-def _ratio_style(ratio: float) -> str:
-    return "bold green" if ratio > 1 else "bold red" if ratio < 1 else ""
+def ratio_sense(row: Row) -> int:
+    """Of a bar's ratio, -1: slower, 0: no difference, or none is said, 1: faster."""
+    ratio = row.get("ratio")
+    return 0 if ratio is None else min(1, sense({**row, "value": ratio}))
 
 
 def columns(exhibit: Exhibit) -> tuple[list[str], list[list[str]]]:

@@ -59,6 +59,7 @@ def render(view: View) -> str:
         view=view,
         style=_style(),
         verdict=view["verdict"],
+        headline=summary.headline(view),
         answers=_answers(view),
         advice=summary.advice(view),
         code=summary.to_do(summary.advice(view)),
@@ -126,7 +127,7 @@ def _answers(view: View) -> list[tuple[str, str, str, str]]:
     asked = (
         ("This GPU has FP8 tensor cores", "fp8_hardware"),
         ("This software can use them", "fp8_software"),
-        ("FP8 ran here and was right", "fp8_runs"),
+        ("An FP8 product ran here and was right", "fp8_runs"),
     )
     return [(words, *ANSWERS[view["verdict"][key]], ANSWERS[view["verdict"][key]][1][:2]) for words, key in asked]
 

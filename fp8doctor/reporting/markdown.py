@@ -34,7 +34,7 @@ _SPECIAL = re.compile(
     re.IGNORECASE,
 )
 # What ends an item of a list or a sentence, behind a word; by itself it means nothing.
-_SEPARATOR = re.compile(r"(?<=[^,;:.!?])[,;:.!?]+$")
+_SEPARATOR = re.compile(r"(?<=[^,;:.!?)])\)?[,;:.!?]*$")
 # What begins a list or a heading at the start of a line.
 _OPENING = re.compile(r"[-+=]+|\d+[.)]")
 
@@ -77,7 +77,7 @@ def _readable(view: View) -> Iterator[str]:
     if python := summary.examined_python(view):
         yield f"Examined: {inline(python)}\n"
     verdict = view["verdict"]
-    yield f"**Verdict: {inline(verdict['status'])}.** {inline(verdict['headline'])}\n"
+    yield f"**Verdict: {inline(verdict['status'])}.** {inline(summary.headline(view))}\n"
     for place, one in enumerate(summary.advice(view)):
         if place == 0:
             yield "**Use**\n"
@@ -188,18 +188,30 @@ def inline(value: object) -> str:
     text = one_line(value)
     if len(text) > LONGEST_TEXT:
         text = text[:LONGEST_TEXT] + "…"
-    # Special words that follow one another are one span, but for the items of a list: each ends with its separator.
-    runs: list[tuple[bool, list[str], str]] = []
+    # Special words that follow one another are one span, but for the items of a list and what stands in brackets.
+    runs: list[tuple[bool, str, list[str], str]] = []
     for place, word in enumerate(text.split(" ")):
         special = bool(_SPECIAL.search(word)) or (place == 0 and bool(_OPENING.fullmatch(word)))
-        end = _SEPARATOR.search(word) if special else None
-        core, after = (word[: end.start()], end.group()) if end else (word, "")
-        if runs and runs[-1][0] == special and not runs[-1][2]:
-            _, words, _ = runs.pop()
-            runs.append((special, [*words, core], after))
+        before, core, after = _taken_apart(word) if special else ("", word, "")
+        if runs and runs[-1][0] == special and not runs[-1][3] and not before:
+            _, opened, words, _ = runs.pop()
+            runs.append((special, opened, [*words, core], after))
         else:
-            runs.append((special, [core], after))
-    return " ".join((_span(" ".join(words)) if special else " ".join(words)) + after for special, words, after in runs)
+            runs.append((special, before, [core], after))
+    return " ".join(
+        f"{before}{_span(' '.join(words)) if special else ' '.join(words)}{after}"
+        for special, before, words, after in runs
+    )
+
+
+def _taken_apart(word: str) -> tuple[str, str, str]:
+    """What stands before and behind a word: a bracket that was opened before it, what ends an item or a sentence."""
+    before = "(" if word.startswith("(") and len(word) > 1 else ""
+    end = _SEPARATOR.search(word)
+    core, after = (word[len(before) : end.start()], end.group()) if end else (word[len(before) :], "")
+    if after.startswith(")") and "(" in core:
+        core, after = f"{core})", after[1:]
+    return before, core, after
 
 
 def _span(text: str) -> str:

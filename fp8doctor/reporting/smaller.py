@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from fp8doctor.judging.report import CONTRACT_FACTS
+
 Document = dict[str, Any]
 # A list as long as this, in characters of JSON, holds samples or cases; a shorter one says what is there.
 SAMPLES = 3_000
@@ -17,29 +19,37 @@ LEAST_LIST = 400
 
 
 class Fitting(NamedTuple):
-    """JSON that fits, the paths of what it lacks, and how far it had to be cut: 0 (whole) to 6."""
+    """JSON that fits, the paths of what it lacks, and how far it had to be cut: 0 (whole) to 7."""
 
     text: str
     left_out: tuple[str, ...] = ()
     cuts: int = 0
 
 
-# The cuts after which exhibits and samples are gone, and the ones after which lists of what is there are.
-SAMPLES_GONE, LISTS_GONE = 2, 4
+# The cuts after which exhibits and samples are gone, and those after which lists and reasons are, but no whole facts.
+SAMPLES_GONE, LISTS_GONE = 2, 5
 
 
 def within_room(document: Document, room: int) -> Fitting | None:
     """The document as JSON of at most `room` characters, with `left_out` naming what it lacks; None if none fits.
 
-    Exhibits go first, since they are made anew from facts; then samples, the longest first; then what probes printed;
-    then other lists, whole facts, and at last the reasons of outcomes.
+    Exhibits go first, since they are made anew from facts; then samples, the longest first; then what probes printed,
+    other lists, the reasons of outcomes, whole facts. What other people's scripts rely on goes at last.
     """
     whole = _text(document)
     if len(whole) <= room:
         return Fitting(whole, tuple(document.get("left_out") or ()))
     lost: list[str] = list(document.get("left_out") or ())
     smaller = {**document, "left_out": lost}
-    steps = (_without_exhibits, _without_samples, _without_tails, _without_lists, _without_facts, _without_reasons)
+    steps = (
+        _without_exhibits,
+        _without_samples,
+        _without_tails,
+        _without_lists,
+        _without_reasons,
+        _without_facts,
+        _without_contract,
+    )
     for cuts, step in enumerate(steps, 1):
         text = step(smaller, lost, room)
         if len(text) <= room:
@@ -56,11 +66,11 @@ def first_within(room: int, *documents: Document) -> Fitting | None:
 def carried(view: Document, room: int) -> Document:
     """What of a report goes into a text of `room` characters, before it is made to fit.
 
-    Without the header line's pieces, and without names whose value is null: what is left out was not observed, or not
-    said. Verdict and advice keep theirs: they have no other "not said". What could not fit by any means is gone.
+    Without names whose value is null: what is left out was not observed, or not said. Verdict and advice keep theirs:
+    they have no other "not said". What could not fit by any means is gone.
     """
     kept = {name: view[name] for name in ("verdict", "use")}
-    document = {name: value for name, value in view.items() if name not in ("captions", *kept)}
+    document = {name: value for name, value in view.items() if name not in kept}
     if len(msgspec.json.encode(document)) > HOPELESS * room:
         lost = document["left_out"] = [*(view.get("left_out") or ())]
         _without_exhibits(document, lost)
@@ -95,10 +105,10 @@ def _without_samples(document: Document, lost: list[str], room: int) -> str:
 
 
 def _without_lists(document: Document, lost: list[str], room: int) -> str:
-    return _shorter(document, lost, room, LEAST_LIST)
+    return _shorter(document, lost, room, LEAST_LIST, kept=CONTRACT_FACTS)
 
 
-def _shorter(document: Document, lost: list[str], room: int, least: int) -> str:
+def _shorter(document: Document, lost: list[str], room: int, least: int, kept: tuple[str, ...] = ()) -> str:
     """Without the longest lists of the facts, wherever they are, as many as must go."""
     facts = document["facts"] = _copied(document["facts"])
     found = sorted(_lists(facts, "facts"), key=lambda one: -one[0])
@@ -106,6 +116,8 @@ def _shorter(document: Document, lost: list[str], room: int, least: int) -> str:
     for size, path, holder, name in found:
         if length <= room or size < least:
             break
+        if path.split(".")[1] in kept:
+            continue
         del holder[name]
         lost.append(path)
         length -= size - len(path) - 3
@@ -136,11 +148,22 @@ def _without_tails(document: Document, lost: list[str], room: int) -> str:
 
 
 def _without_facts(document: Document, lost: list[str], room: int) -> str:
+    return _fewer(document, lost, room, CONTRACT_FACTS)
+
+
+def _without_contract(document: Document, lost: list[str], room: int) -> str:
+    return _fewer(document, lost, room, ())
+
+
+def _fewer(document: Document, lost: list[str], room: int, kept: tuple[str, ...]) -> str:
+    """Without whole facts, the longest first, as many as must go."""
     facts: Document = document["facts"]
     text = _text(document)
     for key in sorted(facts, key=lambda key: -len(_text({"": facts[key]}))):
         if len(text) <= room:
             break
+        if key in kept:
+            continue
         document["facts"] = facts = {name: value for name, value in facts.items() if name != key}
         lost[:] = [path for path in lost if not path.startswith(f"facts.{key}.")]
         lost.append(f"facts.{key}")

@@ -274,6 +274,12 @@ def not_examined(view: View) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+def headline(view: View) -> str:
+    """The verdict in a sentence; of a paste that lacks facts to judge it again, that these are the paste's words."""
+    said = one_line(view["verdict"]["headline"])
+    return f"As the paste says, not judged again: {said}" if lost(view) else said
+
+
 def silenced(view: View) -> list[str]:
     """What was found and is not shown, by what silenced it: "LIN004 cpu-launch-bound (--ignore LIN004)"."""
     return [one_line(f"{one['id']} {one['name']} ({one['by']})") for one in view["silenced"]]

@@ -151,7 +151,7 @@ class _Page:
 
     def _verdict(self) -> Iterator[Text]:
         verdict = self.view["verdict"]
-        yield from self._beside(self._text(verdict["headline"], STATUS_STYLE.get(verdict["status"], "bold")))
+        yield from self._beside(self._text(summary.headline(self.view), STATUS_STYLE.get(verdict["status"], "bold")))
 
     def _beside(self, text: Text, indent: int = 0) -> Iterator[Text]:
         """Lines for the column beside the labels."""
@@ -198,7 +198,8 @@ class _Page:
             yield from self._wrapped(self._all_well(), 13, Text("On this box  ", style="bold"))
         if usage:
             lessons = all(one.finding["severity"] == "info" for one in usage)
-            note = self._text("how to get more from FP8; nothing is broken" if lessons else "what to mend", "dim")
+            well = "how to get more from FP8" + ("" if self.view["silenced"] else "; nothing is broken")
+            note = self._text(well if lessons else "what to mend", "dim")
             yield Text.assemble(("In use", "bold"), "       ", note)
             for one in usage:
                 is_lesson = one.finding["severity"] == "info" and not summary.is_a_message(one.finding)
@@ -208,7 +209,9 @@ class _Page:
         counts = summary.counts(self.view)
         numbers = self._text(f"({counts.text()})", "dim")
         words = summary.all_well(self.view)
-        if counts.passed > counts.unknown:
+        if self.view["silenced"]:
+            sign = self._text("•", "cyan")
+        elif counts.passed > counts.unknown:
             sign = self._text("✓", "bold green")
         else:
             sign, words = Text("?", "bold yellow"), f"{words} in what little could be seen"

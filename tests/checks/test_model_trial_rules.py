@@ -173,7 +173,7 @@ def test_the_plan_stands_in_a_table_and_in_bars() -> None:
     }
     bars = advice.plan_bars(found)
     assert bars is not None
-    assert [tuple(row.values()) for row in bars.rows] == [
+    assert [(row["label"], row["value"], row["start"], row["ratio"]) for row in bars.rows] == [
         ("as it is", 20.0, 0, None),
         ("1. compiled blocks", 12.0, 0, 1.667),
         ("2. torchao float8 row-wise", 8.0, 0, 2.5),
@@ -234,7 +234,7 @@ def test_the_plan_is_shown_as_it_was_measured_in_the_whole_model() -> None:
             advice.plan_bars(replace(found, check=check)),
         )
         assert bars is not None
-        return tuple(table[-1].values()), tuple(bars.rows[-1].values())
+        return tuple(table[-1].values()), tuple(bars.rows[-1][name] for name in ("label", "value", "start", "ratio"))
 
     check = Check(config, "ok", step_ms=ms(8.5), estimated_ms=ms(8), as_it_is_ms=ms(20))
     whole = "all of it in the whole model"

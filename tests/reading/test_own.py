@@ -28,8 +28,13 @@ def test_markdown_that_was_pasted_gives_back_verdict_advice_findings_and_outcome
     report = api.diagnose(box)
     back = api.read(f"I get this:\n\n{api.report_to_markdown(report)}\nWhat can I do?\n")
     original = json.loads(api.report_to_json(report))
-    for part in ("verdict", "use", "findings", "silenced", "outcomes"):
-        assert json.loads(api.report_to_json(back))[part] == original[part]
+    again = json.loads(api.report_to_json(back))
+    for part in ("verdict", "use", "findings", "silenced"):
+        assert again[part] == original[part]
+    assert [(one["id"], one["outcome"]) for one in again["outcomes"]] == [
+        (one["id"], one["outcome"]) for one in original["outcomes"]
+    ]
+    assert again["outcomes"] == original["outcomes"] or "the reasons of outcomes" in back.left_out
 
 
 @pytest.mark.parametrize("box", BOXES, ids=lambda box: box.stem)
@@ -49,6 +54,32 @@ def test_its_facts_come_back_but_for_what_is_named_as_left_out(box: Path) -> Non
 
     for key, record in original.items():
         compare(record, found.get(key), f"facts.{key}")
+
+
+@pytest.mark.parametrize("box", BOXES, ids=lambda box: box.stem)
+def test_what_half_a_report_quotes_is_no_error_of_the_text(box: Path) -> None:
+    markdown = api.report_to_markdown(api.diagnose(box))
+    visible = markdown[: markdown.index("<details>")]
+    assert api.read(visible).facts["messages"]["messages"] == []
+    with_a_log = api.read(f"{visible}\nand then:\nRuntimeError: \"mul_cuda\" not implemented for 'Float8_e4m3fn'\n")
+    assert with_a_log.facts["messages"]["messages"]
+
+
+@pytest.mark.parametrize("box", BOXES, ids=lambda box: box.stem)
+def test_the_box_keeps_its_name_and_what_scripts_rely_on(box: Path) -> None:
+    report = api.diagnose(box)
+    back = api.read(api.report_to_markdown(report))
+    assert back.captions == report.captions
+    assert not [
+        path for path in back.left_out if path.startswith(("facts.gpus", "facts.driver", "facts.libraries.ins"))
+    ]
+
+
+def test_what_cannot_be_judged_again_says_that_it_is_the_pastes_word() -> None:
+    back = api.read(api.report_to_markdown(api.diagnose(H200)))
+    assert "As the paste says, not judged again: FP8 pays" in " ".join(api.report_to_text(back).split())
+    whole = api.read(api.report_to_markdown(api.diagnose(H200.with_name("no-gpu.json"))))
+    assert "As the paste says" not in api.report_to_text(whole)
 
 
 def test_what_was_left_out_stays_named_when_the_report_is_written_again() -> None:

@@ -64,7 +64,7 @@ def test_it_says_what_a_maintainer_wants_first() -> None:
 def test_the_json_in_it_can_be_judged_again(name: str) -> None:
     document = read_json(REPORTS[name].to_markdown())
     assert document["schema"] == "fp8doctor.report"
-    assert "captions" not in document
+    assert document["captions"] == list(REPORTS[name].captions)
     assert document["verdict"]["status"] == REPORTS[name].verdict.status
     assert "null" not in json.dumps(document["findings"])
     api.diagnose({**document, "facts": {}, "probes": {}})
@@ -88,6 +88,9 @@ def test_hostile_text_is_shown_as_it_is(text: str) -> None:
         ("run pip_x --a_b c", "run `pip_x --a_b` c"),
         (":tada:", "`:tada`:"),
         ("#,; x", "`#`,; x"),
+        ("row-wise (torch._scaled_mm) + x", "row-wise (`torch._scaled_mm`) + x"),
+        ("(torch grouped_mm) is", "(torch `grouped_mm`) is"),
+        ("call f(x_y).", "call `f(x_y)`."),
     ],
 )
 def test_a_code_span_ends_with_its_word_in_a_list(text: str, shown: str) -> None:
@@ -190,7 +193,7 @@ def test_samples_go_first_and_are_named() -> None:
 def test_then_exhibits_tails_and_facts() -> None:
     facts = {"big": {"text": "x " * 40_000}, "small": {"y": 1}}
     document = read_json(dataclasses.replace(HEALTHY, facts=facts).to_markdown())
-    assert document["left_out"] == ["exhibits", "probes.*.stderr_tail", "facts.big"]
+    assert document["left_out"] == ["exhibits", "probes.*.stderr_tail", "the reasons of outcomes", "facts.big"]
     assert document["facts"] == {"small": {"y": 1}}
 
 
