@@ -49,7 +49,8 @@ def command(rule: str | None) -> int:
 
 def _first(last: dict[str, Any] | None) -> str:
     if last is None or not last["findings"]:
-        raise click.UsageError("Name a rule, ID|NAME; fp8doctor rules lists them.")
+        why = "no report of this machine is kept yet" if last is None else "the last report found nothing"
+        raise click.UsageError(f"Name a rule, ID|NAME: {why}; fp8doctor rules lists them.")
     return str(last["findings"][0]["id"])
 
 

@@ -33,6 +33,12 @@ def command(json_to: str | None) -> int:
     for rule in rules:
         says = Text.assemble((rule.name, "bold"), f": {rule.title}")
         table.add_row(Text(rule.id, "bold"), Text(rule.severity.value), Text(rule.scope), says)
+    console = output.console()
     with output.reader_may_leave():
-        output.console().print(table)
+        if console.is_terminal:
+            console.print(table)
+        else:  # for grep: a line a rule
+            for rule in rules:
+                line = f"{rule.id}  {rule.severity.value}  {rule.scope}  {rule.name}: {rule.title}"
+                console.print(line, no_wrap=True, overflow="ignore", crop=False)
     return 0

@@ -1,4 +1,4 @@
-"""What does the header line of our own Markdown report say, where its JSON was cut off?"""
+"""What does the header line of our own report say, where its JSON is not: cut off, or a terminal's text?"""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from fp8doctor.reading.saying import Found, Record, driver_version, gpu, say_torch, torch_version
 
 FORMAT = "fp8doctor-markdown"
-_HEADER = re.compile(r" {0,3}#{1,4} fp8doctor (\d[\w.+]{0,30}) \u00b7 (.{1,2000})$")
-_ITEM = re.compile(r"\s{0,12}[-*] ")
+_HEADER = re.compile(r" {0,3}(?:#{1,4} )?fp8doctor (\d[\w.+]{0,30}) \u00b7 (.{1,2000})$")
+_ITEM = re.compile(r"\s{0,12}(?:[-*•!✗?x]|->) ")
 _COUNTED = re.compile(r"(?:(\d{1,3}) x )?(.{1,100})$")
 _ARCHITECTURE = re.compile(r"sm_(\d{1,2})(\d)$|(gfx[0-9a-f]{3,5})$")
 

@@ -237,9 +237,14 @@ def grid(names: list[str], body: list[list[str]], width: int) -> list[Text]:
     """A plain table: a bold head, the first column to the left, figures to the right, long texts on several lines."""
     columns = list(zip(names, *body, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    # The widest column gives way until all fit; a line that still does not is cut.
-    while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > NARROWEST_COLUMN:
-        widths[widths.index(max(widths))] -= 1
+    # The widest column gives way until all fit: first where no word breaks by it. A line that still does not is cut.
+    words = [max((len(word) for cell in column for word in cell.split()), default=0) for column in columns]
+    for least in (words, [0] * len(words)):
+        spare = [max(0, size - max(word, NARROWEST_COLUMN)) for size, word in zip(widths, least, strict=True)]
+        while sum(widths) + 2 * (len(widths) - 1) > width and any(spare):
+            place = max(range(len(widths)), key=lambda at: (spare[at] > 0, widths[at]))
+            widths[place] -= 1
+            spare[place] -= 1
     is_figure = [column > 0 and _is_figure(body, column) for column in range(len(names))]
     lines = []
     for place, row in enumerate([names, *body]):

@@ -39,7 +39,8 @@ def check() -> None:
     """
     missing = [package for module, package in NEEDS.items() if find_spec(module) is None]
     if missing:
-        raise MissingChartsError(f"HTML needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        lacking = " and ".join(missing)
+        raise MissingChartsError(f"HTML needs {lacking} (the extra html): pip install {' '.join(missing)}")
 
 
 def render(view: View) -> str:

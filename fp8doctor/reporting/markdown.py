@@ -35,6 +35,7 @@ _SPECIAL = re.compile(
 )
 # What ends an item of a list or a sentence, behind a word; by itself it means nothing.
 _SEPARATOR = re.compile(r"(?<=[^,;:.!?)])\)?[,;:.!?]*$")
+_PYTHON = re.compile(r"(?:import|from|with|for|def|model|[a-z_0-9.]+\(|[A-Za-z_.]+ = |[a-z_]+=[A-Z]\w+$)\b")
 # What begins a list or a heading at the start of a line.
 _OPENING = re.compile(r"[-+=]+|\d+[.)]")
 
@@ -145,7 +146,7 @@ def _finding(one: summary.Shown) -> str:
     for action in finding["actions"][:MOST_ACTIONS]:
         lines.append(f"  - do: {inline(summary.deed(action))}")
         if action["command"]:
-            lines.append(code_block(action["command"], "sh", indent=4))
+            lines.append(code_block(action["command"], language_of(action["command"]), indent=4))
     if gain := summary.gain(finding):
         lines.append(f"  - gives {inline(gain)}")
     if one.symptoms:
@@ -228,6 +229,12 @@ def code_block(text: object, language: str, indent: int = 0, most: int = LONGEST
     fence = "`" * max(3, _longest_run(body) + 1)
     lines = [f"{fence}{language}", *body.splitlines(), fence]
     return "\n".join(" " * indent + line for line in lines)
+
+
+def language_of(code: str) -> str:
+    """What a command to paste is written in: most are a shell's, some are lines of Python."""
+    first = clean(code).lstrip().partition("\n")[0]
+    return "python" if _PYTHON.match(first) else "sh"
 
 
 def _longest_run(text: str) -> int:

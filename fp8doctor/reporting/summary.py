@@ -330,6 +330,10 @@ def was_cut(view: View) -> bool:
 
 def dated(view: View) -> str:
     """What the date in the header line is the date of: a text says nothing of when it was written."""
+    if view["source"] == "model":
+        return "examined"
+    if view["source"] == "text" and not _reading(view):
+        return "written"  # a report of our own, which says when
     return "read" if is_foreign(view) else "recorded"
 
 

@@ -20,6 +20,7 @@ from fp8doctor.judging.report import OutcomeRecord, ProbeRecord, Report
 from fp8doctor.model import Action, Evidence, Facts
 from fp8doctor.plain import split_optional, to_plain
 from fp8doctor.reporting.redaction import Identity, redact
+from tests.conftest import has_charts
 from tests.sample_reports import HEALTHY
 
 NOBODY = Identity()
@@ -289,7 +290,7 @@ def everything(report: Report) -> dict[str, str]:
         "facts": api.facts_to_json(report),
         "markdown": report.to_markdown(),
         "text": report.to_text(verbose=True),
-        "html": report.to_html(),
+        **({"html": report.to_html()} if has_charts() else {}),
         "difference": api.difference_to_json(difference),
         "difference, readable": api.difference_to_markdown(difference),
     }
