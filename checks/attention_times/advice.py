@@ -14,8 +14,8 @@ from fp8doctor.checks.attention_times.lookup import (
     waits_for_host,
 )
 from fp8doctor.checks.attention_times.shapes import Task
-from fp8doctor.measuring.statistics import interval_text, speedup
-from fp8doctor.model import Candidate, Exhibit
+from fp8doctor.measuring.statistics import factor_columns, interval_text, speedup
+from fp8doctor.model import Candidate, Estimate, Exhibit
 from fp8doctor.registry import candidates, exhibit
 
 TASK = "attention"
@@ -122,7 +122,7 @@ def first_call(times: AttentionTimes) -> Exhibit | None:
             "label": name_of(route),
             "value": round(case.tflops or 0.0, 1),
             "start": 0,
-            **_ratio(default, case),
+            **factor_columns(_speed(default, case)),
         }
         for route, case in sorted(cases.items(), key=lambda item: -(item[1].tflops or 0.0))
     )
@@ -133,11 +133,10 @@ def first_call(times: AttentionTimes) -> Exhibit | None:
     return Exhibit("attention-routes", "bars", title, "TFLOP/s", rows)
 
 
-def _ratio(default: AttentionCase | None, case: AttentionCase) -> dict[str, float | None]:
+def _speed(default: AttentionCase | None, case: AttentionCase) -> Estimate | None:
     if default is None or default.device_us is None or case is default or case.device_us is None:
-        return {"ratio": None, "low": None, "high": None}
-    found = speedup(default.device_us, case.device_us)
-    return {"ratio": found.median, "low": found.low, "high": found.high}
+        return None
+    return speedup(default.device_us, case.device_us)
 
 
 def _tflops(record: Timings, tasks: list[Task], route: str) -> float:

@@ -7,8 +7,8 @@ from typing import Any
 from fp8doctor.checks.ladder.advice import step_title
 from fp8doctor.checks.ladder.facts import Ladder, Rung
 from fp8doctor.checks.ladder.winners import advised, baseline, fastest, ok
-from fp8doctor.measuring.statistics import speedup
-from fp8doctor.model import Exhibit
+from fp8doctor.measuring.statistics import factor_columns, speedup
+from fp8doctor.model import Estimate, Exhibit
 from fp8doctor.registry import exhibit
 
 # One after the other.
@@ -39,7 +39,7 @@ def _bars(ladder: Ladder, place: int) -> Exhibit | None:
             "label": rung.config or "",
             "value": rung.step_ms.median,
             "start": 0,
-            **_ratio(bf16, rung),
+            **factor_columns(_speed(bf16, rung)),
         }
         for rung in rungs
         if rung.step_ms
@@ -195,11 +195,11 @@ def _rate(ladder: Ladder, rung: Rung) -> float | None:
 
 
 def _times(bf16: Rung | None, rung: Rung) -> float | None:
-    return _ratio(bf16, rung)["ratio"]
+    found = _speed(bf16, rung)
+    return found.median if found else None
 
 
-def _ratio(bf16: Rung | None, rung: Rung) -> dict[str, float | None]:
+def _speed(bf16: Rung | None, rung: Rung) -> Estimate | None:
     if bf16 is None or bf16.step_ms is None or rung.step_ms is None or rung is bf16:
-        return {"ratio": None, "low": None, "high": None}
-    found = speedup(bf16.step_ms, rung.step_ms)
-    return {"ratio": found.median, "low": found.low, "high": found.high}
+        return None
+    return speedup(bf16.step_ms, rung.step_ms)

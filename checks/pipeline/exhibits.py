@@ -6,7 +6,8 @@ from typing import Any
 
 from fp8doctor.checks.pipeline.facts import ImageRung, Likeness, PipelineRun
 from fp8doctor.checks.pipeline.winners import baseline, denoiser_s, hit_rate, image_s, ok, times
-from fp8doctor.model import Estimate, Exhibit
+from fp8doctor.measuring.statistics import factor_columns
+from fp8doctor.model import Exhibit
 from fp8doctor.registry import exhibit
 
 # Rungs whose memory is drawn over time.
@@ -22,20 +23,12 @@ def speeds(pipeline: PipelineRun) -> Exhibit | None:
             "label": rung.config or "",
             "value": image_s(rung),
             "start": 0,
-            **_ratio(times(bf16, rung) if bf16 and rung is not bf16 else None),
+            **factor_columns(times(bf16, rung) if bf16 and rung is not bf16 else None),
         }
         for rung in sorted(ok(pipeline), key=image_s)
     )
     title = f"{_what(pipeline)}: seconds an image, and speed over BF16 as it is"
     return Exhibit("pipeline-speeds", "bars", title, "s", rows, answers_why=True) if rows else None
-
-
-def _ratio(found: Estimate | None) -> dict[str, float | None]:
-    return {
-        "ratio": found.median if found else None,
-        "low": found.low if found else None,
-        "high": found.high if found else None,
-    }
 
 
 @exhibit
@@ -98,9 +91,9 @@ def parts(pipeline: PipelineRun) -> Exhibit | None:
     rows: list[dict[str, Any]] = []
     begin = 0.0
     for name, seconds in spans:
-        rows.append({"label": name, "value": round(seconds, 3), "start": round(begin, 3), **_ratio(None)})
+        rows.append({"label": name, "value": round(seconds, 3), "start": round(begin, 3), **factor_columns(None)})
         begin += seconds
-    rows.append({"label": "= image", "value": round(whole, 3), "start": 0.0, **_ratio(None)})
+    rows.append({"label": "= image", "value": round(whole, 3), "start": 0.0, **factor_columns(None)})
     return Exhibit(
         "pipeline-parts", "bars", "an image in BF16, seconds of each part", "s", tuple(rows), answers_why=True
     )

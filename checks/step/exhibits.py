@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fp8doctor.checks.step.sums import a_step, elsewhere_us, launching_us, part, shown, span_of, unreadable
+from fp8doctor.measuring.statistics import factor_columns
 from fp8doctor.model import Exhibit
 from fp8doctor.registry import exhibit
 from fp8doctor.traced import KIND_WORDS, ProductTotal, Trace
@@ -15,10 +16,6 @@ LEAST_DRAWN = 0.01
 def words(kind: str) -> str:
     """A kind as a person calls it."""
     return KIND_WORDS.get(kind, kind)
-
-
-# A bar that is held against none.
-_UNRELATED = {"ratio": None, "low": None, "high": None}
 
 
 @exhibit
@@ -50,7 +47,12 @@ def where_time_went(trace: Trace) -> Exhibit | None:
         title=f"where {whole}'s time went, us {a_step(trace)} on the GPU{earlier}{profilers}",
         unit="us",
         rows=tuple(
-            {"label": f"{label}, {part(us, span)}", "value": round(shown(trace, us), 1), "start": 0, **_UNRELATED}
+            {
+                "label": f"{label}, {part(us, span)}",
+                "value": round(shown(trace, us), 1),
+                "start": 0,
+                **factor_columns(None),
+            }
             for label, us in drawn
         ),
         answers_why=True,

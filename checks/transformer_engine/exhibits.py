@@ -7,7 +7,7 @@ from typing import Any
 from fp8doctor.checks.transformer_engine.cases import Times, fastest, host_parts, is_faster, quickest_to_ask_for
 from fp8doctor.checks.transformer_engine.configurations import BF16, GRAPH, TE_BF16, short_label
 from fp8doctor.checks.transformer_engine.times import FORWARD, TRAINING, LayerTime, TransformerEngineTimes
-from fp8doctor.measuring.statistics import interval_text
+from fp8doctor.measuring.statistics import factor_columns, interval_text
 from fp8doctor.model import Exhibit
 from fp8doctor.registry import exhibit
 
@@ -77,8 +77,7 @@ def host_time(times: TransformerEngineTimes) -> Exhibit | None:
 
 
 def _bar(name: str, value: float, start: float = 0.0) -> dict[str, Any]:
-    unrelated = {"ratio": None, "low": None, "high": None}
-    return {"label": name, "value": round(value, 1), "start": round(start, 1), **unrelated}
+    return {"label": name, "value": round(value, 1), "start": round(start, 1), **factor_columns(None)}
 
 
 @exhibit

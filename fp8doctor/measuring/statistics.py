@@ -65,6 +65,13 @@ def speedup(slow: Estimate, fast: Estimate) -> Estimate:
     )
 
 
+def factor_columns(found: Estimate | None) -> dict[str, float | None]:
+    """A factor and its interval as a row of bars has them; nothing where nothing is held against anything."""
+    if found is None:
+        return {"ratio": None, "low": None, "high": None}
+    return {"ratio": found.median, "low": found.low, "high": found.high}
+
+
 def differs(ratio: Estimate) -> bool:
     """Whether a ratio is a difference at all: its interval leaves 1 out."""
     return ratio.low > 1.0 or ratio.high < 1.0
