@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tests import stub_nvml
 from tests.broken_packages import BrokenSite
 
 Room = Literal["packages", "torch", "compiler", "gpu", "machine"]
@@ -43,6 +44,7 @@ class Fault:
         quiet_probes: probes of the bed left out, as their facts are about another GPU than the planted one.
         needs_torch: whether the real torch is examined.
         budget_s: the budget that the command is given.
+        cannot: a regular expression of the one line that is said where no report can be had; "" where one must be.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Fault:
     quiet_probes: tuple[str, ...] = ()
     needs_torch: bool = False
     budget_s: int = 15
+    cannot: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -112,12 +115,27 @@ class Ground:
         for part in ("nn", "nn.functional", "utils", "backends.cudnn"):
             self.site.module(f"torch.{part}")
 
+    def stated_triton(self, version: str = "3.6.0") -> None:
+        """Put a module named triton there that states a version."""
+        self.site.metadata("triton", version)
+        self.site.module("triton", f"__version__ = {version!r}\n")
+
+    def played_gpu(self, **otherwise: object) -> None:
+        """Let NVML show an idle H200, or what is changed of it: {"cc": "12.0"}."""
+        folder = self.folder / "nvml"
+        folder.mkdir()
+        script = {**stub_nvml.H200, **otherwise}
+        stub_nvml.build(folder)
+        others = self.environment.get("LD_LIBRARY_PATH")
+        self.environment["LD_LIBRARY_PATH"] = f"{folder}{os.pathsep}{others}" if others else str(folder)
+        self.environment["STUB_NVML"] = ";".join(f"{key}={value}" for key, value in script.items())
+
     def first_in_path(self, folder: Path) -> None:
         """Put a folder before all others in PATH."""
         self.environment["PATH"] = f"{folder}{os.pathsep}{self.environment['PATH']}"
 
 
-STATED_TORCH = '''
+STATED_TORCH = """
 from types import SimpleNamespace
 
 __version__ = "{version}"
@@ -126,7 +144,7 @@ cuda = SimpleNamespace(
     is_available=lambda: False, device_count=lambda: 0, get_arch_list=lambda: [], is_initialized=lambda: False
 )
 bfloat16 = float32 = float16 = float8_e4m3fn = float8_e5m2 = None
-'''
+"""
 
 
 def has_compiler() -> bool:

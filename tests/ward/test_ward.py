@@ -19,11 +19,15 @@ def test_the_cause_comes_first(fault: Fault, tmp_path: Path) -> None:
     if fault.needs_torch and not has_real_torch():
         pytest.skip("needs torch")
     seen, said = examine(fault, tmp_path / "ground")
-    assert said is not None, f"no report: status {seen.status}, {seen.errors[-2000:]}"
-    assert seen.status in (0, 1)
     assert seen.seconds < fault.budget_s + OVER_BUDGET_S
     assert seen.left_running == ()
     assert secrets_in(seen) == []
+    if fault.cannot:
+        assert (seen.status, seen.report) == (2, None)
+        assert re.fullmatch(f"fp8doctor: .*{fault.cannot}.*\n", seen.errors), seen.errors
+        return
+    assert said is not None, f"no report: status {seen.status}, {seen.errors[-2000:]}"
+    assert seen.status in (0, 1)
     assert said.first == fault.first
     assert said.disturbed == ()
     if fault.first is not None:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 import fp8doctor
-from tests.ward.fault import HEALTHY, SECRETS, Fault, Ground
+from tests.ward.fault import HEALTHY, SECRETS, Fault, Ground, may_mount
 
 BOXES = Path(__file__).parent.parent / "boxes"
 # Over its budget: what the command may take to end what hangs, to judge and to print (see `checks` in the issue form).
@@ -92,6 +93,8 @@ def examine(fault: Fault, folder: Path) -> tuple[Visit, Diagnosis | None]:
     """Plant a fault, call the doctor, and judge what it saw on the box that the fault is judged in."""
     ground = Ground(folder)
     fault.plant(ground)
+    if ground.mounts and not may_mount():
+        pytest.skip("this user may have no mount namespace of his own")
     seen = visit(ground, fault.budget_s)
     return seen, None if seen.report is None else diagnose(fault, seen.report)
 
