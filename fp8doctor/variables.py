@@ -1,4 +1,4 @@
-"""Which environment variables may a report show?
+"""Which environment variables may a report show, and which is the doctor's own?
 
 Only the standard library is imported here: this module also runs inside the examined environment.
 """
@@ -27,6 +27,9 @@ KEPT = (
     r"VLLM_(USE_DEEP_GEMM|TEST_FORCE_FP8_MARLIN|ATTENTION_BACKEND)|HIP_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES|"
     r"HSA_OVERRIDE_GFX_VERSION|OMP_NUM_THREADS|MKL_NUM_THREADS"
 )
+
+# Set for all that a run starts, so that each of them is found when the run ends.
+RUN_MARK = "FP8DOCTOR_RUN"
 
 
 def kept(environment: Mapping[str, str]) -> dict[str, str]:

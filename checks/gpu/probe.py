@@ -14,6 +14,7 @@ from fp8doctor.checks.torch_build.facts import TorchBuild, TorchDevice
 from fp8doctor.model import ProbeRun, Request
 from fp8doctor.plain import from_plain
 from fp8doctor.registry import probe
+from fp8doctor.variables import RUN_MARK
 
 MIB = 1 << 20
 # FP32 lanes of one SM, which turn NVML's core count into SMs (`_ConvertSMVer2Cores` of NVIDIA's CUDA samples).
@@ -42,7 +43,7 @@ def gather(request: Request, torch_build: ProbeRun[TorchBuild]) -> Iterator[Gpus
     gpus: tuple[Gpu, ...] = ()
     if nvml is not None:
         family = _family()
-        start = replace(start, doctor_idle=len(family) == 1)
+        start = replace(start, doctor_idle=_is_alone(family))
         count = nvml.get("nvmlDeviceGetCount") or 0
         gpus = tuple(Gpu(index=i, vendor="nvidia") for i in range(count))
         for i in range(count):
@@ -188,6 +189,21 @@ def _family() -> frozenset[int]:
     except psutil.Error:
         beside = []
     return frozenset({os.getpid(), *(p.pid for p in beside)})
+
+
+def _is_alone(family: frozenset[int]) -> bool:
+    """Whether no other probe runs. What the doctor starts beside probes bears no mark, and uses no GPU."""
+    import psutil
+
+    for pid in family - {os.getpid()}:
+        try:
+            if RUN_MARK in psutil.Process(pid).environ():
+                return False
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.Error:
+            return False
+    return True
 
 
 def twin(gpu: Gpu, devices: tuple[TorchDevice, ...]) -> TorchDevice | None:

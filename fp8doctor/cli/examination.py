@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +111,7 @@ def _run(options: api.Options, selection: Selection | None) -> tuple[Report, boo
     if selection is not None:
         options = dataclasses.replace(options, selection=selection)
     try:
-        with Progress(options.budget_s or api.BUDGET_S[options.mode]) as progress:
+        with _ended_like_ctrl_c(), Progress(options.budget_s or api.BUDGET_S[options.mode]) as progress:
             report = api.examine(options, progress.observe)
     except (NoInterpreterError, store.NotAFactsFileError) as error:
         raise click.ClickException(str(error)) from None
@@ -122,3 +125,21 @@ def _run(options: api.Options, selection: Selection | None) -> tuple[Report, boo
         # Once the command has delivered it: nothing that fails here may cost the report.
         click.get_current_context().call_on_close(partial(last_report.keep, report))
     return report, True
+
+
+@contextlib.contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Have SIGTERM (`timeout 30 fp8doctor`, a stopped container) end an examination as Ctrl-C does: with its report."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -22,9 +22,9 @@ CHILD_SCRIPT = Path(__file__).with_name("child.py")
 MAX_RECORD_BYTES = 32 << 20
 OUTPUT_TAIL_BYTES = 16 << 10
 # How long a killed child may linger (in the driver, say) before it is left behind.
-KILL_GRACE_S = 3.0
+KILL_GRACE_S = 2.0
 # How long to read on after the end of a child, where a process that escaped it still holds its pipes.
-DRAIN_S = 2.0
+DRAIN_S = 1.0
 
 
 @dataclass
@@ -109,8 +109,9 @@ class Child:
         if self._failure is not None:
             return None
         status = _end(self._process)
+        until = time.monotonic() + DRAIN_S
         for listener in self._listeners:
-            listener.join(timeout=DRAIN_S)
+            listener.join(timeout=max(0.0, until - time.monotonic()))
         return status
 
 

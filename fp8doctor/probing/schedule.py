@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -13,14 +12,11 @@ from typing import Any, Literal
 
 from fp8doctor.model import Facts, ProbeRun, Request
 from fp8doctor.probing.children import Decode, importable_here, run_probe, start_child, tool_interpreter
+from fp8doctor.probing.deadlines import LEAST_S, Deadlines, part_of
+from fp8doctor.probing.family import Family
 from fp8doctor.probing.process import Child
 from fp8doctor.registry import Registry
 from fp8doctor.specs import Probe
-
-# A timing probe gets this much over the time it was told, to end by itself.
-OVERTIME_S = 10.0
-# Under this, starting another timing probe would tell nothing: importing torch alone takes as long.
-LEAST_S = 6.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,9 @@ class Schedule:
         self.plan = plan
         self.runs: dict[str, ProbeRun[Facts]] = {}
         self.cancel = threading.Event()
-        self._started = time.monotonic()
+        self._deadlines = Deadlines(plan.budget_s)
+        self._family = Family()
+        self._environment = {**plan.environment, **self._family.environment}
         self._importable = importable_here(plan.registry.plugin_paths)
         self._prepared: dict[str, Child] = {}
 
@@ -70,19 +68,17 @@ class Schedule:
         for p in probes:
             if (reason := self._unwanted(p)) is not None:
                 self.runs[p.key] = ProbeRun("skipped", detail=reason)
+        timing = sorted((p for p in wanted if p.times_gpu), key=lambda p: (p.order, p.key))
         try:
-            self._prepare(wanted)
-            self._run_together([p for p in wanted if not p.times_gpu and not p.watches])
-            self._run_alone(
-                sorted((p for p in wanted if p.times_gpu), key=lambda p: (p.order, p.key)),
-                [p for p in wanted if p.watches],
-            )
+            with self._family:
+                self._prepare(wanted)
+                self._run_together([p for p in wanted if not p.times_gpu and not p.watches], bool(timing))
+                self._run_alone(timing, [p for p in wanted if p.watches])
+                self._end_prepared()
         except KeyboardInterrupt:
             self.cancel.set()
             raise
         finally:
-            for child in self._prepared.values():
-                child.end()
             for p in probes:
                 self.runs.setdefault(p.key, ProbeRun("skipped", detail="interrupted before it ran"))
         return self.runs
@@ -106,17 +102,21 @@ class Schedule:
             if p.prepare is not None:
                 with contextlib.suppress(OSError):  # no process or descriptor left: it is tried again in its turn
                     self._prepared[p.key] = start_child(
-                        p, self._interpreter(p), self._importable, self.plan.environment, prepare=True
+                        p, self._interpreter(p), self._importable, self._environment, prepare=True
                     )
+
+    def _end_prepared(self) -> None:
+        """End the children that prepared for a turn that never came, side by side: each may be stuck in the driver."""
+        if self._prepared:
+            with ThreadPoolExecutor(max_workers=len(self._prepared)) as pool:
+                list(pool.map(Child.end, self._prepared.values()))
 
     def _interpreter(self, probe: Probe) -> str:
         return tool_interpreter() if probe.runs_in == "tool" else self.plan.target
 
-    def _left_s(self) -> float:
-        return self.plan.budget_s - (time.monotonic() - self._started)
-
-    def _run_together(self, probes: list[Probe]) -> None:
+    def _run_together(self, probes: list[Probe], timing_follows: bool) -> None:
         waiting = list(probes)
+        needed = {need.key for p in probes for need in p.needs.values()}
         with ThreadPoolExecutor(max_workers=max(4, os.cpu_count() or 1)) as pool:
             running: dict[Future[ProbeRun[Facts]], Probe] = {}
             try:
@@ -124,7 +124,10 @@ class Schedule:
                     pending = {p.key for p in [*waiting, *running.values()]}
                     for p in [p for p in waiting if _is_ready(p, pending)]:
                         waiting.remove(p)
-                        running[pool.submit(self._one, p)] = p
+                        deadline_s = self._deadlines.together_s(
+                            p, awaited=p.key in needed, timing_follows=timing_follows
+                        )
+                        running[pool.submit(self._one, p, deadline_s)] = p
                     if not running:
                         self._skip_circle(waiting)
                         return
@@ -154,17 +157,19 @@ class Schedule:
         waiting = list(probes)
         stop = threading.Event()
         with ThreadPoolExecutor(max_workers=len(watchers) + 1) as pool:
-            watching = {pool.submit(self._one, p, stop): p for p in watchers}
+            watch_s = self._deadlines.watching_s()
+            watching = {pool.submit(self._one, p, watch_s, stop=stop): p for p in watchers}
             running: dict[Future[ProbeRun[Facts]], Probe] = {}
             try:
                 while waiting:
                     pending = {p.key for p in waiting}
                     p = next((p for p in waiting if _is_ready(p, pending)), waiting[0])
                     waiting.remove(p)
-                    if self._left_s() < LEAST_S:
+                    if self._deadlines.left_s() < LEAST_S:
                         self.runs[p.key] = ProbeRun("skipped", detail="the time budget was spent before it")
                         continue
-                    running[pool.submit(self._one, p, None, _part(p, waiting))] = p
+                    part = part_of(p, waiting)
+                    running[pool.submit(self._one, p, self._deadlines.alone_s(p, part), part)] = p
                     while running:
                         self._settle(running, wait(running, timeout=0.1).done)
             except KeyboardInterrupt:
@@ -175,20 +180,17 @@ class Schedule:
                 for futures in (running, watching):
                     self._settle(futures, list(futures))
 
-    def _one(self, probe: Probe, stop: threading.Event | None = None, part: float = 1.0) -> ProbeRun[Facts]:
+    def _one(
+        self, probe: Probe, deadline_s: float, part: float = 1.0, stop: threading.Event | None = None
+    ) -> ProbeRun[Facts]:
         try:
-            return self._missing(probe) or self._examine(probe, stop, part)
+            return self._missing(probe) or self._examine(probe, deadline_s, part, stop)
         except Exception as error:  # no process or descriptor left, say: it costs this probe, not the report
             return ProbeRun("skipped", detail=f"fp8doctor could not run it: {type(error).__name__}: {error}")
 
-    def _examine(self, probe: Probe, stop: threading.Event | None, part: float) -> ProbeRun[Facts]:
+    def _examine(self, probe: Probe, deadline_s: float, part: float, stop: threading.Event | None) -> ProbeRun[Facts]:
         plan = self.plan
-        deadline_s = probe.timeout_s
-        may_use_s = part * self._left_s()
-        if probe.times_gpu:
-            deadline_s = min(deadline_s, may_use_s + OVERTIME_S)
-        if probe.watches:
-            deadline_s = self._left_s() + 2 * OVERTIME_S
+        may_use_s = part * self._deadlines.left_s()
         plan.observe(Event("started", probe.key, probe.title))
         run = run_probe(
             probe,
@@ -196,7 +198,7 @@ class Schedule:
             interpreter=self._interpreter(probe),
             importable=self._importable,
             runs=self.runs,
-            environment=plan.environment,
+            environment=self._environment,
             deadline_s=deadline_s,
             decode=plan.decode,
             cancel=self.cancel,
@@ -214,12 +216,6 @@ class Schedule:
                 how = "is not known" if run is None else f"ended as {run.outcome}"
                 return ProbeRun("skipped", detail=f"it needs {need.key}, which {how}")
         return None
-
-
-def _part(probe: Probe, others: list[Probe]) -> float:
-    """The part of the time left that a timing probe may use, so that those after it get theirs."""
-    shares = probe.share + sum(other.share for other in others)
-    return probe.share / shares if shares > 0 else 1.0
 
 
 def _is_ready(probe: Probe, pending: set[str]) -> bool:
