@@ -118,6 +118,6 @@ def torch_failed(how: str | None) -> str:
 
 def ended_as(how: str | None) -> tuple[str, str]:
     """Outcome and words for the step that ended the child before this one."""
-    if how == "SIGALRM":
+    if how == "SIGALRM" or (how or "").startswith("no answer"):  # by its own limit, or by the engine's
         return "timeout", "it did not come back within its time limit"
     return "crashed", f"it ended the process: {how or 'nobody saw how'}"

@@ -16,6 +16,10 @@ from fp8doctor.probing.process import OUTPUT_TAIL_BYTES, Child
 from fp8doctor.specs import Probe
 
 MAX_RESTARTS = 20
+# The part of a probe's time that one step of it may take: after a step that hangs a fresh child says so, and goes on.
+STEP_PART = 0.8
+# Under this, a fresh child could say nothing.
+LEAST_S = 1.0
 
 Decode = Callable[[type[Facts], Any], Facts]
 
@@ -37,7 +41,7 @@ def run_probe(
 ) -> ProbeRun[Facts]:
     """Run `probe` in a child of `interpreter` and return how it ended, with the facts as far as they came.
 
-    A child that a crash ended after it had reported progress is followed by a fresh one that goes on from its record.
+    A child that crashed or hung after it had reported progress is followed by a fresh one that goes on from its record.
 
     Args:
         probe: the probe.
@@ -69,13 +73,14 @@ def run_probe(
         )
         prepared = None
         child.give(_task(probe, asked, runs))
-        ended = child.wait(deadline_s - spent_s, cancel, stop)
-        crashed = ended.outcome in ("signal", "exit", "exception")
+        quiet_s = STEP_PART * (deadline_s - spent_s) if _is_growing(probe) and not probe.times_gpu else None
+        ended = child.wait(deadline_s - spent_s, cancel, stop, None if probe.watches else quiet_s)
+        crashed = ended.outcome in ("signal", "exit", "exception", "timeout")
         progressed = ended.said.facts is not None and ended.said.facts != so_far
         so_far = ended.said.facts or so_far
         if not (crashed and progressed and len(notes) < MAX_RESTARTS and not cancel.is_set()):
             break
-        if not _is_growing(probe) or deadline_s - (time.monotonic() - started) < 2:
+        if not _is_growing(probe) or deadline_s - (time.monotonic() - started) < LEAST_S:
             break
         notes.append(ended.detail or ended.outcome)
     outcome, detail = ended.outcome, ended.detail

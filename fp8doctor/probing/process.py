@@ -25,6 +25,8 @@ OUTPUT_TAIL_BYTES = 16 << 10
 KILL_GRACE_S = 2.0
 # How long to read on after the end of a child, where a process that escaped it still holds its pipes.
 DRAIN_S = 1.0
+# How the end of a child is described that said nothing for too long.
+NO_ANSWER = "no answer"
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Running:
     """What a child has said so far; shared with the threads that listen to it."""
 
     facts: dict[str, Any] | None = None
+    # When the last record came, or the child was given its task; by time.monotonic.
+    heard: float = field(default_factory=time.monotonic)
     done: bool = False
     exception: str | None = None
     garbage: str | None = None
@@ -85,6 +89,7 @@ class Child:
 
     def give(self, task: dict[str, Any]) -> None:
         """Tell it with what to run the probe. Written aside: a child that hangs before it reads must not hang us."""
+        self.said.heard = time.monotonic()
         if self._failure is None:
             threading.Thread(target=self._write, args=(task, True), daemon=True).start()
 
@@ -96,13 +101,45 @@ class Child:
             if last:
                 self._process.stdin.close()
 
-    def wait(self, deadline_s: float, cancel: threading.Event, stop: threading.Event | None) -> Ended:
-        """Wait until it ends, or end it: at the deadline, when cancelled, or when a watcher shall stop."""
+    def wait(
+        self,
+        deadline_s: float,
+        cancel: threading.Event,
+        stop: threading.Event | None = None,
+        quiet_s: float | None = None,
+    ) -> Ended:
+        """Wait until it ends, or end it.
+
+        Args:
+            deadline_s: seconds after which it is ended.
+            cancel: it is ended once this is set, as the person interrupted the run.
+            stop: likewise, and that is the good end of a watcher.
+            quiet_s: seconds without a record after which it is ended; None for no such limit.
+        """
         if self._failure is not None:
             return Ended("exit", self._failure, self.said)
-        why = _wait(self._process, deadline_s, cancel, stop)
+        why = self._wait(deadline_s, cancel, stop, quiet_s)
         status = self.end()
-        return _judge(why, status, self.said, deadline_s)
+        return _judge(why, status, self.said, deadline_s if why == "deadline" else quiet_s or 0.0)
+
+    def _wait(
+        self, deadline_s: float, cancel: threading.Event, stop: threading.Event | None, quiet_s: float | None
+    ) -> str:
+        until = time.monotonic() + deadline_s
+        while True:
+            try:
+                self._process.wait(timeout=0.02)
+                return "ended"
+            except subprocess.TimeoutExpired:
+                pass
+            if cancel.is_set():
+                return "cancelled"
+            if stop is not None and stop.is_set():
+                return "stopped"
+            if time.monotonic() > until:
+                return "deadline"
+            if quiet_s is not None and time.monotonic() - self.said.heard > quiet_s:
+                return "quiet"
 
     def end(self) -> int | None:
         """Kill it and all that it started; its status, or None if it cannot be killed (stuck in the driver)."""
@@ -113,24 +150,6 @@ class Child:
         for listener in self._listeners:
             listener.join(timeout=max(0.0, until - time.monotonic()))
         return status
-
-
-def _wait(
-    child: subprocess.Popen[bytes], deadline_s: float, cancel: threading.Event, stop: threading.Event | None
-) -> str:
-    until = time.monotonic() + deadline_s
-    while True:
-        try:
-            child.wait(timeout=0.02)
-            return "ended"
-        except subprocess.TimeoutExpired:
-            pass
-        if cancel.is_set():
-            return "cancelled"
-        if stop is not None and stop.is_set():
-            return "stopped"
-        if time.monotonic() > until:
-            return "deadline"
 
 
 def _end(child: subprocess.Popen[bytes]) -> int | None:
@@ -151,12 +170,12 @@ def _end(child: subprocess.Popen[bytes]) -> int | None:
         return None
 
 
-def _judge(why: str, status: int | None, said: Running, deadline_s: float) -> Ended:
+def _judge(why: str, status: int | None, said: Running, after_s: float) -> Ended:
     if why == "cancelled":
         return Ended("skipped", "interrupted", said)
-    if why == "deadline":
+    if why in ("deadline", "quiet"):
         stuck = "; it could not be killed and was left behind" if status is None else ""
-        return Ended("timeout", f"no end after {deadline_s:.0f} s{stuck}", said)
+        return Ended("timeout", f"{'no end' if why == 'deadline' else NO_ANSWER} after {after_s:.0f} s{stuck}", said)
     if said.garbage:
         return Ended("garbage", said.garbage, said)
     if said.done:
@@ -192,6 +211,7 @@ def _hear_records(descriptor: int, said: Running) -> None:
             except (ValueError, AttributeError, StopIteration, RecursionError):
                 said.garbage = f"a record that is no JSON object: {line[:80]!r}"
                 continue
+            said.heard = time.monotonic()
             if kind == "facts":
                 said.facts = value
             elif kind == "done":

@@ -190,7 +190,7 @@ class Schedule:
 
     def _examine(self, probe: Probe, deadline_s: float, part: float, stop: threading.Event | None) -> ProbeRun[Facts]:
         plan = self.plan
-        may_use_s = part * self._deadlines.left_s()
+        may_use_s = part * self._deadlines.left_s() if probe.times_gpu else deadline_s
         plan.observe(Event("started", probe.key, probe.title))
         run = run_probe(
             probe,
