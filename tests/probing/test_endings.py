@@ -228,9 +228,17 @@ def test_after_a_crash_a_fresh_child_goes_on_from_the_record(run: Run) -> None:
 
 
 def test_a_fresh_child_that_has_no_time_left_is_told_with_all_the_time_there_was(run: Run) -> None:
-    ended = run("a crash hang", key="growth", deadline_s=6)
+    ended = run("a crash hang hang hang", key="growth", deadline_s=6)
     assert ended.outcome == "timeout"
-    assert ended.detail == "no end after 6 s in all; a fresh child had gone on after: SIGABRT"
+    assert ended.detail is not None
+    assert ended.detail.startswith("no end after 6 s in all; a fresh child had gone on after: SIGABRT; no answer after")
+
+
+def test_a_step_that_hangs_is_named_and_a_fresh_child_goes_on_after_it(run: Run) -> None:
+    ended = run("a hang b", key="growth", deadline_s=10)
+    assert ended.outcome == "ok"
+    assert seen(ended).steps == ("a done", "hang failed", "b done")
+    assert seen(ended).ended == ("no answer after 8 s",)
 
 
 def test_a_crash_without_progress_ends_it(run: Run) -> None:

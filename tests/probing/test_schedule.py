@@ -12,6 +12,7 @@ import pytest
 from fp8doctor import store
 from fp8doctor.model import Facts, Mode, ProbeRun, Request
 from fp8doctor.probing.children import MAX_RESTARTS
+from fp8doctor.probing.deadlines import OVERTIME_S
 from fp8doctor.probing.schedule import Event, Plan, Schedule, child_environment
 from fp8doctor.registry import Registry
 
@@ -96,7 +97,7 @@ def test_with_no_time_left_nothing_is_timed_and_it_says_so(knowledge_in: Knowled
     runs = examined(knowledge_in("family"), budget_s=0.1)
     for key in ("first", "second", "third"):
         assert (runs[key].outcome, runs[key].detail) == ("skipped", "the time budget was spent before it")
-    assert facts(runs, "leaf").seconds_left == 0.0
+    assert 0.0 < facts(runs, "leaf").seconds_left <= OVERTIME_S  # what does not time the GPU still gets time to look
 
 
 def test_probes_that_wait_for_one_another_do_not_hang_the_run(knowledge_in: Knowledge) -> None:
