@@ -18,7 +18,7 @@ from tests.broken_packages import BrokenSite
 Room = Literal["packages", "torch", "compiler", "gpu", "machine"]
 
 # The recorded box in which a fault is judged where it does not bring a box of its own: an H200 with nothing wrong.
-HEALTHY = "h200-everything"
+HEALTHY = "h200"
 # What a person may have lying in the environment; none of it may stand in anything that the doctor prints.
 SECRETS = {
     "HF_TOKEN": "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",
@@ -121,14 +121,15 @@ class Ground:
         self.site.module("triton", f"__version__ = {version!r}\n")
 
     def played_gpu(self, **otherwise: object) -> None:
-        """Let NVML show an idle H200, or what is changed of it: {"cc": "12.0"}."""
+        """Let NVML show an idle H200, or what is changed of it: {"cc": "12.0"}; None is not supported."""
         folder = self.folder / "nvml"
         folder.mkdir()
         script = {**stub_nvml.H200, **otherwise}
         stub_nvml.build(folder)
         others = self.environment.get("LD_LIBRARY_PATH")
         self.environment["LD_LIBRARY_PATH"] = f"{folder}{os.pathsep}{others}" if others else str(folder)
-        self.environment["STUB_NVML"] = ";".join(f"{key}={value}" for key, value in script.items())
+        played = (f"{key}={value}" for key, value in script.items() if value is not None)
+        self.environment["STUB_NVML"] = ";".join(played)
 
     def first_in_path(self, folder: Path) -> None:
         """Put a folder before all others in PATH."""

@@ -73,10 +73,10 @@ def visit(ground: Ground, budget_s: int = 15) -> Visit:
     output, errors = done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
     text = saved.read_text() if ground.no_output and saved.exists() else output
     report = json.loads(text) if text.lstrip().startswith("{") else None
-    return Visit(done.returncode, seconds, output, errors, report, _left_running(mark))
+    return Visit(done.returncode, seconds, output, errors, report, left_running(mark))
 
 
-def _left_running(mark: str) -> tuple[str, ...]:
+def left_running(mark: str) -> tuple[str, ...]:
     """The processes that still bear the mark of a call that has ended; they are ended here."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
