@@ -54,6 +54,8 @@ class TorchBuild(Facts, key="torch_build"):
     leftover_folder: str | None = None
     # What `import torch` raised, or what ended the process that tried it.
     import_error: str | None = None
+    # Files that a folder of PYTHONPATH brings in place of the environment's own: a torch, or a module of Python's.
+    from_python_path: tuple[str, ...] | None = None
     version: str | None = None
     cuda: str | None = None
     hip: str | None = None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
+import os
 import platform
 import sys
+import sysconfig
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fp8doctor.checks.torch_build.facts import ScaledGemm, TorchBuild, TorchDevice
@@ -51,11 +53,15 @@ def gather(request: Request) -> Iterator[TorchBuild]:
         import torch
     except (Exception, SystemExit) as error:
         traceback.print_exc()  # onto standard error, where known messages are looked for
-        yield replace(build, import_error=f"{type(error).__name__}: {error}"[:TEXT_LENGTH])
+        theirs = dict.fromkeys((*(build.from_python_path or ()), *brought_by_python_path(error)))
+        yield replace(build, import_error=_words(error), from_python_path=tuple(theirs))
+        return
+    if not hasattr(torch, "_C") and not hasattr(torch, "version"):
+        yield replace(build, import_error=f"AttributeError: {torch} has neither torch._C nor torch.version")
         return
     build = replace(build, import_s=round(time.perf_counter() - started, 3), **described(torch))
     yield build
-    if build.accelerator not in ("cuda", "hip"):
+    if build.accelerator in ("xpu", "cpu"):
         return
 
     if died_in == STARTING:
@@ -82,10 +88,7 @@ def gather(request: Request) -> Iterator[TorchBuild]:
 
 def installed_build() -> TorchBuild:
     """What the files say before anything is imported; a crash on import leaves at least this."""
-    try:
-        version = importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        version = None
+    version = _recorded_version()
     build = TorchBuild(installed=True, version=version, python=platform.python_version())
     try:
         spec = importlib.util.find_spec("torch")
@@ -96,27 +99,78 @@ def installed_build() -> TorchBuild:
     if spec.origin is None:
         folders = list(spec.submodule_search_locations or ())
         return replace(build, installed=False, leftover_folder=folders[0] if folders else None)
-    return build
+    return replace(build, from_python_path=(spec.origin,) if _is_from_python_path(spec.origin) else ())
+
+
+def _recorded_version() -> str | None:
+    """The version that pip's records name."""
+    try:
+        # Here, since it imports much of Python's own, and one of that may be shadowed by a file of the person's.
+        import importlib.metadata
+
+        return importlib.metadata.version("torch")
+    except Exception:  # PackageNotFoundError, and whatever such a file raises
+        return None
+
+
+def brought_by_python_path(error: BaseException) -> tuple[str, ...]:
+    """The files of PYTHONPATH that a failed import went through, or that stand in for modules of Python's own."""
+    passed = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    standing_in = [getattr(sys.modules.get(name), "__file__", None) for name in sorted(sys.stdlib_module_names)]
+    return tuple(dict.fromkeys(file for file in (*passed, *standing_in) if file and _is_from_python_path(file)))
+
+
+def _is_from_python_path(file: str) -> bool:
+    """Whether a file is found through PYTHONPATH alone: some name their environment's own folders there, too."""
+    own = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    named = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    own_folders, folders = ({Path(folder).absolute() for folder in some if folder} for some in (own, named))
+    above = set(Path(file).absolute().parents)
+    return bool(above & folders) and not above & own_folders
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:TEXT_LENGTH]
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _asked(ask: Callable[[], Any]) -> Any:
+    """What a package answers; None where it raises, or has no such name."""
+    try:
+        return ask()
+    except Exception:
+        traceback.print_exc()
+        return None
 
 
 def described(torch: Any) -> dict[str, Any]:
     """What an imported torch says of its build; nothing here touches a GPU."""
     built_for = getattr(torch, "version", None)
-    cuda, hip, xpu = (getattr(built_for, name, None) for name in ("cuda", "hip", "xpu"))
     # get_arch_list() is empty in older torch where no GPU is visible; the flags behind it are not.
-    flags = getattr(torch._C, "_cuda_getArchFlags", lambda: None)()
-    abi = getattr(torch, "compiled_with_cxx11_abi", None)
+    flags = _asked(lambda: torch._C._cuda_getArchFlags()) if hasattr(torch, "_C") else None
+    abi = _asked(lambda: torch.compiled_with_cxx11_abi()) if hasattr(torch, "compiled_with_cxx11_abi") else None
     return {
-        "version": str(torch.__version__),
-        "cuda": cuda,
-        "hip": hip,
-        "accelerator": "cuda" if cuda else "hip" if hip else "xpu" if xpu else "cpu",
-        "git_version": getattr(built_for, "git_version", None),
-        "cudnn": cudnn_version(torch) if cuda else None,
-        "cxx11_abi": bool(abi()) if abi else None,
+        "version": str(getattr(torch, "__version__", "unknown")),
+        "cuda": _text(getattr(built_for, "cuda", None)),
+        "hip": _text(getattr(built_for, "hip", None)),
+        "accelerator": _accelerator(torch),
+        "git_version": _text(getattr(built_for, "git_version", None)),
+        "cudnn": cudnn_version(torch) if getattr(built_for, "cuda", None) else None,
+        "cxx11_abi": None if abi is None else bool(abi),
         "arch_list": tuple(flags.split()) if flags else None,
         "float8_dtypes": tuple(name for name in NARROW_TYPES if hasattr(torch, name)),
     }
+
+
+def _accelerator(torch: Any) -> str | None:
+    """What torch was built for; None if it says so in no place that is known here, as a torch to come may."""
+    stated = [name for name in ("cuda", "hip", "xpu") if hasattr(getattr(torch, "version", None), name)]
+    if "cuda" not in stated:
+        return None
+    return next((name for name in stated if getattr(torch.version, name)), "cpu")
 
 
 def cudnn_version(torch: Any) -> str | None:
@@ -134,11 +188,12 @@ def cudnn_version(torch: Any) -> str | None:
 
 def started_cuda(torch: Any) -> dict[str, Any]:
     """Start CUDA (or HIP) and list its devices, or say in torch's words why it cannot."""
+    available = False
+    said: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        available = bool(torch.cuda.is_available())
-        said: list[str] = []
         try:
+            available = bool(torch.cuda.is_available())
             torch.cuda.init()
         except Exception as error:  # RuntimeError, AssertionError, DeferredCudaCallError
             available = False
@@ -147,24 +202,28 @@ def started_cuda(torch: Any) -> dict[str, Any]:
     for text in said:
         sys.stderr.write(f"{text}\n")
     if available:
-        devices = tuple(_device(torch, index) for index in range(torch.cuda.device_count()))
-        return {"cuda_available": True, "devices": devices}
+        count = _asked(lambda: torch.cuda.device_count()) or 0
+        return {"cuda_available": True, "devices": tuple(_device(torch, index) for index in range(count))}
     return {"cuda_available": False, "cuda_error": "; ".join(said)[:TEXT_LENGTH] or None, "devices": ()}
 
 
 def _device(torch: Any, index: int) -> TorchDevice:
-    properties = torch.cuda.get_device_properties(index)
-    gfx = getattr(properties, "gcnArchName", None) if torch.version.hip else None
-    domain, bus, slot = (getattr(properties, f"pci_{part}_id", None) for part in ("domain", "bus", "device"))
-    uuid = getattr(properties, "uuid", None)
+    properties = _asked(lambda: torch.cuda.get_device_properties(index))
+
+    def said(name: str) -> Any:
+        return getattr(properties, name, None)
+
+    gfx = said("gcnArchName") if getattr(torch.version, "hip", None) else None
+    domain, bus, slot = (said(f"pci_{part}_id") for part in ("domain", "bus", "device"))
+    major, minor, memory = said("major"), said("minor"), said("total_memory")
     return TorchDevice(
         index=index,
-        name=properties.name,
-        compute_capability=gfx.partition(":")[0] if gfx else f"{properties.major}.{properties.minor}",
-        sm_count=properties.multi_processor_count,
-        memory_total_mib=round(properties.total_memory / 2**20, 1),
-        l2_cache_bytes=getattr(properties, "L2_cache_size", None),
-        uuid=f"GPU-{uuid}" if uuid else None,
+        name=said("name"),
+        compute_capability=gfx.partition(":")[0] if gfx else None if major is None else f"{major}.{minor or 0}",
+        sm_count=said("multi_processor_count"),
+        memory_total_mib=None if memory is None else round(memory / 2**20, 1),
+        l2_cache_bytes=said("L2_cache_size"),
+        uuid=f"GPU-{said('uuid')}" if said("uuid") else None,
         pci_bus_id=None if domain is None else f"{domain:08X}:{bus:02X}:{slot:02X}.0",
     )
 
@@ -174,7 +233,7 @@ def trivial_kernel(torch: Any, device: str) -> dict[str, Any]:
     try:
         total = float((torch.ones(8, device=device) + 1).sum().item())
     except Exception as error:
-        return {"trivial_kernel_ok": False, "trivial_kernel_error": f"{type(error).__name__}: {error}"[:TEXT_LENGTH]}
+        return {"trivial_kernel_ok": False, "trivial_kernel_error": _words(error)}
     if total != 16.0:
         return {"trivial_kernel_ok": False, "trivial_kernel_error": f"8 times (1 + 1) gave {total}"}
     return {"trivial_kernel_ok": True}

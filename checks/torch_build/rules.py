@@ -10,8 +10,16 @@ from fp8doctor.checks.libraries.facts import Libraries
 from fp8doctor.checks.machine.facts import Machine
 from fp8doctor.checks.torch_build.facts import TorchBuild
 from fp8doctor.checks.torch_build.hardware import SeenGpu, release, seen_gpus
-from fp8doctor.checks.torch_build.probe import IMPORTING
+from fp8doctor.checks.torch_build.probe import IMPORTING, STARTING
 from fp8doctor.checks.torch_build.renewal import Around, install, on_windows
+from fp8doctor.checks.torch_build.starting import (
+    REINSTALL,
+    SILENT,
+    cannot_start,
+    has_no_code,
+    import_fails,
+    not_ended,
+)
 from fp8doctor.checks.torch_build.stated import too_old, wheel_lacks_code
 from fp8doctor.model import (
     Action,
@@ -29,7 +37,6 @@ from fp8doctor.model import (
 from fp8doctor.registry import rule
 
 INSTALL = "python -m pip install torch"
-REINSTALL = "python -m pip install --force-reinstall torch"
 # What cannot work once torch itself, or its grip on the GPU, is missing.
 SYMPTOMS = ("no-fp8-gemm-in-torch", "fp8-gemm-fails")
 NO_TORCH = NotApplicable("torch is not installed")
@@ -84,26 +91,26 @@ def torch_broken(run: ProbeRun[TorchBuild]) -> RuleResult:
     Why it costs time: nothing runs, in FP8 or otherwise.
 
     What to do: reinstall torch with its own dependencies, in a fresh environment where one can be had, and clear
-    LD_LIBRARY_PATH of other CUDA copies.
+    LD_LIBRARY_PATH of other CUDA copies. What PYTHONPATH brings is found before what is installed: another torch, or a
+    file of one's own named like a module that torch imports, such as random.py. An import that did not end in the time
+    of this run is a warning: from a cold network disk it may take long.
 
-    Sources: what the import itself printed.
+    Sources: what the import itself printed; Python's documentation, "sys.path" and PYTHONPATH.
     """
     build = run.facts
     if build is None:
         return Unknown(f"nothing was learnt of torch: {run.detail or run.outcome}")
     if build.installed is False:
         return NO_TORCH
-    error = build.import_error
-    if error is None and run.failed and build.attempting == IMPORTING:
-        error = run.detail or run.outcome
-    if error is None:
+    if build.import_error is None and run.failed and build.attempting == IMPORTING:
+        ended = run.detail or run.outcome
+        return not_ended(run, ended) if run.outcome == "timeout" else import_fails(build, ended)
+    if build.import_error is None:
         observed(build.import_s, "an import of torch")
         return None
-    return Finding(
-        title="import torch fails",
-        evidence=(Evidence(f"import torch: {error}", error, fact="torch_build.import_error"),),
-        actions=(Action("Reinstall torch and what it depends on, best in a fresh environment.", REINSTALL),),
-    )
+    if SILENT in build.import_error:
+        return not_ended(run, build.import_error)
+    return import_fails(build, build.import_error)
 
 
 @rule("TOR003", "cpu-only-torch", Severity.ERROR, scope="box", explains=SYMPTOMS)
@@ -148,7 +155,7 @@ def cpu_only(
 
 
 @rule("TOR004", "cuda-init-failed", Severity.ERROR, scope="box", explains=SYMPTOMS)
-def cuda_does_not_start(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResult:
+def cuda_does_not_start(run: ProbeRun[TorchBuild], gpus: Gpus | None) -> RuleResult:
     """torch is built for the GPU, the GPU is visible, and torch cannot start on it.
 
     What it means: the driver answers and CUDA (or HIP) inside torch does not: a driver older than torch's CUDA, a GPU
@@ -161,40 +168,27 @@ def cuda_does_not_start(torch_build: TorchBuild, gpus: Gpus | None) -> RuleResul
 
     Sources: c10/cuda/CUDAFunctions.cpp in PyTorch (the messages).
     """
+    torch_build = observed(run.facts, "torch")
     if torch_build.installed is False:
         return NO_TORCH
     accelerator = observed(torch_build.accelerator, "what torch was built for")
     if accelerator not in ("cuda", "hip"):
         return NotApplicable(f"torch was built for {accelerator}")
+    if run.failed and torch_build.attempting == STARTING:
+        return cannot_start(
+            "torch does not come back from starting on the GPU", run.detail or run.outcome, "torch_build.attempting"
+        )
     if observed(torch_build.cuda_available, "whether torch starts on the GPU"):
-        if observed(torch_build.trivial_kernel_ok, "an addition on the GPU") or _no_code(torch_build):
+        if observed(torch_build.trivial_kernel_ok, "an addition on the GPU") or has_no_code(torch_build):
             return None
         error = torch_build.trivial_kernel_error or "it said nothing"
-        return _cannot_start("The simplest kernel fails on the GPU", error, "torch_build.trivial_kernel_error")
+        return cannot_start("The simplest kernel fails on the GPU", error, "torch_build.trivial_kernel_error")
     if gpus is None or gpus.gpus is None:
         return Unknown("torch cannot start on a GPU, and whether the box has one was not seen")
     if not gpus.gpus or gpus.why_none:
         return NotApplicable("no GPU is visible")
     error = torch_build.cuda_error or "torch.cuda.is_available() is False, without a reason"
-    return _cannot_start("torch cannot start on the GPU, though the driver shows it", error, "torch_build.cuda_error")
-
-
-def _cannot_start(title: str, error: str, fact: str) -> Finding:
-    return Finding(
-        title=title,
-        evidence=(Evidence(f"torch: {error}", error, fact=fact),),
-        actions=(
-            Action(
-                "See what torch says outside the doctor; then compare the driver with torch's CUDA, and look at"
-                " CUDA_VISIBLE_DEVICES.",
-                'python -c "import torch; torch.cuda.init(); print(torch.ones(1, device=0) + 1)"',
-            ),
-        ),
-    )
-
-
-def _no_code(build: TorchBuild) -> bool:
-    return "no kernel image" in (build.trivial_kernel_error or "")
+    return cannot_start("torch cannot start on the GPU, though the driver shows it", error, "torch_build.cuda_error")
 
 
 @rule("TOR005", "arch-not-in-torch", Severity.ERROR, scope="box", explains=(*SYMPTOMS, "no-kernel-image"))
@@ -243,7 +237,7 @@ def _judge_code(build: TorchBuild, gpu: SeenGpu, around: Around) -> Verdict:
     if tried and build.trivial_kernel_ok:
         return None
     evidence: list[Evidence] = []
-    if tried and _no_code(build):
+    if tried and has_no_code(build):
         error = build.trivial_kernel_error
         evidence.append(Evidence(f"an addition on the GPU: {error}", error, fact="torch_build.trivial_kernel_error"))
     elif build.arch_list is None and (why := wheel_lacks_code(build, device)):

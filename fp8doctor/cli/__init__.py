@@ -19,7 +19,17 @@ CLOSE = 0.75
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with its exit status."""
+    _look_here_first_for_our_modules()
     sys.exit(run(arguments))
+
+
+def _look_here_first_for_our_modules() -> None:
+    """A random.py in the working directory, or in PYTHONPATH, is for the person's programs and not for the doctor."""
+    with contextlib.suppress(OSError):  # the working directory is gone
+        folders = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]  # noqa: PTH109
+        theirs = {os.path.realpath(folder) for folder in folders}
+        # In their own order behind all others: that is also how the doctor itself may be made importable.
+        sys.path.sort(key=lambda entry: os.path.realpath(entry) in theirs)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

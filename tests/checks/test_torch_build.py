@@ -11,7 +11,7 @@ import pytest
 from fp8doctor.checks import torch_build as subject
 from fp8doctor.checks.gpu import Gpu, Gpus
 from fp8doctor.checks.torch_build import ScaledGemm, TorchBuild, TorchDevice, product_rules, rules
-from fp8doctor.checks.torch_build.probe import ADDING, IMPORTING, gather, installed_build
+from fp8doctor.checks.torch_build.probe import ADDING, IMPORTING, STARTING, gather, installed_build
 from fp8doctor.checks.torch_build.scaled_gemms import Case, cases
 from fp8doctor.judging.judge import Judgement, judge
 from fp8doctor.model import Finding, NotApplicable, ProbeRun, RuleResult, Severity, Unknown
@@ -137,14 +137,31 @@ def test_import_that_never_ends_is_broken() -> None:
     assert isinstance(rules.torch_broken(ProbeRun("exit", None, "no such file")), Unknown)
 
 
+def ran(build: TorchBuild) -> ProbeRun[TorchBuild]:
+    return ProbeRun("ok", build)
+
+
+def test_an_import_that_was_given_little_time_is_no_error_yet() -> None:
+    hung = ProbeRun("timeout", TorchBuild(installed=True, attempting=IMPORTING), detail="no end after 5 s")
+    short, long = (findings(rules.torch_broken(replace(hung, elapsed_ms=ms)))[0] for ms in (5e3, 9e4))
+    assert (short.severity, long.severity) == (Severity.WARNING, Severity.ERROR)
+    assert "importtime" in (short.actions[0].command or "")
+
+
+def test_cuda_that_hangs_while_it_starts_does_not_start() -> None:
+    hung = ProbeRun("timeout", replace(HOPPER, cuda_available=None, attempting=STARTING), detail="no end after 9 s")
+    assert "no end after 9 s" in findings(rules.cuda_does_not_start(hung, ONE_H200))[0].evidence[0].text
+
+
 def test_cuda_that_does_not_start() -> None:
     silent = replace(HOPPER, cuda_available=False, devices=(), cuda_error="RuntimeError: CUDA unknown error")
-    assert "CUDA unknown error" in findings(rules.cuda_does_not_start(silent, ONE_H200))[0].evidence[0].text
-    assert isinstance(rules.cuda_does_not_start(silent, None), Unknown)
-    assert isinstance(rules.cuda_does_not_start(silent, NO_GPU), NotApplicable)
+    found = findings(rules.cuda_does_not_start(ran(silent), ONE_H200))
+    assert "CUDA unknown error" in found[0].evidence[0].text
+    assert isinstance(rules.cuda_does_not_start(ran(silent), None), Unknown)
+    assert isinstance(rules.cuda_does_not_start(ran(silent), NO_GPU), NotApplicable)
     ecc = replace(HOPPER, trivial_kernel_ok=False, trivial_kernel_error="uncorrectable ECC error encountered")
-    assert findings(rules.cuda_does_not_start(ecc, ONE_H200))
-    assert rules.cuda_does_not_start(HOPPER, ONE_H200) is None
+    assert findings(rules.cuda_does_not_start(ran(ecc), ONE_H200))
+    assert rules.cuda_does_not_start(ran(HOPPER), ONE_H200) is None
 
 
 CU126 = ("sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90")
@@ -345,6 +362,28 @@ def test_a_module_of_ones_own_named_torch(tmp_path: Path) -> None:
     assert findings(rules.torch_broken(run))
 
 
+@pytest.mark.parametrize("name", ["random", "torch"])
+def test_what_python_path_brings_in_place_of_others_is_named(tmp_path: Path, name: str) -> None:
+    """The site of the test stands in PYTHONPATH."""
+    site = BrokenSite(tmp_path)
+    site.module("torch", "import random\nrandom.Random(0)\n" if name == "random" else "import nothing_like_it\n")
+    if name == "random":
+        (tmp_path / "random.py").write_text("dice = 6\n")
+    run = site.probe(gather)
+    found = findings(rules.torch_broken(run))[0]
+    assert f"{name}.py" in found.actions[0].text or f"{name}/__init__.py" in found.actions[0].text
+    assert "env -u PYTHONPATH" in (found.actions[0].command or "")
+
+
+def test_a_torch_that_names_things_otherwise_is_described_as_far_as_it_goes(tmp_path: Path) -> None:
+    site = BrokenSite(tmp_path)
+    site.module("torch", "import types\n__version__ = '9.0'\nversion = types.SimpleNamespace()\n")
+    run = site.probe(gather)
+    assert (run.outcome, run.facts.version, run.facts.accelerator) == ("ok", "9.0", None)
+    assert run.facts.import_error is None
+    assert isinstance(rules.cuda_does_not_start(run, ONE_H200), Unknown)
+
+
 def test_a_folder_without_code_is_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process: the child's own torch, where there is one, would be found before a folder without code."""
     (tmp_path / "torch").mkdir()
@@ -383,7 +422,7 @@ def test_a_crash_in_a_kernel_keeps_all_before_it(tmp_path: Path) -> None:
     assert run.facts.cudnn == "9.19.0"
     assert run.facts.devices[0].l2_cache_bytes == 60 << 20
     assert run.facts.arch_list == ("sm_80", "sm_90")
-    assert findings(rules.cuda_does_not_start(run.facts, ONE_H200))
+    assert findings(rules.cuda_does_not_start(ran(run.facts), ONE_H200))
 
 
 def test_facts_survive_the_way_to_json() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.ward import packages
+from tests.ward import packages, torch_builds
 from tests.ward.fault import Fault
 
-FAULTS: tuple[Fault, ...] = (*packages.faults(),)
+FAULTS: tuple[Fault, ...] = (
+    *packages.faults(),
+    *torch_builds.faults(),
+)
