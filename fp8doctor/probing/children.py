@@ -16,8 +16,11 @@ from fp8doctor.probing.process import OUTPUT_TAIL_BYTES, Child
 from fp8doctor.specs import Probe
 
 MAX_RESTARTS = 20
-# The part of a probe's time that one step of it may take: after a step that hangs a fresh child says so, and goes on.
-STEP_PART = 0.8
+# What is kept of a probe's time for after a step that hangs: ending a child that waits for the GPU takes seconds, and a
+# fresh one must start, say which step it was, and go on.
+RESERVE_S = 5.0
+# Of a probe's time, a step may take this part at least.
+STEP_PART = 0.5
 # Under this, a fresh child could say nothing.
 LEAST_S = 1.0
 
@@ -73,8 +76,7 @@ def run_probe(
         )
         prepared = None
         child.give(_task(probe, asked, runs))
-        quiet_s = STEP_PART * (deadline_s - spent_s) if _is_growing(probe) and not probe.times_gpu else None
-        ended = child.wait(deadline_s - spent_s, cancel, stop, None if probe.watches else quiet_s)
+        ended = child.wait(deadline_s - spent_s, cancel, stop, _step_s(probe, deadline_s - spent_s))
         crashed = ended.outcome in ("signal", "exit", "exception", "timeout")
         progressed = ended.said.facts is not None and ended.said.facts != so_far
         so_far = ended.said.facts or so_far
@@ -103,6 +105,13 @@ def run_probe(
         elapsed_ms=round((time.monotonic() - started) * 1000, 1),
         interpreter=interpreter,
     )
+
+
+def _step_s(probe: Probe, left_s: float) -> float | None:
+    """Seconds that one step of a probe may take, None for no limit: a timing probe and a watcher keep their own."""
+    if not _is_growing(probe) or probe.times_gpu or probe.watches:
+        return None
+    return max(left_s - RESERVE_S, STEP_PART * left_s)
 
 
 def _is_growing(probe: Probe) -> bool:
