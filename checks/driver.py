@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fp8doctor.checks.gpu.absence import is_wsl
 from fp8doctor.checks.gpu.facts import Gpus
-from fp8doctor.checks.gpu.nvml import Nvml, NvmlUnavailableError
+from fp8doctor.checks.gpu.nvml import (
+    CRASHED,
+    Nvml,
+    NvmlUnavailableError,
+    plausible,
+)
 from fp8doctor.checks.torch_build.facts import TorchBuild
 from fp8doctor.model import (
     Action,
@@ -30,6 +36,8 @@ from fp8doctor.registry import probe, rule, traits
 # The least driver branch that runs any CUDA of a major release (NVIDIA, CUDA Compatibility, "Minor Version
 # Compatibility").
 LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
+# CUDA 99.9 as NVML writes it.
+MOST_CUDA = 99_090
 MISMATCH = "LIB_RM_VERSION_MISMATCH"
 
 
@@ -55,28 +63,38 @@ class Driver(Facts, key="driver"):
         return Caption(20, f"driver {self.version}") if self.version else None
 
 
-@probe(runs_in="tool", timeout_s=20)
-def gather(request: Request) -> Driver:
+@probe(runs_in="tool", timeout_s=30)
+def gather(request: Request) -> Iterator[Driver]:
     """Looking at the driver."""
     module = kernel_module_version()
-    version = cuda = error = None
+    seen = Driver(
+        installed=True if module else None,
+        version=module,
+        kernel_module_version=module,
+        libcuda_overrides=libcuda_overrides(os.environ.get("LD_LIBRARY_PATH", "")),
+        wsl=is_wsl(),
+    )
+    if request.so_far_ended:  # inside NVML an earlier child died
+        yield replace(seen, nvml_error=f"{CRASHED}: {request.so_far_ended}")
+        return
+    yield seen
+    version = cuda = None
     try:
-        nvml = Nvml()
+        nvml = Nvml(request.seconds_left / 2)
         version = nvml.get("nvmlSystemGetDriverVersion")
-        cuda = nvml.get("nvmlSystemGetCudaDriverVersion_v2")
+        cuda = plausible(nvml.get("nvmlSystemGetCudaDriverVersion_v2"), MOST_CUDA)
+        error = nvml.take_gone()
     except NvmlUnavailableError as unavailable:
         error = str(unavailable)
     library = loaded_library_version()
     absent = module is None and error is not None and error.startswith("LIBRARY_NOT_FOUND")
-    return Driver(
+    yield replace(
+        seen,
         installed=False if absent else True if version or module or library else None,
         version=version or module,
-        cuda_version=None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
-        kernel_module_version=module,
+        cuda_version=None if not cuda else f"{cuda // 1000}.{cuda % 1000 // 10}",
         library_version=library,
         nvml_error=error,
-        libcuda_overrides=libcuda_overrides(os.environ.get("LD_LIBRARY_PATH", "")),
-        wsl=is_wsl(),
     )
 
 
@@ -197,7 +215,7 @@ def _update(wanted: int | None) -> Action:
     return Action(text, safe=False)
 
 
-@rule("DRV002", "driver-library-mismatch", Severity.ERROR, scope="box")
+@rule("DRV002", "driver-library-mismatch", Severity.ERROR, scope="box", explains=("no-gpu-visible", "cuda-init-failed"))
 def mismatch(driver: Driver, torch_build: TorchBuild | None) -> Finding | NotApplicable | None:
     """The driver's library and its kernel module are of different versions.
 
@@ -248,7 +266,7 @@ ERROR_TEXTS = (
         title="The driver is older than the CUDA that was called",
     ),
     ErrorText(
-        r"forward compatibility was attempted on non supported HW",
+        r"forward compatibility was attempted on non supported HW|\b[Ee]rror 804\b",
         rule="DRV001",
         fix="Update the driver: this GPU cannot use the image's newer libcuda (only data-centre GPUs can).",
         command="nvidia-smi",

@@ -1,9 +1,12 @@
 /* A libnvidia-ml.so.1 that plays the GPUs described in the variable STUB_NVML: "count=2;name=NVIDIA H200;1.lost=1".
-   A key may be given for one GPU ("1.name"); a call whose key is absent is "not supported". The struct layouts are
-   those of nvidia-ml-py (pynvml.py). */
+   A key may be given for one GPU ("1.name"); a call whose key is absent is "not supported". The value of "blocks" and
+   "crashes" is the name of a call that never returns, or is a segmentation fault. The struct layouts are those of
+   nvidia-ml-py (pynvml.py). */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef void *device_t;
 typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } pci_t;
@@ -12,7 +15,7 @@ typedef struct { unsigned version; unsigned long long total, reserved, free, use
 typedef struct { unsigned gpu, memory; } utilization_t;
 typedef struct { unsigned pid; unsigned long long used; unsigned instance, compute; } process_t;
 
-enum { OK = 0, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, NOT_FOUND = 6, GPU_IS_LOST = 15 };
+enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, GPU_IS_LOST = 15 };
 
 static int value_of(const char *key, char *out, size_t size) {
     const char *script = getenv("STUB_NVML");
@@ -51,36 +54,55 @@ static int lost(device_t device) {
     return ++calls[index_of(device) & 63] > strtol(text, NULL, 0);
 }
 
-static int get_text(device_t device, const char *key, char *out, size_t size) {
+/* What the script lets happen to this call. */
+static void befall(device_t device, const char *call) {
+    char text[96];
+    while (own(device, "blocks", text, sizeof text) && !strcmp(text, call)) pause();
+    if (own(device, "crashes", text, sizeof text) && !strcmp(text, call)) raise(SIGSEGV);
+}
+
+static int text_of(device_t device, const char *key, char *out, size_t size) {
     if (lost(device)) return GPU_IS_LOST;
     return own(device, key, out, size) ? OK : NOT_SUPPORTED;
 }
 
-static int get_number(device_t device, const char *key, unsigned long long *out) {
+static int number_of(device_t device, const char *key, unsigned long long *out) {
     char text[256];
-    int status = get_text(device, key, text, sizeof text);
+    int status = text_of(device, key, text, sizeof text);
     if (status == OK) *out = strtoull(text, NULL, 0);
     return status;
 }
 
-static int get_unsigned(device_t device, const char *key, unsigned *out) {
+static int unsigned_of(device_t device, const char *key, unsigned *out) {
     unsigned long long wide = 0;
-    int status = get_number(device, key, &wide);
+    int status = number_of(device, key, &wide);
     if (status == OK) *out = (unsigned)wide;
     return status;
 }
 
-int nvmlInitWithFlags(unsigned flags) { (void)flags; return (int)number("init", OK); }
+/* In a call of the library: what befalls it, then its answer. */
+#define get_text(device, key, out, size) (befall(device, __func__), text_of(device, key, out, size))
+#define get_number(device, key, out) (befall(device, __func__), number_of(device, key, out))
+#define get_unsigned(device, key, out) (befall(device, __func__), unsigned_of(device, key, out))
+
+int nvmlInitWithFlags(unsigned flags) {
+    (void)flags;
+    befall(NULL, __func__);
+    return (int)number("init", OK);
+}
+
 int nvmlShutdown(void) { return OK; }
 const char *nvmlErrorString(int status) { (void)status; return "an error of the stub"; }
 
 int nvmlSystemGetDriverVersion(char *out, unsigned size) { return value_of("driver", out, size) ? OK : NOT_SUPPORTED; }
 int nvmlSystemGetCudaDriverVersion_v2(int *out) { *out = (int)number("cuda", 0); return *out ? OK : NOT_SUPPORTED; }
-int nvmlDeviceGetCount_v2(unsigned *out) { *out = (unsigned)number("count", 1); return OK; }
+/* "count_told" where it is not how many there are. */
+int nvmlDeviceGetCount_v2(unsigned *out) { *out = (unsigned)number("count_told", number("count", 1)); return OK; }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, device_t *out) {
     *out = (device_t)(long)(index + 1);
-    return (long)index < number("count", 1) ? (lost(*out) ? GPU_IS_LOST : OK) : NOT_FOUND;
+    befall(*out, __func__);
+    return (long)index < number("count", 1) ? (lost(*out) ? GPU_IS_LOST : OK) : INVALID_ARGUMENT;
 }
 
 int nvmlDeviceGetName(device_t d, char *out, unsigned size) { return get_text(d, "name", out, size); }
@@ -164,7 +186,7 @@ int nvmlDeviceGetUtilizationRates(device_t d, utilization_t *out) {
 static int processes(device_t d, const char *key, unsigned *count, process_t *out) {
     char text[256], *entry, *rest = NULL;
     unsigned found = 0;
-    int status = get_text(d, key, text, sizeof text);
+    int status = text_of(d, key, text, sizeof text);
     if (status != OK) return status;
     for (entry = strtok_r(text, ",", &rest); entry; entry = strtok_r(NULL, ",", &rest), found++) {
         char *colon = strchr(entry, ':');
@@ -178,13 +200,16 @@ static int processes(device_t d, const char *key, unsigned *count, process_t *ou
 }
 
 int nvmlDeviceGetComputeRunningProcesses_v3(device_t d, unsigned *count, process_t *out) {
+    befall(d, __func__);
     return processes(d, "processes", count, out);
 }
 
 int nvmlDeviceGetGraphicsRunningProcesses_v3(device_t d, unsigned *count, process_t *out) {
+    befall(d, __func__);
     return processes(d, "graphics", count, out);
 }
 
 int nvmlDeviceGetMPSComputeRunningProcesses_v3(device_t d, unsigned *count, process_t *out) {
+    befall(d, __func__);
     return processes(d, "mps", count, out);
 }

@@ -59,7 +59,9 @@ def conclude(traces: Traces, nvml_error: str | None) -> tuple[str | None, str]:
         The reason, None if it is not settled, and what was seen in words.
     """
     seen = _in_words(traces, nvml_error)
-    loaded, files, on_pci = traces.driver_loaded, traces.device_files, traces.nvidia_on_pci
+    # NVML answers only where the driver is loaded, whatever of it can be seen from here.
+    loaded = traces.driver_loaded or nvml_error is None
+    files, on_pci = traces.device_files, traces.nvidia_on_pci
     container = (traces.visibility or {}).get("NVIDIA_VISIBLE_DEVICES")
     if nvml_error == "LIB_RM_VERSION_MISMATCH":
         return "driver-mismatch", seen

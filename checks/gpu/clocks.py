@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fp8doctor.checks.gpu.nvml import Nvml, NvmlUnavailableError, milliwatts
-from fp8doctor.checks.gpu.probe import identity, temperature, twin
+from fp8doctor.checks.gpu.nvml import CLOCK_MEMORY, CLOCK_SM, Nvml, NvmlUnavailableError, milliwatts
+from fp8doctor.checks.gpu.one_gpu import identity, temperature
+from fp8doctor.checks.gpu.probe import twin
 from fp8doctor.checks.torch_build.facts import TorchBuild, TorchDevice
 from fp8doctor.measuring.statistics import quantile
 from fp8doctor.model import Facts, ProbeRun, Request
@@ -127,9 +128,9 @@ def nvml_index(nvml: Nvml, wanted: int, devices: tuple[TorchDevice, ...] | None)
 
 
 def _sample(nvml: Nvml, handle: Any, epoch_s: float) -> ClockSample:
-    lib, began = nvml.library, time.monotonic()
-    sm = nvml.get("nvmlDeviceGetClockInfo", handle, lib.NVML_CLOCK_SM)
-    memory = nvml.get("nvmlDeviceGetClockInfo", handle, lib.NVML_CLOCK_MEM)
+    began = time.monotonic()
+    sm = nvml.get("nvmlDeviceGetClockInfo", handle, CLOCK_SM)
+    memory = nvml.get("nvmlDeviceGetClockInfo", handle, CLOCK_MEMORY)
     power = milliwatts(nvml.get("nvmlDeviceGetPowerUsage", handle))
     degrees = temperature(nvml, handle)
     reasons = nvml.event_reasons(handle)

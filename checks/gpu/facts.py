@@ -80,6 +80,8 @@ class Gpus(Facts, key="gpus"):
     visibility: dict[str, str] | None = None
     # True if no other process of the doctor ran while the sensors were read, so that the GPUs should have been idle.
     doctor_idle: bool | None = None
+    # The step that was under way when this record was written, None once all are done.
+    attempting: int | None = None
 
     def caption(self) -> Caption | None:
         """The GPUs by name and architecture, counted where they are alike."""

@@ -5,179 +5,92 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from itertools import takewhile
 
 from fp8doctor.checks.gpu import absence
-from fp8doctor.checks.gpu.facts import Gpu, GpuProcess, Gpus, capability
-from fp8doctor.checks.gpu.nvml import Nvml, NvmlUnavailableError, milliwatts, pci_key, uuid_key
+from fp8doctor.checks.gpu.facts import Gpu, Gpus, capability
+from fp8doctor.checks.gpu.nvml import CRASHED, NOT_INSTALLED, Nvml, NvmlUnavailableError, pci_key, uuid_key
+from fp8doctor.checks.gpu.one_gpu import identify, look_at_state
 from fp8doctor.checks.torch_build.facts import TorchBuild, TorchDevice
 from fp8doctor.model import ProbeRun, Request
 from fp8doctor.plain import from_plain
 from fp8doctor.registry import probe
 from fp8doctor.variables import RUN_MARK
 
-MIB = 1 << 20
-# FP32 lanes of one SM, which turn NVML's core count into SMs (`_ConvertSMVer2Cores` of NVIDIA's CUDA samples).
-CORES_PER_SM = {
-    **dict.fromkeys([(6, 0), (7, 0), (7, 5), (8, 0)], 64),
-    **dict.fromkeys([(6, 1), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (10, 3), (11, 0), (12, 0), (12, 1)], 128),
-}
 VENDORS = {"cuda": "nvidia", "hip": "amd", "xpu": "intel"}
-COMPUTE_MODES = {0: "default", 1: "exclusive-thread", 2: "prohibited", 3: "exclusive-process"}
-COMPUTE_PROCESSES = ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetComputeRunningProcesses_v2")
-GRAPHICS_PROCESSES = ("nvmlDeviceGetGraphicsRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses_v2")
-VIRTUALIZATION_MODES = {0: "none", 1: "passthrough", 2: "vgpu", 3: "host-vgpu", 4: "host-vsga"}
+# More than any machine has: a count beyond it is not believed.
+MOST_GPUS = 64
+# NVML is asked in two rounds, so that which GPUs there are is known whatever the second one meets.
+ROUNDS = (identify, look_at_state)
 
 
-@probe(runs_in="tool", timeout_s=20)
+@probe(runs_in="tool", timeout_s=30)
 def gather(request: Request, torch_build: ProbeRun[TorchBuild]) -> Iterator[Gpus]:
     """Looking for GPUs."""
-    if request.so_far is not None:  # an earlier child died inside NVML; what it had read is what can be read
-        yield from_plain(Gpus, request.so_far)
-        return
     traces = absence.look(os.environ)
-    start = Gpus(visibility=dict(traces.visibility or {}))
-    nvml, error = _open()
+    # How an earlier child ended inside NVML; what it had read by then is in its record.
+    crash = f"{CRASHED}: {request.so_far_ended}" if request.so_far_ended else None
+    found = Gpus(visibility=dict(traces.visibility or {}))
+    if crash and request.so_far:
+        found = from_plain(Gpus, request.so_far)
+    else:
+        yield found
+    error = None
+    try:
+        if crash and found.gpus is None:
+            raise NvmlUnavailableError(CRASHED, crash)
+        for record in _asked(Nvml(request.seconds_left / 2), found, crash):
+            yield (found := record)
+    except NvmlUnavailableError as unavailable:
+        error = unavailable.name
+    yield _completed(found, torch_build, traces, error)
+
+
+def _asked(nvml: Nvml, found: Gpus, crash: str | None) -> Iterator[Gpus]:
+    """Ask NVML about one GPU after the other, from where an earlier child ended; the record grows with each answer."""
+    family = _family()
+    first = found.attempting if found.gpus is not None else 0
+    if found.gpus is None:
+        gpus = tuple(Gpu(index=i, vendor="nvidia") for i in range(_count(nvml)))
+        found = replace(found, gpus=gpus, source="nvml", doctor_idle=_is_alone(family))
+    gpus = found.gpus or ()
+    steps = [(ask, i) for ask in ROUNDS for i in range(len(gpus))]
+    for number, (ask, i) in enumerate(steps):
+        if first is None or number < first or gpus[i].failure:
+            continue
+        if number == first and crash:
+            gpu = replace(gpus[i], failure=crash)
+        else:
+            yield replace(found, gpus=gpus, attempting=number)
+            gpu = ask(nvml, gpus[i], family)
+        gpus = (*gpus[:i], gpu, *gpus[i + 1 :])
+    yield replace(found, gpus=gpus, attempting=None)
+
+
+def _count(nvml: Nvml) -> int:
+    """How many GPUs to ask: what NVML counts or, if no machine has as many, those that it has a handle for."""
+    told = nvml.get("nvmlDeviceGetCount")
+    if told is None:
+        name, _, text = (nvml.last_error or "").partition(": ")
+        raise NvmlUnavailableError(name, text)
+    if 0 <= told <= MOST_GPUS:
+        return int(told)
+    handles = (nvml.get("nvmlDeviceGetHandleByIndex", i) for i in range(MOST_GPUS))
+    return sum(1 for _ in takewhile(lambda handle: handle is not None, handles))
+
+
+def _completed(found: Gpus, torch_build: ProbeRun[TorchBuild], traces: absence.Traces, error: str | None) -> Gpus:
+    """Add what torch knows, and where there is no GPU, why."""
     build = torch_build.facts or TorchBuild()
-    devices = build.devices or ()
-    gpus: tuple[Gpu, ...] = ()
-    if nvml is not None:
-        family = _family()
-        start = replace(start, doctor_idle=_is_alone(family))
-        count = nvml.get("nvmlDeviceGetCount") or 0
-        gpus = tuple(Gpu(index=i, vendor="nvidia") for i in range(count))
-        for i in range(count):
-            yield replace(start, gpus=gpus, source="nvml")  # a driver that hangs on one GPU costs that GPU only
-            gpus = (*gpus[:i], _with_torch(read_gpu(nvml, i, family), devices, build, count), *gpus[i + 1 :])
+    asked = found.gpus or ()
+    gpus = tuple(_with_torch(gpu, build.devices or (), build, len(asked)) for gpu in asked)
     shown_by_torch = () if gpus and build.accelerator == "cuda" else _from_torch(build)
     source = " and ".join(["nvml"] * bool(gpus) + ["torch"] * bool(shown_by_torch)) or None
     if gpus or shown_by_torch:
-        yield replace(start, gpus=gpus + shown_by_torch, source=source)
-        return
+        return replace(found, gpus=gpus + shown_by_torch, source=source)
     why, detail = absence.conclude(traces, error)
-    nobody_looked = error == "NOT_INSTALLED" and why is None and torch_build.facts is None
-    yield replace(start, gpus=None if nobody_looked else (), why_none=why, why_none_detail=detail)
-
-
-def _open() -> tuple[Nvml | None, str | None]:
-    try:
-        return Nvml(), None
-    except NvmlUnavailableError as error:
-        return None, error.name
-
-
-def read_gpu(nvml: Nvml, index: int, family: frozenset[int]) -> Gpu:
-    """Read all that NVML says of one GPU; what is not supported, or lost meanwhile, stays None."""
-    lib, get = nvml.library, nvml.get
-    nvml.take_gone()
-    handle = get("nvmlDeviceGetHandleByIndex", index)
-    if handle is None:
-        return Gpu(index=index, vendor="nvidia", failure=nvml.last_error)
-    gpu = identity(nvml, index, handle)  # first: a GPU that is lost meanwhile keeps its name
-    used, total = _memory(nvml, handle)
-    mig = get("nvmlDeviceGetMigMode", handle)
-    ecc = get("nvmlDeviceGetEccMode", handle)
-    persistence = get("nvmlDeviceGetPersistenceMode", handle)
-    found = get("nvmlDeviceGetCudaComputeCapability", handle)
-    mps = get("nvmlDeviceGetMPSComputeRunningProcesses", handle)
-    utilization = get("nvmlDeviceGetUtilizationRates", handle)
-    return replace(
-        gpu,
-        compute_capability=None if found is None else f"{found[0]}.{found[1]}",
-        sm_count=_sm_count(get("nvmlDeviceGetNumGpuCores", handle), found, mig),
-        memory_total_mib=total,
-        memory_used_mib=used,
-        power_limit_w=milliwatts(get("nvmlDeviceGetEnforcedPowerLimit", handle)),
-        power_limit_default_w=milliwatts(get("nvmlDeviceGetPowerManagementDefaultLimit", handle)),
-        power_w=milliwatts(get("nvmlDeviceGetPowerUsage", handle)),
-        temperature_c=temperature(nvml, handle),
-        sm_clock_mhz=get("nvmlDeviceGetClockInfo", handle, lib.NVML_CLOCK_SM),
-        sm_clock_max_mhz=get("nvmlDeviceGetMaxClockInfo", handle, lib.NVML_CLOCK_SM),
-        application_clock_mhz=get("nvmlDeviceGetApplicationsClock", handle, lib.NVML_CLOCK_GRAPHICS),
-        application_clock_default_mhz=get("nvmlDeviceGetDefaultApplicationsClock", handle, lib.NVML_CLOCK_GRAPHICS),
-        memory_clock_mhz=get("nvmlDeviceGetClockInfo", handle, lib.NVML_CLOCK_MEM),
-        memory_clock_max_mhz=get("nvmlDeviceGetMaxClockInfo", handle, lib.NVML_CLOCK_MEM),
-        clock_event_reasons=nvml.event_reasons(handle),
-        mig_enabled=None if mig is None else mig[0] == lib.NVML_DEVICE_MIG_ENABLE,
-        mps_active=None if mps is None else any(p.pid not in family for p in mps),
-        ecc_enabled=None if ecc is None else bool(ecc[0]),
-        pcie_generation=get("nvmlDeviceGetCurrPcieLinkGeneration", handle),
-        pcie_generation_max=get("nvmlDeviceGetMaxPcieLinkGeneration", handle),
-        pcie_width=get("nvmlDeviceGetCurrPcieLinkWidth", handle),
-        pcie_width_max=get("nvmlDeviceGetMaxPcieLinkWidth", handle),
-        compute_mode=COMPUTE_MODES.get(get("nvmlDeviceGetComputeMode", handle)),
-        persistence_mode=None if persistence is None else bool(persistence),
-        virtualization=VIRTUALIZATION_MODES.get(get("nvmlDeviceGetVirtualizationMode", handle)),
-        utilization_percent=None if utilization is None else int(utilization.gpu),
-        processes=_others(nvml, handle, family),
-        graphics_memory_mib=_graphics_memory_mib(nvml, handle, family),
-        failure=nvml.take_gone(),
-    )
-
-
-def identity(nvml: Nvml, index: int, handle: Any) -> Gpu:
-    """Which GPU this is, in the terms that torch shares."""
-    bus_id = getattr(nvml.get("nvmlDeviceGetPciInfo", handle), "busId", None)
-    if isinstance(bus_id, bytes):
-        bus_id = bus_id.decode(errors="replace")
-    return Gpu(
-        index=index,
-        name=nvml.get("nvmlDeviceGetName", handle),
-        vendor="nvidia",
-        uuid=nvml.get("nvmlDeviceGetUUID", handle),
-        pci_bus_id=bus_id,
-    )
-
-
-def temperature(nvml: Nvml, handle: Any) -> float | None:
-    """The chip's temperature, by the newer call where the older one is gone."""
-    names = ("nvmlDeviceGetTemperature", "nvmlDeviceGetTemperatureV")
-    value = nvml.get(names, handle, nvml.library.NVML_TEMPERATURE_GPU)
-    return None if value is None else float(value)
-
-
-def _memory(nvml: Nvml, handle: Any) -> tuple[float | None, float | None]:
-    # Version 2 leaves out what the driver reserves, version 1 counts it as used: 912 MB against 8 MB on an idle A100
-    # (Cldfire/nvml-wrapper#57).
-    memory = nvml.get("nvmlDeviceGetMemoryInfo", handle, getattr(nvml.library, "nvmlMemory_v2", None))
-    memory = memory or nvml.get("nvmlDeviceGetMemoryInfo", handle)
-    return (None, None) if memory is None else (round(memory.used / MIB, 1), round(memory.total / MIB, 1))
-
-
-def _sm_count(cores: int | None, found: tuple[int, int] | None, mig: list[int] | None) -> int | None:
-    if cores is None or found is None or (mig and mig[0]):  # under MIG the cores are the whole card's
-        return None
-    lanes = CORES_PER_SM.get((found[0], found[1]))
-    return cores // lanes if lanes and cores % lanes == 0 else None
-
-
-def _graphics_memory_mib(nvml: Nvml, handle: Any, family: frozenset[int]) -> float | None:
-    processes = nvml.get(GRAPHICS_PROCESSES, handle)
-    if processes is None:
-        return None
-    # A program that does both is in both lists, each time with all of its memory.
-    counted = family | {p.pid for p in nvml.get(COMPUTE_PROCESSES, handle) or ()}
-    return round(sum(p.usedGpuMemory or 0 for p in processes if p.pid not in counted) / MIB, 1)
-
-
-def _others(nvml: Nvml, handle: Any, family: frozenset[int]) -> tuple[GpuProcess, ...] | None:
-    processes = nvml.get(COMPUTE_PROCESSES, handle)
-    if processes is None:
-        return None
-    return tuple(
-        GpuProcess(
-            pid=p.pid if _is_visible(p.pid) else None,
-            used_memory_mib=None if p.usedGpuMemory is None else round(p.usedGpuMemory / MIB, 1),
-        )
-        for p in processes
-        if p.pid not in family
-    )
-
-
-def _is_visible(pid: int) -> bool:
-    import psutil
-
-    return bool(psutil.pid_exists(pid))
+    nobody_looked = error == NOT_INSTALLED and why is None and torch_build.facts is None
+    return replace(found, gpus=None if nobody_looked else (), source=None, why_none=why, why_none_detail=detail)
 
 
 def _family() -> frozenset[int]:

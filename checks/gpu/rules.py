@@ -31,10 +31,14 @@ AMD_WITHOUT_FP8 = re.compile(r"gfx(9(0\w|1\w)|10\d\w|11\d\w)$")
 # The one Intel GPU with a sourced answer: FP8 GEMMs end at 99 % of its BF16 peak (ai-dynamo/aiconfigurator#1418).
 INTEL_WITHOUT_FP8 = re.compile(r"\bB60\b")
 
+# GeForce boards, also as people shorten their names: no other product ends in 50 to 90 behind "RTX 40" or "RTX 50".
+GEFORCE = re.compile(r"GeForce|\bRTX [45]0[5-9]0\b")
+
 DEMO = Action("Without a GPU, a recorded box shows what a report looks like.", "fp8doctor demo")
 _INSTALL = Action(
     "Install NVIDIA's driver for this system (https://www.nvidia.com/drivers) and restart it.", safe=False
 )
+_ASK = Action("See what NVIDIA's own tool says.", "nvidia-smi")
 _CONTAINER = Action(
     "Give the container its GPUs: NVIDIA's container toolkit on the host, and --gpus all.",
     "docker run --rm --gpus all IMAGE nvidia-smi",
@@ -199,7 +203,7 @@ def _instead(found: tuple[int, int] | None) -> tuple[Action, ...]:
     Severity.ERROR,
     scope="box",
     # Until a GPU is visible these are moot, so they stand under it.
-    explains=("cpu-only-torch", "driver-library-mismatch", "driver-too-old", "triton-missing"),
+    explains=("cpu-only-torch", "driver-too-old", "triton-missing"),
 )
 def no_gpu_visible(gpus: Gpus, torch_build: TorchBuild | None = None) -> Finding | None:
     """No GPU is visible.
@@ -228,7 +232,7 @@ def no_gpu_visible(gpus: Gpus, torch_build: TorchBuild | None = None) -> Finding
     return Finding(
         title=f"No GPU is visible: {why}" if why else "No GPU is visible",
         evidence=(Evidence(detail, gpus.why_none, fact="gpus.why_none_detail"),),
-        actions=tuple(step for step in (_CPU_BUILD if cpu else None, action, DEMO) if step),
+        actions=tuple(step for step in (_CPU_BUILD if cpu else None, action or _ASK, DEMO) if step),
     )
 
 
@@ -252,7 +256,7 @@ def geforce_half_rate(gpus: Gpus) -> RuleResult:
 
 
 def _half_rate(gpu: Gpu) -> Verdict:
-    if "GeForce" not in observed(gpu.name, "the GPU's name"):
+    if not GEFORCE.search(observed(gpu.name, "the GPU's name")):
         return NotApplicable("no GeForce board")
     if not has_fp8(gpu):
         return NotApplicable("no FP8 tensor cores")

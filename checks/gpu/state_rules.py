@@ -6,7 +6,7 @@ import re
 
 from fp8doctor.checks.gpu.clocks import Clocks, ClockSample
 from fp8doctor.checks.gpu.facts import Gpu, Gpus
-from fp8doctor.checks.gpu.nvml import GONE
+from fp8doctor.checks.gpu.nvml import GONE, in_words
 from fp8doctor.checks.gpu.rules import about, each, label, path
 from fp8doctor.model import Action, Evidence, Finding, NotApplicable, RuleResult, Severity, Unknown, Verdict, observed
 from fp8doctor.registry import rule
@@ -29,6 +29,7 @@ BRAKES = {
     "HwSlowdown": "hardware slowdown (clocks at half or less)",
     "HwThermalSlowdown": "hardware thermal slowdown (too hot)",
     "HwPowerBrakeSlowdown": "power brake (supply or chassis)",
+    "SwThermalSlowdown": "thermal slowdown by the driver (hot)",
 }
 # Of the samples under load, so that one hiccup is no finding.
 BRAKED_SHARE = 0.05
@@ -98,7 +99,7 @@ def shared_or_mig(gpus: Gpus) -> RuleResult:
 
 
 def _shared(gpu: Gpu, doctor_idle: bool | None) -> Verdict:
-    if gpu.mig_enabled:
+    if gpu.mig_enabled or re.search(r" MIG\b", gpu.name or ""):  # torch and nvidia-smi name slices so
         size = f"; torch sees {gpu.sm_count} SMs of it" if gpu.sm_count else ""
         return Finding(
             title=f"MIG is on: programs get a slice of the {label(gpu)}",
@@ -185,7 +186,7 @@ def _braked(gpu: Gpu, clocks: Clocks | None) -> Verdict:
         for name, words in BRAKES.items()
         if name in (now or ())
     ]
-    for name, words in {**BRAKES, "SwThermalSlowdown": "thermal slowdown by the driver (hot)"}.items():
+    for name, words in BRAKES.items():
         share = _share(busy, name)
         if share >= BRAKED_SHARE:
             text = f"set in {share:.0%} of the samples under load: {words}"
@@ -229,23 +230,30 @@ def _pinned(gpu: Gpu, clocks: Clocks | None) -> Verdict:
     busy = _under_load(gpu, clocks)
     rates = sorted(s.sm_clock_mhz for s in busy if s.sm_clock_mhz is not None)
     top = gpu.sm_clock_max_mhz
-    if not busy and name not in observed(gpu.clock_event_reasons, f"the clock event reasons of {label(gpu)}"):
+    is_set, default = gpu.application_clock_mhz, gpu.application_clock_default_mhz
+    lowered = bool(is_set and default and is_set < default)
+    # An idle GPU says that it idles, and nothing of the clock that it would be held at.
+    if (
+        not busy
+        and not lowered
+        and name not in observed(gpu.clock_event_reasons, f"the clock event reasons of {label(gpu)}")
+    ):
         return None
     if busy and _share(busy, name) < 0.5:
         return None
     clock = rates[len(rates) // 2] if rates else gpu.sm_clock_mhz
     if rates and top and rates[len(rates) // 2] >= FULL_CLOCK * top:
         return None
-    is_set, default = gpu.application_clock_mhz, gpu.application_clock_default_mhz
-    if is_set is not None and default is not None and is_set >= default:
+    if is_set and default and not lowered:
         return None
     where = "under load" if busy else "at rest"
-    evidence = [
-        Evidence(f"{name} is set {where}", name, fact="clocks.samples" if busy else path(gpu, "clock_event_reasons"))
-    ]
+    evidence = []
+    if busy or name in (gpu.clock_event_reasons or ()):
+        fact = "clocks.samples" if busy else path(gpu, "clock_event_reasons")
+        evidence.append(Evidence(f"{name} is set {where}", name, fact=fact))
     if clock is not None and top is not None:
         evidence.append(Evidence(f"SM clock {clock} MHz {where}, at most {top} MHz", clock, "MHz"))
-    if is_set is None or default is None:
+    if not is_set or not default:
         return Finding(
             title=f"{label(gpu)}: an applications clock limits the SM clock",
             evidence=tuple(evidence),
@@ -275,8 +283,8 @@ def _pinned(gpu: Gpu, clocks: Clocks | None) -> Verdict:
 def lost(gpus: Gpus) -> RuleResult:
     """A GPU no longer answers.
 
-    What it means: the driver lists a GPU that it cannot reach ("GPU is lost", "GPU requires restart"): it fell off the
-    bus, lacks power, or a fault left it in a state that only a reset ends.
+    What it means: the driver lists a GPU that it cannot reach ("GPU is lost", "GPU requires restart"), or a call about
+    it does not return: it fell off the bus, lacks power, or a fault left it in a state that only a reset ends.
 
     Why it costs time: programs that meet it fail or hang, even if they wanted another GPU.
 
@@ -296,13 +304,69 @@ def _lost(gpu: Gpu) -> Verdict:
     if not gpu.failure.startswith(GONE):
         return Unknown(f"{label(gpu)} could not be asked: {gpu.failure}")
     return Finding(
-        title=f"{label(gpu)} does not answer",
-        evidence=(Evidence(f"NVML: {gpu.failure}", gpu.failure, fact=path(gpu, "failure")),),
+        title=f"GPU {gpu.index}{f' ({gpu.name})' if gpu.name else ''} does not answer",
+        evidence=(Evidence(in_words(gpu.failure), gpu.failure, fact=path(gpu, "failure")),),
         actions=(
             Action("Look for Xid messages in the kernel log.", "sudo dmesg | grep -i xid"),
             Action("Restart the machine.", "sudo reboot", safe=False),
         ),
         about=about(gpu),
+    )
+
+
+@rule(
+    "GPU011",
+    "compute-mode-restricted",
+    Severity.ERROR,
+    scope="box",
+    explains=("cuda-init-failed", "no-fp8-gemm-in-torch", "fp8-gemm-fails"),
+)
+def compute_mode(gpus: Gpus) -> RuleResult:
+    """The GPU's compute mode lets one process compute on it, or none.
+
+    What it means: an administrator (or a batch system) has set a compute mode other than the default one. "Prohibited"
+    lets no program compute on the GPU; "exclusive process" lets one, and refuses every other while it runs.
+
+    Why it costs time: a program that is refused ends with "CUDA-capable device(s) is/are busy or unavailable". Under
+    "exclusive process" that meets the second rank on one GPU, a notebook that was left open, and probes of this doctor,
+    which run side by side.
+
+    What to do: set the default mode if nobody wants the other one (it needs root), or end the process that has the GPU.
+
+    Sources: NVIDIA, NVML API, nvmlComputeMode_t; NVIDIA, CUDA Runtime API, cudaErrorDevicesUnavailable;
+    pytorch/pytorch#100691.
+    """
+    shown = gpus.gpus or ()
+    open_to_all = any(gpu.compute_mode == "default" for gpu in shown)
+    return each(gpus, lambda gpu: _restricted(gpu, bool(gpus.doctor_idle), open_to_all))
+
+
+def _restricted(gpu: Gpu, doctor_idle: bool, others_are_open: bool) -> Verdict:
+    mode = observed(gpu.compute_mode, f"the compute mode of {label(gpu)}")
+    if mode == "default":
+        return None
+    # A process that cannot be seen may be one of the doctor's own.
+    taken = [p for p in gpu.processes or () if p.pid is not None or doctor_idle]
+    evidence = [Evidence(f"compute mode: {mode}", mode, fact=path(gpu, "compute_mode"))]
+    if mode == "prohibited":
+        title, severity = f"{label(gpu)} may not be computed on: its compute mode is prohibited", Severity.ERROR
+    elif taken and not gpu.mps_active:
+        evidence.append(Evidence(f"{len(taken)} other process has it", len(taken), fact=path(gpu, "processes")))
+        title, severity = f"{label(gpu)} takes one process at a time, and another one has it", Severity.ERROR
+    else:
+        title, severity = f"{label(gpu)} takes one process at a time", Severity.INFO
+    return Finding(
+        title=title,
+        evidence=tuple(evidence),
+        actions=(
+            Action(
+                "Set the default mode, if nobody wants this one.",
+                f"sudo nvidia-smi -i {gpu.index or 0} -c DEFAULT",
+                safe=False,
+            ),
+        ),
+        about=about(gpu),
+        severity=Severity.WARNING if severity is Severity.ERROR and others_are_open else severity,
     )
 
 

@@ -12,10 +12,10 @@ from fp8doctor.checks.gpu import rules
 from fp8doctor.checks.gpu import state_rules as state
 from fp8doctor.checks.gpu.absence import Traces, conclude, look
 from fp8doctor.checks.gpu.clocks import Clocks, ClockSample
-from fp8doctor.checks.gpu.facts import Gpu, GpuProcess, Gpus
+from fp8doctor.checks.gpu.facts import Gpu, Gpus
 from fp8doctor.checks.gpu.names import capability_by_name
 from fp8doctor.checks.torch_build.facts import TorchBuild, TorchDevice
-from fp8doctor.model import Finding, NotApplicable, RuleResult, Severity, Unknown
+from fp8doctor.model import Finding, NotApplicable, RuleResult, Unknown
 
 H200 = Gpu(
     index=0,
@@ -173,6 +173,7 @@ BARE = Traces(nvidia_on_pci=0, amd_on_pci=0)
         (LOADED, "NO_PERMISSION", "no-permission"),
         (replace(LOADED, device_files=(), visibility={"NVIDIA_VISIBLE_DEVICES": "void"}), None, "hidden-by-variable"),
         (replace(BARE, visibility={"NVIDIA_VISIBLE_DEVICES": "void"}), "LIBRARY_NOT_FOUND", "no-gpu"),
+        (replace(BARE, visibility={"NVIDIA_VISIBLE_DEVICES": "none"}), None, "hidden-by-variable"),
         (replace(BARE, wsl=True), "LIBRARY_NOT_FOUND", "wsl"),
         (LOADED, "UNKNOWN", None),
         (LOADED, None, None),
@@ -200,79 +201,6 @@ def test_traces_are_read_from_the_system(tmp_path: Path) -> None:
     assert look({}, tmp_path / "nothing") == Traces(visibility={})
 
 
-def test_power_cap() -> None:
-    (finding,) = fired(state.power_cap(box(power_limit_w=500.0)))
-    assert "500 W" in finding.title
-    assert "700 W" in finding.title
-    assert not finding.actions[0].safe
-    assert not fired(state.power_cap(box(power_limit_w=695.0)))
-    assert unknown(state.power_cap(box(power_limit_default_w=None)))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"mig_enabled": True},
-        {"mps_active": True},
-        {
-            "processes": (GpuProcess(4242, 20480.0),),
-            "memory_used_mib": 20490.0,
-            "utilization_percent": 97,
-        },
-        {"memory_used_mib": 60000.0, "utilization_percent": 97},
-        {"utilization_percent": 97},
-    ],
-)
-def test_shared_or_mig(changes: dict[str, object]) -> None:
-    (finding,) = fired(state.shared_or_mig(box(**changes)))
-    assert finding.severity is None
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"processes": (GpuProcess(4242, 20480.0),), "memory_used_mib": 20490.0},
-        {"memory_used_mib": 60000.0},
-        {"memory_used_mib": 60000.0, "graphics_memory_mib": 1500.0},
-        {"memory_used_mib": 60000.0, "utilization_percent": None},
-    ],
-)
-def test_memory_that_is_held_and_nobody_works_is_only_told(changes: dict[str, object]) -> None:
-    (finding,) = fired(state.shared_or_mig(box(**changes)))
-    assert finding.severity is Severity.INFO
-    assert finding.title == "Others hold memory of NVIDIA H200"
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"processes": (GpuProcess(4242, 30.0),)},  # an MPS server or a desktop
-        {
-            "processes": (GpuProcess(None, 600.0),),
-            "memory_used_mib": 604.0,
-        },  # a probe of our own, seen from a container
-        {"memory_used_mib": 3500.0, "graphics_memory_mib": 3000.0},  # a browser
-        {"utilization_percent": 3},
-        {"processes": None},
-    ],
-)
-def test_alone_enough(changes: dict[str, object]) -> None:
-    assert state.shared_or_mig(box(**changes)) == [None]
-
-
-def test_probes_that_run_beside_are_not_taken_for_strangers() -> None:
-    beside = replace(box(memory_used_mib=5000.0, utilization_percent=90), doctor_idle=False)
-    assert not fired(state.shared_or_mig(beside))
-
-
-def test_memory_that_the_system_manages_is_nobodys() -> None:
-    assert state.shared_or_mig(box(name="NVIDIA GH200 480GB", memory_used_mib=60000.0)) == [None]
-
-
-def test_who_else_is_there_was_not_observed() -> None:
-    assert unknown(state.shared_or_mig(Gpus(gpus=(Gpu(index=0, name="NVIDIA H200"),))))
-
-
 @pytest.mark.parametrize(
     ("known", "name", "fires"),
     [
@@ -297,50 +225,6 @@ def test_geforce_half_rate_shows_the_rates() -> None:
 def test_no_fast_fp16() -> None:
     assert fired(rules.no_fast_fp16(box(name="Tesla P40", compute_capability="6.1")))
     assert not fired(rules.no_fast_fp16(box(name="Tesla P100", compute_capability="6.0")))
-
-
-@pytest.mark.parametrize("reason", list(state.BRAKES))
-def test_power_throttle_now(reason: str) -> None:
-    (finding,) = fired(state.braked(box(clock_event_reasons=("HwSlowdown", reason)), None))
-    assert any(state.BRAKES[reason] in e.text for e in finding.evidence)
-
-
-def test_power_throttle_under_load() -> None:
-    assert fired(state.braked(IDLE, load("SwThermalSlowdown")))
-    assert not fired(state.braked(IDLE, load("SwPowerCap")))
-    assert not fired(state.braked(IDLE, replace(load("HwSlowdown"), gpu_index=1)))
-    assert unknown(state.braked(box(clock_event_reasons=None), None))
-
-
-def test_clocks_pinned() -> None:
-    pinned = "ApplicationsClocksSetting"
-    low = box(application_clock_mhz=1200)
-    (finding,) = fired(state.clocks_pinned(low, load(pinned, sm_clock_mhz=1200)))
-    assert finding.severity is None
-    assert "1200 MHz" in finding.evidence[1].text
-    assert "by default 1980 MHz" in finding.evidence[2].text
-    (at_rest,) = fired(state.clocks_pinned(box(clock_event_reasons=(pinned,), application_clock_mhz=1200), None))
-    assert at_rest.severity is Severity.INFO
-    assert not fired(state.clocks_pinned(low, load(pinned, sm_clock_mhz=1980)))  # set, and costs nothing
-    assert not fired(state.clocks_pinned(low, load("SwPowerCap")))
-
-
-def test_an_applications_clock_as_the_board_comes_with_is_no_setting() -> None:
-    slow = load("ApplicationsClocksSetting", sm_clock_mhz=1095)
-    by_default = {"application_clock_default_mhz": 1095, "sm_clock_max_mhz": 1410}
-    assert state.clocks_pinned(box(application_clock_mhz=1095, **by_default), slow) == [None]
-    assert state.clocks_pinned(box(application_clock_mhz=1200, **by_default), slow) == [None]  # raised
-    for unknown_clocks in ({"application_clock_mhz": None}, {"application_clock_default_mhz": None}):
-        (finding,) = fired(state.clocks_pinned(box(**unknown_clocks), slow))
-        assert finding.severity is Severity.INFO
-        assert "an applications clock limits the SM clock" in finding.title
-
-
-def test_gpu_lost() -> None:
-    (finding,) = fired(state.lost(box(failure="GPU_IS_LOST: GPU is lost")))
-    assert "does not answer" in finding.title
-    assert unknown(state.lost(box(failure="NO_PERMISSION: Insufficient Permissions")))
-    assert isinstance(state.lost(replace(IDLE, source="collect_env")), NotApplicable)
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,82 @@ def test_a_gpu_that_is_lost_costs_only_itself(library: Path) -> None:
     assert (lost.failure or "").startswith("GPU_IS_LOST")
 
 
+EIGHT = {"count": 8}
+
+
+def test_a_gpu_that_hangs_costs_only_itself(library: Path) -> None:
+    found = gpus(library, None, {**EIGHT, "3.blocks": "nvmlDeviceGetUtilizationRates"}).gpus or ()
+    assert [gpu.index for gpu in found if gpu.failure] == [3]
+    assert (found[3].failure or "").startswith("NO_ANSWER: nvmlDeviceGetUtilizationRates did not return")
+    assert (found[3].name, found[3].compute_capability) == ("NVIDIA H200", "9.0")
+    assert {gpu.power_limit_w for gpu in found if gpu.index != 3} == {700.0}
+
+
+def test_a_call_that_ends_the_process_costs_only_its_gpu(library: Path) -> None:
+    found = gpus(library, None, {**EIGHT, "3.crashes": "nvmlDeviceGetPowerUsage"})
+    assert [gpu.index for gpu in found.gpus or () if gpu.failure] == [3]
+    lost = (found.gpus or ())[3]
+    assert (lost.failure, lost.name) == ("CRASHED: SIGSEGV", "NVIDIA H200")
+    assert {gpu.power_w for gpu in found.gpus or () if gpu.index != 3} == {76.12}
+    assert found.attempting is None
+
+
+def test_a_gpu_that_crashes_when_it_is_named_is_not_asked_again(library: Path) -> None:
+    found = gpus(library, None, {"count": 2, "0.crashes": "nvmlDeviceGetName"}).gpus or ()
+    assert [gpu.failure for gpu in found] == ["CRASHED: SIGSEGV", None]
+    assert found[1].power_limit_w == 700.0
+
+
+@pytest.mark.parametrize(("what", "name"), [("blocks", "NO_ANSWER"), ("crashes", "CRASHED")])
+def test_a_library_that_cannot_be_opened_leaves_what_torch_shows(library: Path, what: str, name: str) -> None:
+    device = TorchDevice(index=0, name="NVIDIA H200", compute_capability="9.0", sm_count=132)
+    build = TorchBuild(installed=True, accelerator="cuda", devices=(device,))
+    script = stub_nvml.environment(library, {**H200, what: "nvmlInitWithFlags"})
+    found = facts(run(gpu_check.gather, script, build, Request(seconds_left=2.0)))
+    assert [(gpu.name, gpu.sm_count) for gpu in found.gpus] == [("NVIDIA H200", 132)]
+    driver = facts(run(driver_check.gather, script, request=Request(seconds_left=2.0)))
+    assert (driver.nvml_error or "").startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"", "file too short"), (b"no library " * 99, "invalid ELF header")])
+def test_a_library_that_does_not_load_is_told_from_none(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "libnvidia-ml.so.1").write_bytes(content)
+    found = facts(run(driver_check.gather, stub_nvml.environment(tmp_path, {})))
+    assert (found.nvml_error or "").startswith("LIBRARY_BROKEN: ")
+    assert words in (found.nvml_error or "")
+
+
+def test_what_cannot_be_true_was_not_observed(library: Path) -> None:
+    (gpu,) = gpus(
+        library, power_default=-1, power=-1, temperature=-1, sm_clock_max=-1, utilization=255, memory=-1, cc="4095.7",
+        pcie_width=-1, persistence=7, processes=f"4294967295:{1 << 62}",
+    ).gpus or ()  # fmt: skip
+    seen = (gpu.power_limit_default_w, gpu.power_w, gpu.temperature_c, gpu.sm_clock_max_mhz, gpu.utilization_percent)
+    assert set(seen) == {None}
+    assert (gpu.memory_total_mib, gpu.memory_used_mib, gpu.compute_capability, gpu.pcie_width) == (None,) * 4
+    assert gpu.processes is not None
+    assert [(p.pid, p.used_memory_mib) for p in gpu.processes] == [(None, None)]
+    assert (gpu.name, gpu.power_limit_w) == ("NVIDIA H200", 700.0)
+
+
+def test_a_count_that_cannot_be_true_is_not_believed(library: Path) -> None:
+    assert len(gpus(library, count=3, count_told=2**31).gpus or ()) == 3
+
+
+def test_a_name_is_a_line_of_text(library: Path) -> None:
+    (gpu,) = gpus(library, name="NVIDIA\x1b[2J H200\x07").gpus or ()
+    assert gpu.name == "NVIDIA[2J H200"
+    (gpu,) = gpus(library, name=b"NVIDIA \xff".decode("utf-8", "surrogateescape")).gpus or ()
+    assert (gpu.name, gpu.compute_capability) == (None, "9.0")
+
+
+def test_a_module_that_is_not_nvidia_ml_py_is_told(library: Path, tmp_path: Path) -> None:
+    (tmp_path / "pynvml.py").write_text("")
+    script = {**stub_nvml.environment(library, H200), "PYTHONPATH": str(tmp_path)}
+    found = facts(run(driver_check.gather, script))
+    assert (found.nvml_error or "").startswith("NOT_INSTALLED: ")
+
+
 def test_a_gpu_that_is_lost_from_the_start(library: Path) -> None:
     first, lost = gpus(library, None, {"count": 2, "1.lost": 0}).gpus or ()
     assert first.name == "NVIDIA H200"

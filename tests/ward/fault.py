@@ -144,6 +144,7 @@ version = SimpleNamespace(cuda="{cuda}" if "{cuda}" != "None" else None, hip=Non
 cuda = SimpleNamespace(
     is_available=lambda: False, device_count=lambda: 0, get_arch_list=lambda: [], is_initialized=lambda: False
 )
+ops = SimpleNamespace(loaded_libraries=set())
 bfloat16 = float32 = float16 = float8_e4m3fn = float8_e5m2 = None
 """
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from tests.ward import packages, torch_builds
+from tests.ward import gpus, packages, torch_builds
 from tests.ward.fault import Fault
 
 FAULTS: tuple[Fault, ...] = (
     *packages.faults(),
     *torch_builds.faults(),
+    *gpus.faults(),
 )
