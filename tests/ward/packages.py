@@ -24,8 +24,12 @@ class Package:
     fails: str
     # What is said where loading the compiled part ends the process.
     ends: str
+    # What an action must say where it is broken as a whole.
+    fix: str
     # Distributions that are installed with it.
     parts: tuple[str, ...] = ()
+    # What an importable copy holds: modules and their source.
+    whole: tuple[tuple[str, str], ...] = ()
 
     def install(self, ground: Ground, source: str = "") -> None:
         """Its metadata and its code; `source` is the module that loads the compiled part."""
@@ -38,15 +42,18 @@ class Package:
 
 FLASH = Package(
     "flash-attn", "2.8.3", "flash_attn", "flash_attn", "flash_attention",
-    "abi-mismatch-flash-attn", "flash-attention-fails", "flash-attention-fails",
+    "abi-mismatch-flash-attn", "flash-attention-fails", "flash-attention-fails", "uninstall|--no-build-isolation",
+    whole=(("flash_attn", "def flash_attn_func(): ...\n"),),
 )  # fmt: skip
 TE = Package(
     "transformer-engine", "2.20.2", "transformer_engine", "transformer_engine.pytorch", "transformer_engine",
-    "abi-mismatch-te", "te-import-fails", "te-import-fails", ("transformer-engine-cu13", "transformer-engine-torch"),
+    "abi-mismatch-te", "te-import-fails", "te-import-fails", r"\[pytorch\]|CUDA_HOME",
+    ("transformer-engine-cu13", "transformer-engine-torch"),
 )  # fmt: skip
 TORCHAO = Package(
     "torchao", "0.17.0", "torchao", "torchao", "torchao",
-    "torchao-import-fails", "torchao-import-fails", "torchao-import-fails",
+    "torchao-import-fails", "torchao-import-fails", "torchao-import-fails", "torchao==0.17.0",
+    whole=(("torchao.quantization", "quantize_ = None\n"),),
 )  # fmt: skip
 
 
@@ -81,6 +88,8 @@ def _code_alone(ground: Ground, package: Package) -> None:
 
 def _two_versions(ground: Ground, package: Package) -> None:
     package.install(ground)
+    for module, source in package.whole:
+        ground.site.module(module, source)
     ground.site.metadata(package.distribution, "0.1.0")
 
 
@@ -103,6 +112,12 @@ for new_session in (False, True):
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=new_session)
 raise ImportError("its helpers run, and it does not")
 """
+PRINT = """
+import os
+for descriptor in (1, 2):
+    os.write(descriptor, b'\\xff\\x00{"facts": 1}\\n' * 6000)
+raise ImportError("after all that")
+"""
 SECRETS_IN_THE_ERROR = """
 import os
 raise ImportError("cannot reach the mirror with " + " ".join(f"{k}={v}" for k, v in os.environ.items()))
@@ -120,6 +135,7 @@ WAYS: tuple[tuple[str, str, Plant, str], ...] = (
     ("children", "it starts processes that never end, and fails", _code(SPAWN), "fails"),
     ("slow", "importing it takes longer than there is time", _code("import time; time.sleep(30)"), "ends"),
     ("secrets", "its error lists the whole environment", _code(SECRETS_IN_THE_ERROR), "fails"),
+    ("prints", "it prints what is no text, and does not import", _code(PRINT), "fails"),
     ("metadata-alone", "its metadata is there and its code is not", _metadata_alone, "fails"),
     ("code-alone", "half of its code is there and no metadata", _code_alone, "fails"),
     ("broken-record", "its RECORD is no text, and it does not import", _broken_record, "fails"),
@@ -131,27 +147,18 @@ def faults() -> Iterator[Fault]:
     """The faults of this room."""
     for package in (FLASH, TE, TORCHAO):
         for name, words, plant, said in WAYS:
-            yield _fault(package, name, words, plant, getattr(package, said), r"uninstall|install")
-        prints = _code("import os\nfor fd in (1, 2):\n    os.write(fd, b'\\xff\\x00{\"facts\": 1}\\n' * 2000)\n" * 3)
-        yield _fault(
-            package, "prints", "it prints what is no text, and does not import",
-            lambda ground, p, plant=prints: _and_then_fail(ground, p, plant), package.fails, r"install",
-        )  # fmt: skip
+            yield _fault(package, name, words, plant, getattr(package, said), package.fix)
         yield _fault(
             package, "two-versions", "two versions are recorded in one folder", _two_versions,
-            "distribution-twice", r"uninstall|install", also=("libraries",),
+            "distribution-twice", "uninstall", also=("libraries",),
         )  # fmt: skip
     yield _fault(
         FLASH, "namespace", "an uninstallation left its empty folder", _namespace, "flash-attn-name-empty", "Delete"
     )
     for package in (TE, TORCHAO):
-        yield _fault(package, "namespace", "an uninstallation left its empty folder", _namespace, package.fails, r"install")
-
-
-def _and_then_fail(ground: Ground, package: Package, plant: Plant) -> None:
-    plant(ground, package)
-    file = ground.site_packages.joinpath(*package.importing.split("."), "__init__.py")
-    file.write_text(file.read_text() + "raise ImportError('after all that')\n")
+        yield _fault(
+            package, "namespace", "an uninstallation left its empty folder", _namespace, package.fails, r"install"
+        )
 
 
 def _fault(
