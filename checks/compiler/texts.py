@@ -49,7 +49,9 @@ _TOOLKIT = "export CUDA_HOME=/usr/local/cuda PATH=/usr/local/cuda/bin:$PATH; nvc
 
 ERROR_TEXTS = (
     ErrorText(
-        r"Cannot find a working triton installation\. Either the package is not installed or it is too old",
+        r"Cannot find a working triton installation|ModuleNotFoundError: No module named 'triton'"
+        # The second line of torch/utils/flop_counter.py, and people's words.
+        r"|^(?!.*\b(?i:if|whether|unless)\b).*\b[Tt]riton (?:package |installation )?(?:is )?not (?:found|installed)\b",
         "CMP001",
         "Install the Triton that this torch names among its requirements.",
         title="torch.compile finds no Triton that works",
@@ -61,6 +63,12 @@ ERROR_TEXTS = (
         "sudo apt-get install -y gcc libc6-dev",
     ),
     ErrorText(
+        r"No such file or directory: '(?:/usr/bin/)?(?:gcc|cc|clang)'|\b(?:gcc|clang|g\+\+): (?:command )?not found",
+        "CMP003",
+        "Install gcc, or set CC to the path of a C compiler.",
+        "sudo apt-get install -y gcc g++ libc6-dev",
+    ),
+    ErrorText(
         r"fatal error: '?std(io|def|lib|bool)\.h'?( file not found|: No such file or directory)",
         "CMP003",
         "The C compiler lacks its own headers: reinstall it together with the C library's.",
@@ -68,12 +76,14 @@ ERROR_TEXTS = (
         title="The C compiler does not find its own headers",
     ),
     ErrorText(
-        r"Compiler: cl is not found\.|Failed to find MSVC",
+        r"Compiler: cl is not found\.|Failed to find (?:MSVC|Windows SDK)"
+        r"|Microsoft Visual C\+\+ 14\.0 or greater is required",
         "CMP003",
         "On Windows, start from a Visual Studio developer prompt, so that cl.exe is found.",
     ),
     ErrorText(
-        r"fatal error: '?Python\.h'?( file not found|: No such file or directory)",
+        r"fatal error: '?Python\.h'?( file not found|: No such file or directory)"
+        r"|\b[Mm]issing [Pp]ython (?:headers|include files|development headers)",
         "CMP004",
         "Install the development headers of the very Python that runs this program.",
         title="Python's C headers are missing, and an extension is compiled against them",
@@ -114,6 +124,12 @@ ERROR_TEXTS = (
     ),
     ErrorText(
         r"The detected CUDA version \([\d.]+\) mismatches the version that was used to compile",
+        "CMP013",
+        "Install the CUDA toolkit of torch.version.cuda and let CUDA_HOME lead to it.",
+        _TOOLKIT,
+    ),
+    ErrorText(
+        r"\bnvcc\b.{0,40}\b(?:mismatch(?:es)?|differs from|does not match)\b.{0,40}\btorch",
         "CMP013",
         "Install the CUDA toolkit of torch.version.cuda and let CUDA_HOME lead to it.",
         _TOOLKIT,

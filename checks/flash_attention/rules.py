@@ -8,16 +8,27 @@ from fp8doctor.checks.flash_attention.faults import (
     fault,
     judge_installed,
     name_of,
+    rebuild,
     remove_or_rebuild,
     said,
     unless_ran,
 )
-from fp8doctor.model import Action, Evidence, Finding, NotApplicable, RuleResult, Severity, Verdict, observed
+from fp8doctor.checks.libraries.facts import Libraries
+from fp8doctor.checks.torch_build.no_image import missing_symbol_of
+from fp8doctor.model import Action, Evidence, Finding, Messages, NotApplicable, RuleResult, Severity, Verdict, observed
 from fp8doctor.registry import rule
 
 
-@rule("FA001", "abi-mismatch-flash-attn", Severity.WARNING, scope="box", explains=("attention-switch-fails",))
-def built_for_another_torch(flash: FlashAttention) -> RuleResult:
+@rule(
+    "FA001",
+    "abi-mismatch-flash-attn",
+    Severity.WARNING,
+    scope="box",
+    explains=("attention-switch-fails", "torch-symbol-missing"),
+)
+def built_for_another_torch(
+    flash: FlashAttention | None, messages: Messages | None = None, libraries: Libraries | None = None
+) -> RuleResult:
     """FlashAttention was built for another torch.
 
     What it means: its extension asks torch for a C++ function that this torch does not have, so it cannot be loaded.
@@ -32,7 +43,15 @@ def built_for_another_torch(flash: FlashAttention) -> RuleResult:
     Sources: Dao-AILab/flash-attention#836, #853, #1644, #1783, #1832; setup.py there, for the variable that forces a
     build.
     """
-    return judge_installed(flash, lambda item: _abi(item, flash))
+    if flash is None and (said_so := missing_symbol_of("flash-attn", messages, libraries)) is not None:
+        return Finding(
+            title="FlashAttention was built for another torch",
+            evidence=(said_so, Evidence("it is the only extension that the text names", fact="libraries.installed")),
+            actions=(Action("Build it for this torch, or remove it.", rebuild(2)),),
+            about="package:flash-attn",
+        )
+    seen = observed(flash, "FlashAttention")
+    return judge_installed(seen, lambda item: _abi(item, seen))
 
 
 def _abi(item: Generation, seen: FlashAttention) -> Verdict:

@@ -8,7 +8,7 @@ from fp8doctor.model import ErrorText, Kernel
 # Raised by the packages themselves; the files are named in the rules' sources.
 ERROR_TEXTS = (
     ErrorText(
-        r"flash_attn\S*\.so: " + TORCH_SYMBOL,
+        r"flash_attn\S*\.so: " + TORCH_SYMBOL + r"|\bflash_attn(_2)?_cuda:? undefined symbol",
         "FA001",
         "Build FlashAttention for this torch, or remove it: torch's own attention does without.",
         rebuild(2),
@@ -55,6 +55,14 @@ ERROR_TEXTS = (
         "FA007",
         "Build FlashAttention 3 again without the FLASH_ATTENTION_DISABLE_... variable of that feature.",
         rebuild(3),
+    ),
+    ErrorText(
+        r"No module named '(flash_attn_interface|flash_attn_3|flashattn_hopper_cuda)\b",
+        "FA003",
+        "Import FlashAttention 3 by the name that is there, or install it from the folder hopper of its repository.",
+        "python -c \"import importlib.util as u; print([n for n in ('flash_attn_interface', 'flash_attn_3')"
+        ' if u.find_spec(n)])"',
+        title="FlashAttention 3 is asked for by a module name that is not there",
     ),
     ErrorText(
         r"FlashAttention-3 is only supported on CUDA 12\.3 and above",

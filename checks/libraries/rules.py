@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fp8doctor.checks.claims.facts import Claims
 from fp8doctor.checks.gpu import Gpus, capability
 from fp8doctor.checks.libraries.facts import Libraries, LoadedLibrary, release
 from fp8doctor.model import Action, ErrorText, Evidence, Finding, NotApplicable, RuleResult, Severity, Unknown, observed
@@ -19,8 +20,17 @@ ERROR_TEXTS = (
         "Take the older cuDNN out of LD_LIBRARY_PATH, so that torch finds the one it was installed with.",
         "unset LD_LIBRARY_PATH",
     ),
+    # cudnn-frontend's scaled_dot_product_flash_attention.h, of one feature of attention after the other.
     ErrorText(
-        r"undefined symbol: cublasLt\w+|libcublasLt\.so\.\d+: version `\S+' not found",
+        r"(?i)not supported .{0,60}with cudnn version below \d+\.\d+",
+        "LIB002",
+        "Update torch with the cuDNN that it brings, or cuDNN alone; or take another attention backend.",
+        "python -m pip install --upgrade torch",
+        title="The cuDNN that is loaded is too old for this attention",
+    ),
+    ErrorText(
+        r"undefined symbol: cublasLt\w+|\bcublasLt\w+, version libcublasLt\.so"
+        r"|libcublasLt\.so\.\d+: version `\S+' not found",
         "LIB003",
         "The cuBLASLt that is loaded is older than the one this library was built for: upgrade the cuBLAS package.",
         "python -m pip install --upgrade nvidia-cublas",
@@ -94,7 +104,7 @@ def cudnn_mixed_libraries(libraries: Libraries) -> RuleResult:
 
 
 @rule("LIB002", "cudnn-too-old", Severity.ERROR, scope="box", explains=("fp8-attention-unavailable",))
-def cudnn_too_old(libraries: Libraries, gpus: Gpus | None) -> RuleResult:
+def cudnn_too_old(libraries: Libraries, gpus: Gpus | None, claims: Claims | None = None) -> RuleResult:
     """The cuDNN that is loaded is too old, or a release with a known fault.
 
     What it means: torch refuses a cuDNN with a lower minor version than the one it was built with, and Transformer
@@ -131,7 +141,8 @@ def cudnn_too_old(libraries: Libraries, gpus: Gpus | None) -> RuleResult:
             title = f"cuDNN {_text(version)} is too old for {name}"
             return Finding(title, (seen, asks), (upgrade,), severity=Severity.WARNING)
     blackwell = any((capability(gpu.compute_capability) or (0, 0))[0] == 10 for gpu in (gpus and gpus.gpus) or ())
-    if version in CUDNN_BAD_FOR_MXFP8 and blackwell and libraries.version("transformer-engine"):
+    asked = libraries.version("transformer-engine") or (claims is not None and claims.on("mxfp8-attention"))
+    if version in CUDNN_BAD_FOR_MXFP8 and blackwell and asked:
         title = f"cuDNN {_text(version)} has a known fault in MXFP8 attention"
         return Finding(title, (seen,), (upgrade,), severity=Severity.WARNING)
     return None

@@ -30,6 +30,10 @@ class Serving(Facts, key="serving"):
     moe_backends: tuple[str, ...] | None = None
     # True where the engine said that FP8 weights are unpacked for a 16-bit product (Marlin).
     weight_only: bool | None = None
+    # True where it said so of FP4 weights (Marlin).
+    fp4_weight_only: bool | None = None
+    # True where a CUTLASS kernel ended in "Error Internal".
+    cutlass_internal_error: bool | None = None
     # File names of the tuned kernel configurations that were looked for and are not there.
     missing_configs: tuple[str, ...] | None = None
     enforce_eager: bool | None = None

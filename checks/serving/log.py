@@ -2,6 +2,7 @@
 
 Each wording was looked up in the engines' own sources, or in logs that they wrote, since messages change:
 
+- cutlass/cutlass.h (cutlassGetStatusString), which vLLM and SGLang raise as it is: a CUTLASS kernel that failed.
 - vllm/v1/engine/core.py and vllm/engine/llm_engine.py: the engine with its configuration; entrypoints: the version.
 - vllm/model_executor/kernels/linear/__init__.py: the kernel of linear layers ("Selected", in earlier ones "Using");
   layers/fused_moe/oracle/fp8.py: that of the experts.
@@ -176,6 +177,8 @@ _READ: tuple[tuple[str, re.Pattern[str], Callable[[Found, str, re.Match[str]], N
 # Lines that are said word for word, and what they say.
 _SAID: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("Your GPU does not have native support for FP8 computation", {"weight_only": True}),
+    ("Your GPU does not have native support for FP4 computation", {"fp4_weight_only": True}),
+    ("Error Internal", {"cutlass_internal_error": True}),
     ("Enforce eager set, ", {"engine": "vllm", "enforce_eager": True}),
     ("Cudagraph is disabled under eager mode", {"engine": "vllm", "enforce_eager": True}),
     (

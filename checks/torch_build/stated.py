@@ -10,6 +10,8 @@ from fp8doctor.checks.torch_build.hardware import SeenGpu, release
 
 # The first CUDA whose compiler makes code for 10.0 and 12.0. Source: CUDA Toolkit 12.8, release notes.
 FIRST_CUDA_FOR_BLACKWELL = (12, 8)
+# The first torch with wheels for it; their lists hold 10.0 and 12.0 since (.ci/manywheel/build_cuda.sh).
+FIRST_TORCH_FOR_BLACKWELL = (2, 7)
 # float8_e4m3fn and torch._scaled_mm came with 2.1; `_scaled_mm` takes Ada (8.9) from 2.3 on (pytorch/pytorch#118881,
 # of February 2024). Wheels for Windows have it from 2.4 on (Comfy-Org/ComfyUI#4528, #4539).
 FIRST_TORCH = (2, 1)
@@ -29,6 +31,17 @@ def wheel_lacks_code(build: TorchBuild, device: tuple[int, int]) -> str | None:
     if tag is None or cuda is None or device[0] < 10 or not (11, 8) <= cuda < FIRST_CUDA_FOR_BLACKWELL:
         return None
     return f"torch {build.version} was built with CUDA {build.cuda}, which has no code for sm_{device[0]}{device[1]}"
+
+
+def wheel_has_code(build: TorchBuild, device: tuple[int, int]) -> bool:
+    """Whether the version alone settles that a wheel of PyTorch's own has code for a GPU: Blackwell's, from 12.8 on."""
+    version, cuda = release(build.version), release(build.cuda)
+    plain = re.match(r"\d+(\.\d+){1,2}(\+cu\d{3})?$", build.version or "")
+    blackwell = device in ((10, 0), (10, 3), (12, 0), (12, 1))
+    return (
+        bool(plain and version and version >= FIRST_TORCH_FOR_BLACKWELL and cuda and cuda >= FIRST_CUDA_FOR_BLACKWELL)
+        and blackwell
+    )
 
 
 def too_old(build: TorchBuild, gpu: SeenGpu, windows: bool = False) -> str | None:

@@ -109,7 +109,9 @@ _ARCHITECTURES = 'python -c "import torch; print(torch.cuda.get_arch_list(), tor
 
 ERROR_TEXTS = (
     ErrorText(
-        r"Torch not compiled with CUDA enabled",
+        # The second of xformers/_cpp_lib.py; the third people's words.
+        r"Torch not compiled with CUDA enabled|with CUDA \d+ \(you have \S+\+cpu\)"
+        r"|\b(?:replac|overwr|downgrad)\w{1,6}\b.{0,40}\b[Tt]orch\b.{0,40}(?:without CUDA|CPU[- ]only|\+cpu)",
         "TOR003",
         "Install a CUDA build of torch.",
         title="torch was built without CUDA",
@@ -122,12 +124,13 @@ ERROR_TEXTS = (
     ),
     ErrorText(
         r"Your installed torch==\S+ does not include kernels for this GPU"
-        r"|with CUDA capability sm_\d+ is not compatible with the current PyTorch installation",
+        r"|\bsm_\d+[af]? is not compatible with the current PyTorch installation",
         "TOR005",
         "Install a build of torch whose architectures cover this GPU: CUDA 12.8 or newer for Blackwell.",
     ),
+    # Whose it is stands in the line of those that name themselves; their subjects know them.
     ErrorText(
-        r"CUDA error: no kernel image is available for execution on the device",
+        r"^(?!.*(?:hopper|csrc|transformer_engine)[/\\])(?!.*CUDA failure 209).*no kernel image is available",
         "TOR021",
         "Ask torch for its architectures and the GPU's: if the GPU's is not among them, install a torch that has it;"
         " else rebuild the extension that the traceback names.",
@@ -155,16 +158,27 @@ ERROR_TEXTS = (
         "torch before 2.3 shuts Ada (8.9) out; update it if the GPU is one, else use BF16.",
         _UPDATE,
     ),
+    # Its products are left out of such builds (aten/src/ATen/native/cuda/Blas.cpp); INT8's says the same of itself.
+    ErrorText(
+        r"(?<!_int_mm_out_cuda )(?<!_int_mm_out_cuda is )not compiled for this platform",
+        "TOR006",
+        "Update torch: its builds for Windows have FP8 products from 2.4 on.",
+        _UPDATE,
+        title="This build of torch has no FP8 matrix product",
+    ),
     ErrorText(
         r"Rowwise scaling is not currently supported on your device",
         "TOR011",
         "Update torch, or use tensorwise scaling.",
         _UPDATE,
     ),
+    # The second in ATen/hip/HIPDataType.h, of a torch for ROCm that knows the fnuz types alone.
     ErrorText(
-        r"(Expected b\.dtype\(\) == |expected mat_b\.dtype\(\) to be )at::kFloat8_e4m3fn",
+        r"(Expected b\.dtype\(\) == |expected mat_b\.dtype\(\) to be )at::kFloat8_e4m3fn"
+        r"|Cannot convert ScalarType Float8_e[45]m[23]fn(uz)? to hipDataType",
         "TOR014",
         "Convert the weights to the FP8 type of this GPU's generation.",
+        title="The FP8 type that was asked for is another generation's of AMD GPUs",
     ),
     ErrorText(
         r"Only multiplication of row-major and column-major matrices is supported by cuBLASLt"

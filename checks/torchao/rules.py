@@ -38,7 +38,7 @@ NO_FP8_HARDWARE = r"Float8 dynamic (activation )?quantization (is only supported
 # Literal texts of torchao/__init__.py and quantization/quant_api.py, 0.13.0 to 0.18.0.
 ERROR_TEXTS = (
     ErrorText(
-        r"Skipping import of cpp extensions due to incompatible torch version",
+        r"Skipping import of cpp extensions(?! due to TORCHAO_FORCE)",
         "AO001",
         "Take the torchao that was built for this torch (table: https://github.com/pytorch/ao/issues/2919); dense FP8"
         " layers work without these kernels.",
@@ -67,7 +67,8 @@ def _pair(torch_version: str | None) -> str | None:
     return next((ao for least, ao in PAIRS if version >= least), None)
 
 
-def _match(torch_version: str | None) -> Action:
+def match(torch_version: str | None) -> Action:
+    """What to install beside this torch."""
     wanted = _pair(torch_version)
     if wanted is None:
         return Action("Take the pair of versions from https://github.com/pytorch/ao/issues/2919")
@@ -148,7 +149,7 @@ def kernels_not_loaded(
             Evidence(f"torchao {ao.version} with torch {ao.torch_version}", fact="torchao.version"),
             Evidence("dense FP8 layers do not use these kernels"),
         ),
-        actions=(_match(ao.torch_version),),
+        actions=(match(ao.torch_version),),
         about=ABOUT,
         severity=Severity.WARNING if needs_them else Severity.INFO,
     )
@@ -185,7 +186,7 @@ def kernels_end_the_process(run: ProbeRun[Torchao]) -> Finding | NotApplicable |
             Evidence("without its kernels it imports", fact="torchao.imports_without_kernels"),
             Evidence(f"torchao {seen.version} with torch {seen.torch_version}", fact="torchao.version"),
         ),
-        actions=(_match(seen.torch_version),),
+        actions=(match(seen.torch_version),),
         about=ABOUT,
     )
 
@@ -217,7 +218,7 @@ def import_fails(run: ProbeRun[Torchao]) -> Finding | NotApplicable | None:
             *((Evidence("without its kernels it fails, too", fact="torchao.imports_without_kernels"),) if also else ()),
             Evidence(f"torchao {run.facts.version} with torch {run.facts.torch_version}", fact="torchao.version"),
         ),
-        actions=(_match(run.facts.torch_version),),
+        actions=(match(run.facts.torch_version),),
         about=ABOUT,
     )
 

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import re
 
+from fp8doctor.checks.libraries.facts import Libraries
+from fp8doctor.checks.torch_build.no_image import missing_symbol_of
 from fp8doctor.checks.transformer_engine.facts import ABOUT, ABSENT, IMPORTING, TransformerEngine
 from fp8doctor.checks.transformer_engine.texts import ONE_CUDNN, REINSTALL, UPGRADE_CUDNN, import_cause
-from fp8doctor.model import Action, Evidence, Finding, NotApplicable, NotObservedError, ProbeRun, Severity, observed
+from fp8doctor.model import (
+    Action,
+    Evidence,
+    Finding,
+    Messages,
+    NotApplicable,
+    NotObservedError,
+    ProbeRun,
+    Severity,
+    observed,
+)
 from fp8doctor.registry import rule
 
 
@@ -55,8 +67,10 @@ def _packages(seen: TransformerEngine | None) -> tuple[Evidence, ...]:
     return (Evidence(f"installed: {listed}", fact="transformer_engine.packages"),)
 
 
-@rule("TE001", "abi-mismatch-te", Severity.ERROR, scope="box")
-def abi_mismatch(run: ProbeRun[TransformerEngine]) -> Finding | NotApplicable | None:
+@rule("TE001", "abi-mismatch-te", Severity.ERROR, scope="box", explains=("torch-symbol-missing",))
+def abi_mismatch(
+    run: ProbeRun[TransformerEngine], messages: Messages | None = None, libraries: Libraries | None = None
+) -> Finding | NotApplicable | None:
     """Transformer Engine was compiled for another torch.
 
     What it means: the compiled part of Transformer Engine asks for a C++ symbol that the installed torch (or libstdc++)
@@ -70,12 +84,13 @@ def abi_mismatch(run: ProbeRun[TransformerEngine]) -> Finding | NotApplicable | 
 
     Sources: transformer_engine/__init__.py 2.20.2; NVIDIA/TransformerEngine#1684, #1192; huggingface/accelerate#1475.
     """
-    return _import_finding(
-        run,
-        "abi-mismatch-te",
-        "Transformer Engine was compiled for another torch and cannot be imported",
-        Action("Remove all parts and build the extension against the torch that is installed", REINSTALL),
-    )
+    title = "Transformer Engine was compiled for another torch and cannot be imported"
+    action = Action("Remove all parts and build the extension against the torch that is installed", REINSTALL)
+    said = missing_symbol_of("transformer-engine", messages, libraries) if run.facts is None else None
+    if said is not None:
+        alone = Evidence("it is the only extension that the text names", fact="libraries.installed")
+        return Finding(title, (said, alone), (action,), about=ABOUT)
+    return _import_finding(run, "abi-mismatch-te", title, action)
 
 
 @rule("TE002", "te-framework-ext-missing", Severity.ERROR, scope="box")

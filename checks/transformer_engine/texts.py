@@ -24,7 +24,7 @@ ONE_CUDNN = (
 
 # Why an import failed, by what it said; the first hit wins. The library at fault must be Transformer Engine's own: it
 # also imports flash-attn, whose missing symbols end its import just as well.
-_TE_LIBRARY = r"transformer_engine\S*\.so[^:\s]*:\s*"
+_TE_LIBRARY = r"transformer_engine(?:\S*\.so[^:\s]*|_extensions|_torch):\s*"
 _IMPORT_CAUSES = (
     (_TE_LIBRARY + r"undefined symbol:\s*cublas", "cublas-version"),
     (_TE_LIBRARY + r"undefined symbol:\s*cudnn|requires cuDNN [\d.]+ or later", "cudnn-too-old"),
@@ -50,7 +50,7 @@ def import_cause(error: str) -> str:
 
 ERROR_TEXTS = (
     ErrorText(
-        _TE_LIBRARY + r"undefined symbol:\s*(?!cublas|cudnn|nvte_|_ZNK?18transformer_engine)\w",
+        _TE_LIBRARY + r"undefined symbol(?::\s*|\s+)(?!cublas|cudnn|nvte_|_ZNK?18transformer_engine)\w",
         "TE001",
         "Rebuild the extension against the torch that is installed; remove all parts first, a vendor's copy included.",
         REINSTALL,
@@ -88,7 +88,7 @@ ERROR_TEXTS = (
     ErrorText(r"Transformer Engine requires cuDNN [\d.]+ or later", "TE006", "Update cuDNN.", UPGRADE_CUDNN),
     ErrorText(
         r"Device compute capability 8\.9 or higher required for FP8 execution",
-        "TE007",
+        "GPU001",
         "This GPU has no FP8 tensor cores: use BF16.",
         title="Transformer Engine has no FP8 on GPUs below compute capability 8.9",
     ),
@@ -98,7 +98,7 @@ ERROR_TEXTS = (
         "On Ada and Hopper take Float8CurrentScaling or DelayedScaling.",
     ),
     ErrorText(
-        r"MXFP8 \(for all gemm layouts\) is not supported on 12\.0\+ architectures yet",
+        r"(?i)MXFP8 \(for all gemm layouts\) is not supported on 12\.?0\+ arch",
         "TE007",
         "On these GPUs take Float8CurrentScaling.",
     ),

@@ -77,7 +77,38 @@ MESSAGES: list[tuple[str, set[str], str]] = [
         set(),
         "any product says it",
     ),
+    ("CUDA failure 209: no kernel image is available for execution on the device ; GPU=0", {"TOR023"}, "ONNX Runtime"),
+    (
+        "AssertionError: SM89 kernel is not available. Make sure you GPUs with compute capability 8.9.",
+        {"TOR023"},
+        "sageattention/core.py",
+    ),
+    (
+        "ImportError: /site-packages/vllm/_C.abi3.so: undefined symbol: _ZN3c104cuda9SetDeviceEi",
+        {"TOR022"},
+        "glibc's loader",
+    ),
+    ("ImportError: libfoo.so: undefined symbol: _ZNKSt10filesystem4path12has_filenameEv", set(), "no symbol of torch"),
+    ("RuntimeError: Error 804", {"DRV001"}, "CUDA runtime, error 804"),
+    (
+        "xFormers was built for: PyTorch 2.1.0+cu121 with CUDA 1201 (you have 2.1.2+cpu)",
+        {"TOR003"},
+        "xformers/_cpp_lib.py",
+    ),
+    ("PyTorch 2.1.0+cu121 with CUDA 1201 (you have 2.1.2+cu118)", set(), "another mismatch"),
     # torch's FP8 product and FP8 tensors.
+    (
+        "RuntimeError: _scaled_mm_out_cuda is not compiled for this platform.",
+        {"TOR006"},
+        "aten/src/ATen/native/cuda/Blas.cpp",
+    ),
+    ("RuntimeError: _int_mm_out_cuda not compiled for this platform.", set(), "the same file, of INT8"),
+    (
+        "RuntimeError: Cannot convert ScalarType Float8_e4m3fn to hipDataType.",
+        {"TOR014"},
+        "aten/src/ATen/hip/HIPDataType.h",
+    ),
+    ("RuntimeError: Cannot convert ScalarType Bool to cudaDataType.", set(), "the same check of other types"),
     (
         "RuntimeError: Expected trailing dimension of mat1 to be divisible by 16 but got mat1 shape: (512x1368).",
         {"TOR017"},
@@ -135,7 +166,50 @@ MESSAGES: list[tuple[str, set[str], str]] = [
     ),
     ("nvcc fatal   : Unsupported gpu architecture 'compute_90a'", {"CMP013"}, "nvcc"),
     ("nvcc fatal   : Unsupported gpu architecture 'compute_70'", set(), "dropped by CUDA 13; no FP8 there"),
+    ("The nvcc on PATH (11.8) does not match the CUDA of torch", {"CMP013"}, "people's words"),
+    (
+        "RuntimeError: Cannot find a working triton installation. More information on installing Triton can be found",
+        {"CMP001"},
+        "torch/_inductor/scheduler.py of 2.1 to 2.4",
+    ),
+    ("ModuleNotFoundError: No module named 'triton'", {"CMP001"}, "Python's import"),
+    (
+        "A matching Triton is not available. Error caught was: No module named 'triton.ops'",
+        set(),
+        "an old module of it",
+    ),
+    ("triton not found; flop counting will not work for triton kernels", {"CMP001"}, "torch/utils/flop_counter.py"),
+    ("error: Microsoft Visual C++ 14.0 or greater is required.", {"CMP003"}, "setuptools"),
+    ("FileNotFoundError: [Errno 2] No such file or directory: 'gcc'", {"CMP003"}, "Python's subprocess"),
+    ("/bin/sh: 1: gcc: not found", {"CMP003"}, "dash"),
+    # cuDNN and cuBLAS.
+    (
+        "cuDNN Frontend error: s_kv not a multiple of 64 is not supported with cudnn version below 9.0.0",
+        {"LIB002"},
+        "cudnn-frontend, scaled_dot_product_flash_attention.h",
+    ),
+    (
+        "python: symbol lookup error: libfoo.so: undefined symbol: cublasLtFoo, version libcublasLt.so.13",
+        {"LIB003"},
+        "glibc's loader",
+    ),
+    # The engines' kernels.
+    (
+        "NotImplementedError: No compiled cutlass_scaled_mm for a compute capability less than CUDA device capability:"
+        " 121",
+        {"SRV011"},
+        "vllm, csrc/quantization/w8a8/cutlass/scaled_mm_entry.cu",
+    ),
+    (
+        "No compiled cutlass_scaled_mm for a compute capability less than CUDA device capability: 75",
+        set(),
+        "the same on a GPU without FP8",
+    ),
+    ("No compiled nvfp4 mm kernel for SM 90. Recompile with CUDA >= 12.8 and CC >= 100.", {"SRV012"}, "vllm"),
+    ("No compiled nvfp4 mm kernel for SM 121. Recompile with CUDA >= 12.8 and CC >= 100.", {"SRV011"}, "vllm"),
     # FlashAttention.
+    ("ModuleNotFoundError: No module named 'flash_attn_interface'", {"FA003"}, "Dao-AILab/flash-attention#1097"),
+    ("ModuleNotFoundError: No module named 'flash_attn'", set(), "FlashAttention 2, which nothing may need"),
     ("RuntimeError: FlashAttention only supports Ampere GPUs or newer.", {"FA007"}, "csrc/flash_attn/flash_api.cpp"),
     ("RuntimeError: FlashAttention only support fp16 and bf16 data type", {"FA007"}, "csrc/flash_attn/flash_api.cpp"),
     (
@@ -165,7 +239,7 @@ MESSAGES: list[tuple[str, set[str], str]] = [
     # Transformer Engine.
     (
         "AssertionError: Device compute capability 8.9 or higher required for FP8 execution.",
-        {"TE007"},
+        {"GPU001"},
         "quantization.py",
     ),
     (
@@ -237,6 +311,11 @@ HARMLESS = [
     "transformer_engine 2.20.2, torchao 0.18.0, flash_attn 2.8.3",
     "INFO 09-06 20:23:42 [cuda.py:334] Using FLASH_ATTN attention backend out of potential backends: ['FLASH_ATTN'].",
     "Application startup complete.",
+    "If Triton is not installed, torch.compile raises.",
+    "Triton 3.2 is installed and found.",
+    "Skipping import of cpp extensions due to TORCHAO_FORCE_SKIP_LOADING_SO_FILES=1",
+    "I replaced torch 2.6 by torch 2.7 with CUDA 12.8.",
+    "gcc 13.2 was found",
 ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fp8doctor.checks.claims import Claims, Said
 from fp8doctor.checks.gpu import Gpu, Gpus
 from fp8doctor.checks.libraries import Libraries, LoadedLibrary, Overwritten, release, rules
 from fp8doctor.checks.libraries.probe import (
@@ -109,6 +110,14 @@ def test_a_cudnn_release_with_a_known_fault_matters_on_blackwell() -> None:
     )
     assert "known fault" in one(rules.cudnn_too_old(facts, B200)).title
     assert rules.cudnn_too_old(facts, H200) is None
+
+
+def test_that_release_matters_too_where_the_text_speaks_of_mxfp8_attention() -> None:
+    said = Claims(said=(Said("mxfp8-attention", "mxfp8 attention gives NaN"),))
+    blackwell = Gpus(gpus=(Gpu(compute_capability="10.0"),))
+    assert one(rules.cudnn_too_old(Libraries(cudnn_version="9.23.1"), blackwell, said)).severity is Severity.WARNING
+    assert rules.cudnn_too_old(Libraries(cudnn_version="9.23.1"), blackwell) is None
+    assert rules.cudnn_too_old(Libraries(cudnn_version="9.23.2"), blackwell, said) is None
 
 
 def test_torch_refuses_its_cudnn() -> None:

@@ -15,6 +15,7 @@ import pytest
 from fp8doctor.checks.gpu import Gpu, Gpus
 from fp8doctor.checks.serving.attention_rules import gives_up_flash_attention, scales_missing, slow_backend
 from fp8doctor.checks.serving.facts import Serving
+from fp8doctor.checks.serving.kernel_rules import built_for_a_sibling, no_fp4_units
 from fp8doctor.checks.serving.log import read
 from fp8doctor.checks.serving.rules import (
     compiled_while_serving,
@@ -289,3 +290,23 @@ def test_a_name_promises_fp8_where_it_ends_in_it(name: str, ends: bool) -> None:
     serving = said(line)
     assert serving is not None
     assert serving.model_named_fp8 is ends
+
+
+def test_a_cutlass_kernel_that_fails_on_a_sibling_was_built_for_another_gpu() -> None:
+    failed = said("RuntimeError: Error Internal") or Serving()
+    assert failed == Serving(cutlass_internal_error=True)
+    for capability, fires in (("12.1", True), ("10.3", True), ("9.0", False), ("12.0", False)):
+        found = built_for_a_sibling(failed, Gpus(gpus=(Gpu(compute_capability=capability),)))
+        assert isinstance(found, Finding if fires else Unknown)
+    assert isinstance(built_for_a_sibling(failed, None), Unknown)
+    assert isinstance(built_for_a_sibling(Serving(), None), NotApplicable)
+
+
+def test_fp4_weights_that_are_unpacked_are_a_finding_below_blackwell() -> None:
+    unpacked = said("Your GPU does not have native support for FP4 computation but FP4 quantization is being used.")
+    assert unpacked is not None
+    assert unpacked == Serving(fp4_weight_only=True)
+    for capability, kind in (("9.0", Finding), ("8.9", Finding), ("12.0", NotApplicable)):
+        assert isinstance(no_fp4_units(unpacked, Gpus(gpus=(Gpu(compute_capability=capability),))), kind)
+    assert isinstance(no_fp4_units(unpacked, None), Unknown)
+    assert isinstance(no_fp4_units(Serving(), None), NotApplicable)

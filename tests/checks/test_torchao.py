@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from fp8doctor.checks.gpu import Gpu, Gpus
+from fp8doctor.checks.libraries.facts import Libraries
 from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.checks.torchao import QuantizedLinear, Torchao, rules
 from fp8doctor.checks.torchao.facts import IMPORTING
 from fp8doctor.checks.torchao.probe import gather
+from fp8doctor.checks.torchao.version_rules import versions_do_not_fit
 from fp8doctor.model import Caption, Finding, NotApplicable, ProbeRun, Severity, Unknown
 from tests.broken_packages import MISSING_SYMBOL, BrokenSite, Fault
 
@@ -120,8 +122,32 @@ def test_kernels_that_nobody_wants_are_no_matter(facts: Torchao, build: TorchBui
     [("2.6.0", "0.12.0"), ("2.8.0+cu129", "0.13.0"), ("2.9.1", "0.14.1"), ("2.13.0", "0.17.0"), ("2.4.1", None)],
 )
 def test_the_pair_of_versions(torch: str, torchao: str | None) -> None:
-    command = rules._match(torch).command
+    command = rules.match(torch).command
     assert command == (f"python -m pip install --no-deps torchao=={torchao}" if torchao else None)
+
+
+@pytest.mark.parametrize(
+    ("ao", "torch", "severity"),
+    [
+        ("0.13.0", "2.9.0+cu128", Severity.WARNING),
+        ("0.15.0", "2.7.1+cu128", Severity.INFO),
+        ("0.14.1", "2.9.1", Severity.INFO),
+        ("0.17.0", "2.10.0", Severity.INFO),
+        ("0.13.0", "2.8.0+cu126", None),
+        ("0.14.1", "2.9", None),
+        ("0.18.0", "2.13.0", None),
+        ("0.12.0", "2.6.0", None),
+        ("0.15.0", "2.10.0.dev20251201", None),
+    ],
+)
+def test_versions_that_do_not_fit_are_known_from_a_text(ao: str, torch: str, severity: Severity | None) -> None:
+    found = versions_do_not_fit(Libraries(installed={"torchao": ao}), TorchBuild(version=torch))
+    assert (found.severity if isinstance(found, Finding) else found) == severity
+
+
+def test_versions_say_nothing_where_torchao_itself_was_looked_at() -> None:
+    named = Libraries(installed={"torchao": "0.13.0"})
+    assert isinstance(versions_do_not_fit(named, TorchBuild(version="2.9.0"), HEALTHY), NotApplicable)
 
 
 def test_kernels_that_end_the_process_are_told_from_torchao_itself() -> None:

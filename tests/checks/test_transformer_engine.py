@@ -216,7 +216,7 @@ def test_what_only_a_text_shows_is_not_applicable(rule: Any) -> None:
     [
         ("RuntimeError: This package needs Torch to build.", ["TE013"]),
         ("DelayedScaling is not supported under torch.compile. Please use other recipes instead.", ["TE014"]),
-        ("Device compute capability 8.9 or higher required for FP8 execution.", ["TE007"]),
+        ("Device compute capability 8.9 or higher required for FP8 execution.", ["GPU001"]),
         ("FP8 block scaled GEMM requires Hopper and CUDA >= 12.9.", ["TE007"]),
         ("CublasLt version 12.1.3.x or higher required for FP8 execution on Ada.", ["TE011"]),
         ("ImportError: /a/flash_attn_2_cuda.so: undefined symbol: _ZN3c10", []),
