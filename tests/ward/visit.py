@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -172,3 +173,30 @@ def secrets_in(seen: Visit) -> list[str]:
 def user_is_named(seen: Visit) -> bool:
     """Whether the home folder's path stands in the output as it is."""
     return os.environ.get("HOME", "/nowhere") + "/" in seen.output
+
+
+def complaints(fault: Fault, seen: Visit, said: Diagnosis | None) -> list[str]:
+    """What was not as it should be when the doctor was called to a fault: nothing, if it did well."""
+    checks = {
+        f"it took {seen.seconds:.0f} s with a budget of {fault.budget_s}": seen.seconds
+        >= fault.budget_s + OVER_BUDGET_S,
+        f"it left processes behind: {seen.left_running}": bool(seen.left_running),
+        f"it printed {', '.join(secrets_in(seen))}": bool(secrets_in(seen)),
+    }
+    if fault.cannot:
+        line = rf"fp8doctor: .*{fault.cannot}.*\n"
+        ended_well = (seen.status, seen.report) == (2, None) and re.fullmatch(line, seen.errors)
+        checks[f"status {seen.status}: {seen.errors[-2000:]}"] = not ended_well
+    elif said is None:
+        checks[f"no report: status {seen.status}, {seen.errors[-2000:]}"] = True
+    else:
+        checks[f"status {seen.status}"] = seen.status not in (0, 1)
+        checks[f"said first: {said.first}, {said.title}"] = said.first != fault.first
+        checks[f"disturbed: {', '.join(said.disturbed)}"] = bool(said.disturbed)
+        checks[f"no action says how to mend it: {said.actions}"] = fault.first is not None and not fixes(fault, said)
+    return [words for words, wrong in checks.items() if wrong]
+
+
+def fixes(fault: Fault, said: Diagnosis) -> list[str]:
+    """The actions of the leading finding that mend the fault."""
+    return [action for action in said.actions if re.search(fault.fix, action, re.IGNORECASE)]
