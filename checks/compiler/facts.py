@@ -48,6 +48,8 @@ class Compiler(Facts, key="compiler"):
     caches: tuple[CompileCache, ...] | None = None
     # The variables of `rules.SWITCHES` that are set, with their values.
     switches: dict[str, str] | None = None
+    # What was being tried when this record was written.
+    attempting: str | None = None
 
     def caption(self) -> Caption | None:
         """Triton's version, where it is installed."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+import sys
 import sysconfig
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shutil import which
@@ -14,10 +16,13 @@ from shutil import which
 from fp8doctor.checks.compiler.facts import CompileCache, Compiler
 from fp8doctor.checks.compiler.switches import SWITCHES
 from fp8doctor.model import Request
+from fp8doctor.plain import from_plain
 from fp8doctor.registry import probe
 
 # A C file of three lines takes 0.1 s; a compiler that needs this long is stuck (on a licence server, say).
 COMPILE_TIMEOUT_S = 15.0
+# It may be called three times, and Triton is imported first: no part of that may take all of the time.
+STEPS = 4
 # The distributions that install the module `triton`.
 TRITON_DISTRIBUTIONS = ("triton", "pytorch-triton", "pytorch-triton-rocm", "triton-rocm", "triton-windows")
 
@@ -34,34 +39,61 @@ class _Found:
     path: str | None
 
 
+# The step that may crash or hang, as `attempting` names it.
+IMPORTING = "import triton"
+
+
 @probe(runs_in="target", timeout_s=60)
-def gather(request: Request) -> Compiler:
+def gather(request: Request) -> Iterator[Compiler]:
     """Trying the C compiler, Python's headers and Triton."""
-    triton_version, triton_error = _triton()
+    seen = from_plain(Compiler, request.so_far) if request.so_far else looked_for(request)
+    if seen.attempting == IMPORTING:
+        error = f"the process ended: {request.so_far_ended}"
+        seen = replace(seen, triton_installed=True, triton_import_error=error, attempting=None)
+    elif seen.triton_installed is None:
+        yield replace(seen, attempting=IMPORTING)
+        triton_version, triton_error = _triton(seen.triton_version)
+        seen = replace(
+            seen,
+            triton_installed=triton_version is not None or triton_error is None,
+            triton_version=triton_version,
+            triton_import_error=triton_error,
+        )
+    yield seen
+    if seen.c_compiler is not None and seen.c_compiler_found:
+        yield from _tried(seen, min(COMPILE_TIMEOUT_S, request.seconds_left / STEPS))
+
+
+def looked_for(request: Request) -> Compiler:
+    """What is where, without calling or importing any of it."""
     found = _c_compiler(os.environ)
     include = python_include()
-    plain = with_python = None
-    if found is not None and found.path is not None:
-        plain = _compile(found.command, _PLAIN, [])
-        # Without a working compiler nothing can be said of the headers.
-        with_python = _compile(found.command, _WITH_PYTHON, [include]) if plain == "" else None
     return Compiler(
-        triton_installed=triton_version is not None or triton_error is None,
-        triton_version=triton_version,
-        triton_import_error=triton_error,
+        triton_version=_recorded_version(),
         c_compiler=found.path or found.command if found else None,
         c_compiler_found=found is not None and found.path is not None,
         c_compiler_variable=found.variable if found else None,
-        c_compiler_version=_first_line_of_version(found.command) if found and found.path else None,
-        c_compiler_works=None if plain is None else plain == "",
-        c_compiler_error=plain or None,
         python_include=include,
         python_header_found=Path(include, "Python.h").is_file(),
-        python_header_works=None if with_python is None else with_python == "",
-        python_header_error=with_python or None,
         caches=compile_caches({**os.environ, **_as_the_user_had_them(request)}),
         switches={s.variable: os.environ[s.variable] for s in SWITCHES if s.variable in os.environ},
     )
+
+
+def _tried(seen: Compiler, limit_s: float) -> Iterator[Compiler]:
+    """Call the C compiler that was found, at most `limit_s` each time."""
+    command = str(seen.c_compiler)
+    try:
+        plain = _compile(command, _PLAIN, [], limit_s)
+        seen = replace(seen, c_compiler_works=plain == "", c_compiler_error=plain or None)
+        yield seen
+        if plain != "":  # without a working compiler nothing can be said of the headers
+            return
+        with_python = _compile(command, _WITH_PYTHON, [str(seen.python_include)], limit_s)
+        seen = replace(seen, python_header_works=with_python == "", python_header_error=with_python or None)
+    except OSError as error:
+        sys.stderr.write(f"no folder to try the C compiler in: {error}\n")
+    yield replace(seen, c_compiler_version=_first_line_of_version(command))
 
 
 def _as_the_user_had_them(request: Request) -> dict[str, str]:
@@ -69,15 +101,16 @@ def _as_the_user_had_them(request: Request) -> dict[str, str]:
     return {name: value or "" for name, value in request.replaced_environment.items()}
 
 
-def _triton() -> tuple[str | None, str | None]:
-    """Triton's version, if it is installed, and why it cannot be imported."""
-    found = None
+def _recorded_version() -> str | None:
+    """The version that pip's records name."""
     for name in TRITON_DISTRIBUTIONS:
-        try:
-            found = version(name)
-            break
-        except PackageNotFoundError:
-            continue
+        with contextlib.suppress(PackageNotFoundError):
+            return version(name)
+    return None
+
+
+def _triton(found: str | None) -> tuple[str | None, str | None]:
+    """Triton's version, if it is installed, and why it cannot be imported."""
     try:
         import triton
     except BaseException as error:  # a broken extension may raise anything
@@ -104,7 +137,7 @@ def python_include() -> str:
     return sysconfig.get_paths(scheme="posix_prefix" if scheme == "posix_local" else scheme)["include"]
 
 
-def _compile(compiler: str, source: str, include: list[str]) -> str:
+def _compile(compiler: str, source: str, include: list[str], limit_s: float) -> str:
     """Build a shared library from `source` as Triton does; return what went wrong, "" if nothing did."""
     import tempfile
 
@@ -113,9 +146,9 @@ def _compile(compiler: str, source: str, include: list[str]) -> str:
         file.write_text(source)
         command = [compiler, str(file), "-O3", "-shared", "-fPIC", "-o", str(library), *(f"-I{i}" for i in include)]
         try:
-            run = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=COMPILE_TIMEOUT_S)
+            run = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=limit_s)
         except subprocess.TimeoutExpired:
-            return f"no end after {COMPILE_TIMEOUT_S:.0f} s"
+            return f"no end after {limit_s:.0f} s"
         except OSError as error:
             return str(error)
         if run.returncode == 0 and library.exists():
@@ -145,7 +178,7 @@ def compile_caches(environment: Mapping[str, str]) -> tuple[CompileCache, ...]:
         _cache(
             "triton",
             "TRITON_CACHE_DIR" if triton else "TRITON_HOME" if home else None,
-            triton or str(Path(home or Path("~").expanduser(), ".triton", "cache")),
+            triton or str(Path(home or os.path.expanduser("~"), ".triton", "cache")),  # noqa: PTH111 - raises nothing
         ),
     )
 
@@ -159,28 +192,34 @@ def _default_inductor_cache() -> str:
         user = f"uid_{os.getuid()}"
     import tempfile
 
-    return str(Path(tempfile.gettempdir(), f"torchinductor_{user}"))
+    try:
+        folder = tempfile.gettempdir()
+    except OSError:  # none can be written to: this is the one that was asked for
+        folder = os.environ.get("TMPDIR") or "/tmp"
+    return str(Path(folder, f"torchinductor_{user}"))
 
 
 def _cache(used_by: str, variable: str | None, path: str) -> CompileCache:
     """Look at a cache folder without creating it: what matters is the nearest folder above that exists."""
-    folder = Path(path).absolute()
-    while not os.path.lexists(folder) and folder != folder.parent:
-        folder = folder.parent
-    problem = _why_not_writable(folder)
     executable = None
+    problem = None
     try:
+        folder = Path(path).absolute()
+        while not os.path.lexists(folder) and folder != folder.parent:
+            folder = folder.parent
+        problem = _why_not_writable(folder)
+        writable = problem is None
         flags = os.statvfs(folder).f_flag
         executable = not flags & os.ST_NOEXEC
-    except OSError as error:
-        problem = problem or str(error)
-    if executable is False:
-        problem = problem or f"{folder} is on a file system mounted noexec"
+        if not executable:
+            problem = problem or f"{folder} is on a file system mounted noexec"
+    except OSError as error:  # the working directory is gone, say
+        problem, writable = problem or str(error), False
     return CompileCache(
         used_by=used_by,
         variable=variable,
         path=path,
-        writable=_why_not_writable(folder) is None,
+        writable=writable,
         executable=executable,
         problem=problem,
     )
@@ -192,7 +231,8 @@ def _why_not_writable(folder: Path) -> str | None:
     if not os.access(folder, os.W_OK | os.X_OK):
         read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
         return f"{folder} is on a file system mounted read-only" if read_only else f"{folder} may not be written"
-    # The blocks that a user who is not root may take.
-    if os.statvfs(folder).f_bavail == 0:
-        return f"the file system of {folder} is full"
+    # The blocks and the files that a user who is not root may take; some file systems count no files.
+    room = os.statvfs(folder)
+    if room.f_bavail == 0 or (room.f_files > 0 and room.f_favail == 0):
+        return f"the file system of {folder} is full" + (" of files" if room.f_bavail else "")
     return None

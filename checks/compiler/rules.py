@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from fp8doctor.checks.compiler.facts import CompileCache, CompiledCast, CompiledFunction, Compiler
+from fp8doctor.checks.compiler.probe import IMPORTING
 from fp8doctor.checks.compiler.switches import acting
 from fp8doctor.checks.gpu import Gpus
 from fp8doctor.checks.libraries import Libraries
@@ -81,15 +82,15 @@ def triton_missing(
             seen = Evidence("triton is not among the installed packages", fact="libraries.absent")
             return Finding("Triton is not installed", (seen,), (show,))
         return Unknown("whether Triton is there was not observed")
+    if compiler.attempting == IMPORTING:
+        seen = Evidence("import triton did not end in the time that it had", fact="compiler.attempting")
+        return Finding("Triton does not come back from its import", (seen,), (show,))
     if observed(compiler.triton_installed, "whether Triton is installed") is False:
         seen = Evidence("no distribution of triton in the examined environment", fact="compiler.triton_installed")
         return Finding("Triton is not installed", (seen,), (show,))
-    if compiler.triton_import_error is not None:
-        seen = Evidence(
-            f"import triton: {compiler.triton_import_error}",
-            compiler.triton_version,
-            fact="compiler.triton_import_error",
-        )
+    error = compiler.triton_import_error
+    if error is not None:
+        seen = Evidence(f"import triton: {error}", compiler.triton_version, fact="compiler.triton_import_error")
         return Finding("Triton is installed and cannot be imported", (seen,), (show,))
     return None
 
@@ -120,17 +121,17 @@ def c_compiler_missing(
         return NotApplicable("there is no Triton that would call it")
     named = f"CC={compiler.c_compiler}" if compiler.c_compiler_variable else compiler.c_compiler
     install = Action("Install a C compiler", "sudo apt-get install -y gcc libc6-dev", safe=False)
+    unset = (Action("Unset CC, or set it to one compiler's path", "unset CC"),) if compiler.c_compiler_variable else ()
     if not observed(compiler.c_compiler_found, "the C compiler"):
         what = (
             f"{named} is no program that can be run"
             if compiler.c_compiler_variable
             else "neither gcc nor clang on PATH"
         )
-        unset = Action("Or unset CC, or set it to one compiler's path", "unset CC")
         return Finding(
             "There is no C compiler, which Triton needs",
             (Evidence(what, fact="compiler.c_compiler_found"),),
-            (unset, install) if compiler.c_compiler_variable else (install,),
+            (*unset, install),
             severity=_proved(compiled),
         )
     if not observed(compiler.c_compiler_works, "whether the C compiler works"):
@@ -138,7 +139,7 @@ def c_compiler_missing(
         return Finding(
             "The C compiler that Triton would call does not work",
             (Evidence(said, compiler.c_compiler_version, fact="compiler.c_compiler_works"),),
-            (Action("Reinstall it", "sudo apt-get install --reinstall -y gcc libc6-dev", safe=False),),
+            (*unset, Action("Reinstall it", "sudo apt-get install --reinstall -y gcc libc6-dev", safe=False)),
             severity=_proved(compiled),
         )
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 import sys
@@ -105,7 +106,9 @@ def examine(options: Options | None = None, observe: Callable[[Event], None] = l
     target = interpreters.choose(options.python)
     resume = _to_resume(options.resume, registry) if options.resume else {}
     started = time.monotonic()
-    with cache_folder(options.keep_cache) as cache_dir, tempfile.TemporaryDirectory(prefix="fp8doctor-") as scratch:
+    # Only where it is written to: a box without a folder for temporary files can be examined.
+    traced = tempfile.TemporaryDirectory(prefix="fp8doctor-") if options.model else contextlib.nullcontext("")
+    with cache_folder(options.keep_cache) as cache_dir, traced as scratch:
         environment, replaced = child_environment(registry.cache_variables, cache_dir)
         request = Request(
             mode=options.mode,

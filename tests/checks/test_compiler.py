@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fp8doctor.checks.compiler import CACHE_VARIABLES, CompileCache, CompiledCast, CompiledFunction, Compiler, rules
 from fp8doctor.checks.compiler.function import compile_cast, gather_compiled
-from fp8doctor.checks.compiler.probe import compile_caches, gather
+from fp8doctor.checks.compiler.probe import IMPORTING, compile_caches, gather
 from fp8doctor.checks.compiler.switches import SWITCHES, acting
 from fp8doctor.checks.compiler.texts import ERROR_TEXTS, other_toolkit, recompile_limit
 from fp8doctor.checks.gpu import Gpu, Gpus
@@ -295,6 +296,39 @@ def test_a_triton_whose_extension_does_not_load(tmp_path: Path) -> None:
     facts = look({**PATH, "PYTHONPATH": str(tmp_path)})
     assert (facts.triton_installed, facts.triton_version) == (True, "3.6.0")
     assert "undefined symbol" in (facts.triton_import_error or "")
+
+
+@pytest.mark.parametrize(("strike", "said"), [("segfault", "SIGSEGV"), ("exit", "status 0")])
+def test_a_triton_that_ends_the_process_costs_itself_alone(tmp_path: Path, strike: Any, said: str) -> None:
+    site = BrokenSite(tmp_path)
+    site.metadata("triton", "3.6.0")
+    site.break_import("triton", strike)
+    facts = look({**PATH, "PYTHONPATH": str(tmp_path)})
+    assert said in (facts.triton_import_error or "")
+    assert (facts.c_compiler_found, facts.attempting) == (True, None)
+    assert one(rules.triton_missing(facts, None, H200, TORCH))
+
+
+def test_a_triton_that_never_comes_back_is_as_good_as_missing() -> None:
+    stuck = replace(HEALTHY, triton_installed=None, attempting=IMPORTING)
+    assert "does not come back" in one(rules.triton_missing(stuck, None, H200, TORCH)).title
+
+
+def test_a_compiler_that_hangs_leaves_time_for_the_rest(tmp_path: Path) -> None:
+    script = tmp_path / "gcc"
+    script.write_text("#!/bin/sh\nexec /bin/sleep 300\n")
+    script.chmod(0o755)
+    facts = look({"PATH": str(tmp_path)}, Request(seconds_left=8.0))
+    assert facts.c_compiler_error == "no end after 2 s"
+    assert facts.caches is not None
+
+
+def test_a_box_without_a_folder_for_temporary_files_is_seen(tmp_path: Path) -> None:
+    """Nothing can be tried there; that the caches cannot be written is what counts."""
+    gone = tmp_path / "gone"
+    facts = look({**PATH, "TMPDIR": str(gone), "TORCHINDUCTOR_CACHE_DIR": "/proc/nowhere"})
+    assert facts.caches is not None
+    assert facts.caches[0].writable is False
 
 
 def test_variables_that_switch_it_off_are_seen() -> None:

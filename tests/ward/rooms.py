@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tests.ward import gpus, packages, torch_builds
+from tests.ward import compilers, gpus, packages, torch_builds
 from tests.ward.fault import Fault
 
 FAULTS: tuple[Fault, ...] = (
     *packages.faults(),
     *torch_builds.faults(),
+    *compilers.faults(),
     *gpus.faults(),
 )
