@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fp8doctor.checks.torch_build.numerics import TOLERANCE, relative_error
+from fp8doctor.raised import in_words
 
 # The head dimension that every FlashAttention build has (a build may leave out others) and cuDNN takes.
 BATCH, HEADS, SEQUENCE, HEAD_DIM = 1, 2, 128, 128
@@ -86,7 +87,7 @@ def attempt(call: Callable[[], Any], reference: Any, error_limit: float) -> Atte
 
 def describe(error: BaseException) -> str:
     """Type and text of an error, short enough for a report."""
-    return f"{type(error).__name__}: {error}".strip().rstrip(":")[:600]
+    return in_words(error, 600)
 
 
 def check_context(device: str) -> None:

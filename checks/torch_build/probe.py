@@ -19,6 +19,7 @@ from fp8doctor.checks.torch_build.facts import ScaledGemm, TorchBuild, TorchDevi
 from fp8doctor.checks.torch_build.scaled_gemms import TEXT_LENGTH, Case, attempt, cases, kernel_names
 from fp8doctor.model import Request
 from fp8doctor.plain import from_plain
+from fp8doctor.raised import in_words
 from fp8doctor.registry import probe
 
 # Risky steps, as `attempting` names them; a child that ends in one is followed by another that records it.
@@ -54,7 +55,7 @@ def gather(request: Request) -> Iterator[TorchBuild]:
     except (Exception, SystemExit) as error:
         traceback.print_exc()  # onto standard error, where known messages are looked for
         theirs = dict.fromkeys((*(build.from_python_path or ()), *brought_by_python_path(error)))
-        yield replace(build, import_error=_words(error), from_python_path=tuple(theirs))
+        yield replace(build, import_error=in_words(error, TEXT_LENGTH), from_python_path=tuple(theirs))
         return
     if not hasattr(torch, "_C") and not hasattr(torch, "version"):
         yield replace(build, import_error=f"AttributeError: {torch} has neither torch._C nor torch.version")
@@ -127,10 +128,6 @@ def _is_from_python_path(file: str) -> bool:
     own_folders, folders = ({Path(folder).absolute() for folder in some if folder} for some in (own, named))
     above = set(Path(file).absolute().parents)
     return bool(above & folders) and not above & own_folders
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:TEXT_LENGTH]
 
 
 def _text(value: Any) -> str | None:
@@ -233,7 +230,7 @@ def trivial_kernel(torch: Any, device: str) -> dict[str, Any]:
     try:
         total = float((torch.ones(8, device=device) + 1).sum().item())
     except Exception as error:
-        return {"trivial_kernel_ok": False, "trivial_kernel_error": _words(error)}
+        return {"trivial_kernel_ok": False, "trivial_kernel_error": in_words(error, TEXT_LENGTH)}
     if total != 16.0:
         return {"trivial_kernel_ok": False, "trivial_kernel_error": f"8 times (1 + 1) gave {total}"}
     return {"trivial_kernel_ok": True}

@@ -19,6 +19,7 @@ from fp8doctor.checks.torch_build.kernels import gemm_kind
 from fp8doctor.checks.torch_build.numerics import ERROR_LIMITS, relative_error, worst_line_error
 from fp8doctor.measuring.kernels import profile_calls
 from fp8doctor.model import Shape
+from fp8doctor.raised import in_words
 
 # Small enough to take microseconds; every dimension holds whole blocks of each scaling, and K/32 fills whole tiles of
 # swizzled scales.
@@ -238,7 +239,7 @@ def attempt(case: Case, device: str) -> ScaledGemm:
     try:
         result = call().float().cpu()
     except Exception as error:  # torch raises RuntimeError, ValueError, NotImplementedError and its own kinds
-        text = f"{type(error).__name__}: {error}".strip()[:TEXT_LENGTH]
+        text = in_words(error, TEXT_LENGTH)
         return replace(record, outcome=_outcome_of(case, error, text, context_lost(device)), error=text)
     whole, worst = relative_error(result, wanted.exact), worst_line_error(result, wanted.exact)
     limit = record.relative_error_limit or 0.0

@@ -30,6 +30,7 @@ from fp8doctor.checks.torchao.facts import (
 )
 from fp8doctor.model import Request
 from fp8doctor.plain import from_plain
+from fp8doctor.raised import in_words
 from fp8doctor.registry import probe
 
 SWITCH = "TORCHAO_FORCE_SKIP_LOADING_SO_FILES"
@@ -107,7 +108,7 @@ def _import(seen: Torchao) -> Generator[Torchao, None, Torchao]:
     try:
         torch = importlib.import_module("torch")
     except BaseException as error:
-        seen = replace(seen, attempting=None, torch_error=_words(error))
+        seen = replace(seen, attempting=None, torch_error=in_words(error))
         yield seen
         return seen
     without = seen.import_error is not None
@@ -130,7 +131,9 @@ def _import(seen: Torchao) -> Generator[Torchao, None, Torchao]:
         quantization = importlib.import_module("torchao.quantization")
     except BaseException as error:  # whatever it raises, SystemExit included, is its answer
         traceback.print_exc()
-        failed = {"imports_without_kernels": False} if without else {"import_ok": False, "import_error": _words(error)}
+        failed = (
+            {"imports_without_kernels": False} if without else {"import_ok": False, "import_error": in_words(error)}
+        )
         seen = replace(seen, attempting=None, **failed)
         yield seen
         return seen
@@ -186,10 +189,6 @@ def _loader_error(file: Path) -> str | None:
     except OSError as error:
         return str(error)[:1000]
     return None
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")[:2000]
 
 
 def _device(gpu: int) -> str:
@@ -254,7 +253,7 @@ def _try(way: _Known, device: str) -> QuantizedLinear:
         wrong_by = relative_error(result, reference)
     except Exception as error:
         traceback.print_exc()
-        return replace(tried, forward_ok=False, error=_words(error))
+        return replace(tried, forward_ok=False, error=in_words(error))
     return replace(tried, forward_ok=True, finite=finite, relative_error=round(wrong_by, 5) if finite else None)
 
 

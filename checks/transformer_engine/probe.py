@@ -17,6 +17,7 @@ from fp8doctor.checks.torch_build.numerics import ERROR_LIMITS, FORMAT_ERRORS, r
 from fp8doctor.checks.transformer_engine.facts import IMPORTING, IMPORTING_TORCH, Recipe, TransformerEngine
 from fp8doctor.model import Request
 from fp8doctor.plain import from_plain
+from fp8doctor.raised import in_words
 from fp8doctor.registry import probe
 
 DISTRIBUTIONS = ("transformer-engine", "transformer-engine-cu12", "transformer-engine-cu13", "transformer-engine-torch")
@@ -107,7 +108,7 @@ def _import(seen: TransformerEngine) -> Generator[TransformerEngine, None, Trans
     try:
         importlib.import_module("torch")
     except BaseException as error:
-        seen = replace(seen, attempting=None, torch_error=_words(error))
+        seen = replace(seen, attempting=None, torch_error=in_words(error))
         yield seen
         return seen
     seen = replace(seen, attempting=IMPORTING)
@@ -118,7 +119,7 @@ def _import(seen: TransformerEngine) -> Generator[TransformerEngine, None, Trans
         importlib.import_module("transformer_engine.pytorch")
     except BaseException as error:  # SystemExit and a bare StopIteration have been seen
         traceback.print_exc()
-        seen = replace(seen, attempting=None, import_ok=False, import_error=_words(error))
+        seen = replace(seen, attempting=None, import_ok=False, import_error=in_words(error))
     else:
         seen = replace(seen, attempting=None, import_ok=True, import_s=round(time.monotonic() - started, 2), **_cudnn())
     yield seen
@@ -137,10 +138,6 @@ def _cudnn() -> dict[str, Any]:
     return {"cudnn": parts, "cudnn_version": version}
 
 
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")[:2000]
-
-
 def _exists(known: _Known) -> bool:
     return hasattr(importlib.import_module("transformer_engine.common.recipe"), known.name)
 
@@ -154,7 +151,7 @@ def _ask(known: _Known) -> Recipe:
     try:
         answer = _answer(known.asked_as)
     except Exception as error:
-        return replace(recipe, error=f"asking for it: {_words(error)}")
+        return replace(recipe, error=f"asking for it: {in_words(error)}")
     # A bool, or (bool, reason): a tuple is always true, so it must not be asked as one.
     available, reason = answer if isinstance(answer, tuple) else (answer, None)
     return replace(recipe, available=bool(available), reason=str(reason) if reason else None)
@@ -192,7 +189,7 @@ def _try(recipe: Recipe) -> Recipe:
         finite = bool(torch.isfinite(result).all())
     except Exception as error:
         traceback.print_exc()
-        return replace(recipe, forward_ok=False, error=_words(error))
+        return replace(recipe, forward_ok=False, error=in_words(error))
     return replace(recipe, forward_ok=True, finite=finite, relative_error=round(wrong_by, 5) if finite else None)
 
 

@@ -115,11 +115,12 @@ def _records(spec: Any, task: dict[str, Any]) -> Iterator[Any]:
 
 
 def _words(error: BaseException) -> str:
-    name = type(error).__name__
     try:
-        return f"{name}: {error}"
-    except Exception:  # its text is the package's own code too
-        return name
+        from fp8doctor.raised import in_words
+
+        return in_words(error)
+    except Exception:  # an interpreter in which nothing can be imported any more
+        return type(error).__name__
 
 
 def _die_with_the_doctor() -> None:
@@ -165,7 +166,7 @@ def main() -> int:
         for record in _records(spec, task):
             channel.send("facts", record)
     except BaseException as error:  # a package may raise SystemExit or anything of its own
-        channel.send("exception", _words(error)[:2000])
+        channel.send("exception", _words(error))
         with contextlib.suppress(Exception):  # standard error belongs to the examined package, which may have closed it
             sys.stderr.write("".join(traceback.format_exception(type(error), error, error.__traceback__))[-8000:])
             sys.stderr.flush()

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from fp8doctor.checks.transformer_engine import Recipe, TransformerEngine, import_rules, recipe_rules, texts
-from fp8doctor.checks.transformer_engine.facts import IMPORTING
 from fp8doctor.checks.transformer_engine.probe import gather
 from fp8doctor.model import Caption, Finding, NotApplicable, ProbeRun, Severity, Unknown
 from tests.broken_packages import MISSING_SYMBOL, BrokenSite, Fault
@@ -297,11 +296,10 @@ def test_a_broken_extension_is_named(site: BrokenSite, fault: Fault, cause: str,
 
 def test_an_import_that_hangs_is_named(site: BrokenSite) -> None:
     break_extension(site, "hang")
-    run = site.probe(gather, deadline_s=3.0)
-    assert (run.outcome, run.facts.attempting) == ("timeout", IMPORTING)
+    run = site.probe(gather, deadline_s=8.0)
     findings = import_findings(run)
     assert list(findings) == ["te-import-fails"]
-    assert "no end after 3 s" in findings["te-import-fails"].evidence[0].text
+    assert "no answer after 4 s" in findings["te-import-fails"].evidence[0].text
 
 
 def test_garbage_on_standard_output_does_no_harm(site: BrokenSite) -> None:

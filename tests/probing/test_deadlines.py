@@ -10,7 +10,6 @@ import pytest
 
 from fp8doctor import store
 from fp8doctor.model import Request
-from fp8doctor.probing import deadlines
 from fp8doctor.probing.deadlines import LEAST_S, OVERTIME_S, Deadlines, part_of
 from fp8doctor.probing.schedule import Plan, Schedule, child_environment
 from fp8doctor.registry import Registry
@@ -44,7 +43,7 @@ def test_no_probe_gets_more_than_its_own_limit(probe: Probe) -> None:
 def test_a_probe_that_starts_late_still_gets_time_to_look(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Deadlines(57)
     late = time.monotonic() + 50
-    monkeypatch.setattr(deadlines.time, "monotonic", lambda: late)
+    monkeypatch.setattr(time, "monotonic", lambda: late)
     assert clock.together_s(probe, awaited=True, timing_follows=True) == pytest.approx(LEAST_S, abs=0.1)
 
 
