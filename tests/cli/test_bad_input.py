@@ -10,18 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import complaint, process
+
 ENVELOPE = {"schema": "fp8doctor.facts", "schema_version": "1.0", "probes": {}, "facts": {}}
-
-
-def complaint(*arguments: str, text: str | bytes = b"") -> str:
-    data = text.encode() if isinstance(text, str) else text
-    run = subprocess.run([sys.executable, "-m", "fp8doctor", *arguments], input=data, capture_output=True, timeout=60)
-    stderr = run.stderr.decode()
-    assert run.returncode == 2, stderr
-    assert run.stdout == b""
-    assert stderr.startswith("fp8doctor: ")
-    assert len(stderr.splitlines()) == 1, stderr
-    return stderr
 
 
 @pytest.mark.parametrize(
@@ -140,6 +131,12 @@ def test_files_that_cannot_be_judged(tmp_path: Path, content: bytes, says: str) 
     place.write_bytes(content)
     assert says in complaint("diagnose", str(place))
     assert says in complaint("diagnose", "-", text=content)
+
+
+@pytest.mark.parametrize("arguments", [["--bogus"], ["--python", "no-such-python"], ["diagnose", "-"]])
+def test_a_process_says_and_ends_so_too(arguments: list[str]) -> None:
+    run = process(*arguments, text="[" * 100_000)
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", complaint(*arguments, text="[" * 100_000))
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:

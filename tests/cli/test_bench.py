@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,30 +17,8 @@ from fp8doctor.cli import results
 from fp8doctor.cli.results import table_csv
 from fp8doctor.measuring.workloads import names
 from fp8doctor.plain import to_plain
+from tests.command import called, complaint, without_gpu
 from tests.ladder_facts import FLUX, failed, more
-
-Run = subprocess.CompletedProcess[str]
-HAS_GPU = Path("/proc/driver/nvidia/version").exists()
-without_gpu = pytest.mark.skipif(HAS_GPU, reason="says what a machine without a GPU is told")
-
-
-def doctor(*arguments: str) -> Run:
-    return subprocess.run(
-        [sys.executable, "-m", "fp8doctor", *arguments],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=100,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-    )
-
-
-def complaint(*arguments: str) -> str:
-    run = doctor(*arguments)
-    assert (run.returncode, run.stdout) == (2, ""), run.stderr
-    assert run.stderr.startswith("fp8doctor: ")
-    assert len(run.stderr.splitlines()) == 1, run.stderr
-    return run.stderr
 
 
 @pytest.mark.parametrize(
@@ -87,8 +62,8 @@ def test_a_folder_is_told_what_to_name_instead(tmp_path: Path) -> None:
 
 
 @without_gpu
-def test_without_a_pipeline_none_is_asked_for_whatever_the_budget() -> None:
-    run = doctor("bench", "flux", "--budget", "45", "--json", "--fail-on", "never")
+def test_without_a_pipeline_none_is_asked_for_whatever_the_budget(other_python: str) -> None:
+    run = called("bench", "flux", "--budget", "45", "--json", "--fail-on", "never", "--python", other_python)
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     told = {o["id"]: o["outcome"] for o in report["outcomes"] if o["id"].startswith("PIP")}
@@ -126,7 +101,7 @@ def test_a_folder_holds_the_report_in_three_forms(folder: Path) -> None:
 
 
 def test_what_was_written_into_a_folder_is_read_back(folder: Path) -> None:
-    run = doctor("diagnose", str(folder), "--json", "--fail-on", "never")
+    run = called("diagnose", str(folder), "--json", "--fail-on", "never")
     assert run.returncode == 0, run.stderr
     again, first = json.loads(run.stdout), json.loads((folder / "report.json").read_text())
     for part in ("verdict", "use", "findings", "exhibits"):
@@ -150,7 +125,7 @@ def test_an_earlier_report_that_is_none_ends_the_command_and_is_left_alone(tmp_p
 def test_a_config_that_is_no_model_is_one_sentence_before_anything_runs(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     for command in (["bench", str(tmp_path / "config.json")], ["--for", str(tmp_path / "config.json")]):
-        run = doctor(*command)
+        run = called(*command)
         assert (run.returncode, run.stdout) == (2, "")
         assert "config.json" in run.stderr
         assert "Traceback" not in run.stderr
@@ -158,7 +133,7 @@ def test_a_config_that_is_no_model_is_one_sentence_before_anything_runs(tmp_path
 
 def test_a_class_that_no_library_here_has_is_said_and_the_rest_is_examined(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "NoSuchTransformer2DModel"}')
-    run = doctor("bench", str(tmp_path / "config.json"), "--json", "--fail-on", "never", "--budget", "45")
+    run = called("bench", str(tmp_path / "config.json"), "--json", "--fail-on", "never", "--budget", "45")
     assert run.returncode == 0, run.stderr
     facts = json.loads(run.stdout)["facts"]
     assert "NoSuchTransformer2DModel" in facts["workload"]["why_not"] or "diffusers" in facts["workload"]["why_not"]

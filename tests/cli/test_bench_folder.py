@@ -20,7 +20,7 @@ from fp8doctor.measuring.workloads import built_in
 from fp8doctor.model import Facts
 from fp8doctor.plain import to_plain
 from tests import stub_nvml
-from tests.cli.test_bench import complaint, doctor, without_gpu
+from tests.command import called, complaint, without_gpu
 from tests.ladder_facts import FLUX, NO_GPU, failed, more, only
 from tests.stub_nvml import H200
 
@@ -121,11 +121,13 @@ def test_a_report_that_cannot_be_read_may_hold_a_run(tmp_path: Path) -> None:
 
 
 @without_gpu
-def test_a_folder_without_a_measured_rung_is_used_again_and_old_tables_go(folder: Callable[..., Path]) -> None:
+def test_a_folder_without_a_measured_rung_is_used_again_and_old_tables_go(
+    folder: Callable[..., Path], other_python: str
+) -> None:
     place = folder(replace(LADDER, rungs=(failed("te-fp8-current", "error", "no backend"),)))
     (place / "mine.csv").write_text("1,2\n")
     assert any(name.startswith("ladder") and name.endswith(".csv") for name in content(place))
-    run = doctor("bench", "flux", "-o", str(place), "--fail-on", "never")
+    run = called("bench", "flux", "-o", str(place), "--fail-on", "never", "--python", other_python)
     assert run.returncode == 0, run.stderr
     saved = json.loads((place / "report.json").read_text())["facts"]["ladder"]
     assert saved["measurable"] is False
@@ -213,7 +215,7 @@ def test_where_the_child_alone_sees_that_the_gpu_is_gone_nothing_is_lost(
     shown()
     place = folder(LADDER)
     before = content(place)
-    run = doctor("bench", "flux", "-o", str(place), "--resume")
+    run = called("bench", "flux", "-o", str(place), "--resume")
     assert run.returncode == 2
     assert content(place) == before
     first, last = run.stderr.splitlines()

@@ -1,10 +1,11 @@
-"""The commands, as real processes: what they print where, and the status that they end with."""
+"""The commands: what they print where, and the status that they end with."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,30 +21,16 @@ import pytest
 import fp8doctor
 from fp8doctor import api
 from fp8doctor.cli.demo import recorded
+from tests.command import called, process, without_gpu
 
-Run = subprocess.CompletedProcess[str]
-HAS_GPU = Path("/proc/driver/nvidia/version").exists()
-without_gpu = pytest.mark.skipif(HAS_GPU, reason="says what a machine without a GPU is told")
 with_boxes = pytest.mark.skipif(not recorded(), reason="no box is recorded yet")
 
 
-def doctor(*arguments: str, text: str | None = None, **environment: str) -> Run:
-    return subprocess.run(
-        [sys.executable, "-m", "fp8doctor", *arguments],
-        input=text,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=100,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
-    )
-
-
 @pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A facts file of this machine."""
+def facts(tmp_path_factory: pytest.TempPathFactory, other_python: str) -> Path:
+    """A facts file of this machine, and of an environment without torch."""
     place = tmp_path_factory.mktemp("facts") / "facts.json"
-    run = doctor("collect", "--quick", "-o", str(place))
+    run = process("collect", "--quick", "-o", str(place), "--python", other_python)
     assert run.returncode == 0, run.stderr
     assert run.stdout == ""
     return place
@@ -57,8 +44,8 @@ def not_finite(value: Any) -> Iterator[float]:
 
 
 def test_version_and_help() -> None:
-    assert doctor("--version").stdout == f"fp8doctor {fp8doctor.__version__}\n"
-    run = doctor("--help")
+    assert process("--version").stdout == f"fp8doctor {fp8doctor.__version__}\n"
+    run = process("--help")
     assert run.returncode == 0
     for command in ("collect", "diagnose", "explain", "rules", "demo", "schema"):
         assert f"  {command} " in run.stdout
@@ -80,10 +67,11 @@ sys.exit(", ".join(heavy & sys.modules.keys()) or 0)
 
 @without_gpu
 def test_a_machine_without_a_gpu_is_told_so_at_once() -> None:
-    started = time.monotonic()
-    run = doctor("--no-cache")
-    # 4 s on an idle machine; tests run beside others.
-    assert time.monotonic() - started < 30
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run = process("--no-cache")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Of the processor, not of the clock: 8 on an idle machine, and tests run beside others.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 30
     assert run.returncode == 1
     assert "VERDICT  Cannot say" in run.stdout
     assert "no-gpu-visible" in run.stdout
@@ -92,10 +80,10 @@ def test_a_machine_without_a_gpu_is_told_so_at_once() -> None:
 
 
 def test_a_live_report_keeps_its_contract() -> None:
-    run = doctor("--quick", "--json", "--fail-on", "never")
+    run = process("--quick", "--json", "--fail-on", "never")
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
-    schema = json.loads(doctor("schema").stdout)
+    schema = json.loads(process("schema").stdout)
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.Draft202012Validator(schema).validate(report)
     assert list(report) == [
@@ -113,12 +101,12 @@ def test_facts_are_judged_elsewhere_as_here(facts: Path) -> None:
     saved = json.loads(facts.read_text())
     assert list(saved) == ["schema", "schema_version", "tool", "created", "source", "probes", "facts"]
     assert saved["schema"] == "fp8doctor.facts"
-    run = doctor("diagnose", str(facts), "--json", "--fail-on", "never")
+    run = called("diagnose", str(facts), "--json", "--fail-on", "never")
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     assert report["source"] == "facts"
     assert report["created"] == saved["created"]
-    again = json.loads(doctor("diagnose", "-", "--json", "--fail-on", "never", text=run.stdout).stdout)
+    again = json.loads(called("diagnose", "-", "--json", "--fail-on", "never", text=run.stdout).stdout)
     assert again["verdict"] == report["verdict"]
     assert again["findings"] == report["findings"]
 
@@ -126,18 +114,18 @@ def test_facts_are_judged_elsewhere_as_here(facts: Path) -> None:
 @without_gpu
 @pytest.mark.parametrize(("level", "status"), [("error", 1), ("warning", 1), ("never", 0)])
 def test_the_exit_status_is_what_was_asked_for(facts: Path, level: str, status: int) -> None:
-    assert doctor("diagnose", str(facts), "--fail-on", level).returncode == status
+    assert called("diagnose", str(facts), "--fail-on", level).returncode == status
 
 
 def test_files_are_written_beside_the_report(facts: Path, tmp_path: Path) -> None:
     as_json, as_markdown = tmp_path / "r.json", tmp_path / "r.md"
-    run = doctor("diagnose", str(facts), "--json", str(as_json), "--markdown", str(as_markdown), "--fail-on", "never")
+    run = called("diagnose", str(facts), "--json", str(as_json), "--markdown", str(as_markdown), "--fail-on", "never")
     assert run.returncode == 0
     assert "VERDICT" in run.stdout
     assert run.stderr.splitlines() == [f"fp8doctor: wrote {as_json}", f"fp8doctor: wrote {as_markdown}"]
     assert json.loads(as_json.read_text())["schema"] == "fp8doctor.report"
     assert as_markdown.read_text().startswith("### fp8doctor")
-    alone = doctor("diagnose", str(facts), "--markdown", "--fail-on", "never")
+    alone = called("diagnose", str(facts), "--markdown", "--fail-on", "never")
     assert alone.stdout == as_markdown.read_text()
 
 
@@ -147,8 +135,8 @@ def test_redaction_is_the_default(facts: Path) -> None:
     document["probes"] = {"gpus": {"outcome": "exception", "detail": "in /home/somebody/x"}}
     text = json.dumps(document)
     for form in ((), ("--json",), ("--markdown",), ("--verbose",)):
-        assert "somebody" not in doctor("diagnose", "-", *form, text=text).stdout
-        assert "somebody" in doctor("diagnose", "-", *form, "--no-redact", text=text).stdout
+        assert "somebody" not in called("diagnose", "-", *form, text=text).stdout
+        assert "somebody" in called("diagnose", "-", *form, "--no-redact", text=text).stdout
 
 
 def test_a_reader_that_leaves_costs_nothing(facts: Path) -> None:
@@ -165,46 +153,46 @@ def test_a_reader_that_leaves_costs_nothing(facts: Path) -> None:
 
 
 def test_a_terminal_of_ascii_and_of_no_colour(facts: Path) -> None:
-    run = doctor("diagnose", str(facts), "--verbose", "--fail-on", "never", PYTHONIOENCODING="ascii", LC_ALL="C")
+    run = process("diagnose", str(facts), "--verbose", "--fail-on", "never", PYTHONIOENCODING="ascii", LC_ALL="C")
     assert run.returncode == 0, run.stderr
     assert run.stdout.isascii()
-    assert "\x1b[" not in doctor("diagnose", str(facts), NO_COLOR="1").stdout
+    assert "\x1b[" not in process("diagnose", str(facts), NO_COLOR="1").stdout
 
 
 def test_rules_and_explain() -> None:
-    run = doctor("rules")
+    run = called("rules")
     assert run.returncode == 0
     assert "GPU001" in run.stdout
-    listed = json.loads(doctor("rules", "--json").stdout)
+    listed = json.loads(called("rules", "--json").stdout)
     one = next(rule for rule in listed if rule["id"] == "GPU001")
     assert one["name"] == "no-fp8-hardware"
     assert one["severity"] == "error"
     for word in ("GPU001", "gpu001", "no-fp8-hardware"):
-        explained = doctor("explain", word)
+        explained = called("explain", word)
         assert explained.returncode == 0
         assert "GPU001 no-fp8-hardware" in explained.stdout
         assert "What to do" in explained.stdout
 
 
 def test_several_rules_of_one_name_are_all_explained() -> None:
-    names = [rule["name"] for rule in json.loads(doctor("rules", "--json").stdout)]
+    names = [rule["name"] for rule in json.loads(called("rules", "--json").stdout)]
     shared = next((name for name in names if names.count(name) > 1), None)
     if shared is None:
         pytest.skip("no two rules share a name")
-    assert doctor("explain", shared).stdout.count(shared) >= 2
+    assert called("explain", shared).stdout.count(shared) >= 2
 
 
 @with_boxes
 def test_the_demo_is_a_whole_report_and_never_fails() -> None:
     for arguments in ([], ["no-gpu"], ["h200-bench-flux"]):
-        assert "VERDICT" in (run := doctor("demo", *arguments)).stdout
+        assert "VERDICT" in (run := called("demo", *arguments)).stdout
         assert run.returncode == 0
-    assert doctor("demo", "no-such-box").returncode == 2
+    assert called("demo", "no-such-box").returncode == 2
 
 
 @with_boxes
 def test_each_recorded_box_gives_a_report_that_keeps_its_contract() -> None:
-    validator = jsonschema.Draft202012Validator(json.loads(doctor("schema").stdout))
+    validator = jsonschema.Draft202012Validator(json.loads(called("schema").stdout))
     for box in recorded().values():
         report = api.diagnose(box, source="demo")
         validator.validate(json.loads(report.to_json()))
@@ -214,15 +202,15 @@ def test_each_recorded_box_gives_a_report_that_keeps_its_contract() -> None:
 
 @with_boxes
 def test_a_demo_fails_where_that_is_asked_for() -> None:
-    assert doctor("demo", "no-gpu", "--fail-on", "error").returncode == 1
-    assert doctor("demo", "no-gpu", "--fail-on", "never").returncode == 0
-    assert doctor("demo", "h200", "--fail-on", "error").returncode == 0
-    assert "[default: never]" in " ".join(doctor("demo", "--help").stdout.split())
+    assert called("demo", "no-gpu", "--fail-on", "error").returncode == 1
+    assert called("demo", "no-gpu", "--fail-on", "never").returncode == 0
+    assert called("demo", "h200", "--fail-on", "error").returncode == 0
+    assert "[default: never]" in " ".join(called("demo", "--help").stdout.split())
 
 
 @with_boxes
 def test_recorded_boxes_are_listed_with_what_is_in_them() -> None:
-    lines = dict(line.split(maxsplit=1) for line in doctor("demo", "--list").stdout.splitlines())
+    lines = dict(line.split(maxsplit=1) for line in called("demo", "--list").stdout.splitlines())
     assert list(lines) == list(recorded())
     assert lines["h200"] == "NVIDIA H200: torch 2.11.0+cu130, torchao 0.17.0, TE 2.20.2, flash-attn 2.8.3.post2"
     assert lines["h200-bench-flux"].startswith("NVIDIA H200: flux, 41 rungs; torch 2.11.0+cu130, torchao")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from fp8doctor.cli import run
-from tests.cli.test_bad_input import complaint
+from tests.command import complaint
 
 SHELLS = [pytest.param(shell, marks=pytest.mark.skipif(not shutil.which(shell), reason=f"no {shell} here"))
           for shell in ("bash", "zsh", "fish")]  # fmt: skip

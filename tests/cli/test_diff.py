@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fp8doctor import api
-from tests.cli.test_commands import doctor
+from tests.command import called
 from tests.difference_cases import BOXES, both, changed, fact, facts_file, recorded, slower
 
 SLOWER = both(slower(1.3), fact("torch_build.version", "2.12.0+cu130"))
@@ -16,14 +16,14 @@ SLOWER = both(slower(1.3), fact("torch_build.version", "2.12.0+cu130"))
 
 def test_two_files_are_compared(tmp_path: Path) -> None:
     a, b = facts_file(tmp_path / "a.json"), facts_file(tmp_path / "b.json", SLOWER)
-    run = doctor("diff", str(a), str(b), COLUMNS="80")
+    run = called("diff", str(a), str(b), COLUMNS="80")
     assert (run.returncode, run.stderr) == (0, "")
     assert "slower" in run.stdout
     assert "torch: 2.11.0+cu130 -> 2.12.0+cu130" in run.stdout
 
 
 def test_recorded_boxes_go_by_their_names() -> None:
-    run = doctor("diff", "h200", "h200-torch-only")
+    run = called("diff", "h200", "h200-torch-only")
     assert run.returncode == 0
     assert "No times differ beyond the noise" in run.stdout
 
@@ -31,13 +31,13 @@ def test_recorded_boxes_go_by_their_names() -> None:
 def test_a_report_a_folder_of_bench_and_standard_input_are_read(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(recorded().to_json(), encoding="utf-8")
     for pair in ((str(tmp_path), "-"), ("-", str(tmp_path))):
-        run = doctor("diff", *pair, "--json", text=(BOXES / "h200.json").read_text())
+        run = called("diff", *pair, "--json", text=(BOXES / "h200.json").read_text())
         assert run.returncode == 0, run.stderr
         assert json.loads(run.stdout)["changes"] == []
 
 
 def test_json_and_markdown_go_to_files(tmp_path: Path) -> None:
-    run = doctor("diff", "h200", "h200", "--json", str(tmp_path / "d.json"), "--markdown", str(tmp_path / "d.md"))
+    run = called("diff", "h200", "h200", "--json", str(tmp_path / "d.json"), "--markdown", str(tmp_path / "d.md"))
     assert run.returncode == 0
     assert json.loads((tmp_path / "d.json").read_text())["schema"] == "fp8doctor.difference"
     assert (tmp_path / "d.md").read_text().startswith("### fp8doctor diff")
@@ -62,7 +62,7 @@ def test_it_fails_only_where_asked_to_and_where_b_is_worse(
     facts_file(tmp_path / "b.json", SLOWER)
     facts_file(tmp_path / "c.json", fact("machine.environment.CUDA_LAUNCH_BLOCKING", "1"))
     paths = [str(tmp_path / f"{name}.json") for name in (before, after)]
-    assert doctor("diff", *paths, "--fail-on", level).returncode == status
+    assert called("diff", *paths, "--fail-on", level).returncode == status
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_cannot_be_compared_is_one_line_and_status_2(tmp_path: Path, argume
     (tmp_path / "broken.json").write_text('{"schema": "fp8doctor.facts"')
     (tmp_path / "empty").mkdir()
     places = {"{empty}": "empty", "{nonsense}": "nonsense.txt", "{broken}": "broken.json"}
-    run = doctor("diff", *(str(tmp_path / places[a]) if a in places else a for a in arguments), text="")
+    run = called("diff", *(str(tmp_path / places[a]) if a in places else a for a in arguments), text="")
     assert (run.returncode, run.stdout) == (2, "")
     assert words in run.stderr
     assert len(run.stderr.splitlines()) == 1
@@ -94,5 +94,5 @@ def test_the_api_does_the_same() -> None:
 
 
 def test_the_schema_can_be_printed() -> None:
-    run = doctor("schema", "difference")
+    run = called("schema", "difference")
     assert json.loads(run.stdout)["title"] == "Difference of two reports of fp8doctor"

@@ -15,8 +15,7 @@ import pytest
 from fp8doctor import api
 from fp8doctor.cli import last_report, run
 from fp8doctor.cli.demo import recorded
-from tests.cli.test_bad_input import complaint
-from tests.cli.test_commands import doctor
+from tests.command import called, complaint
 
 Captured = pytest.CaptureFixture[str]
 
@@ -56,18 +55,18 @@ def test_without_a_rule_the_first_finding_is_explained(capfd: Captured) -> None:
     assert explained(capfd).startswith("GPU002 no-gpu-visible")
 
 
-def test_an_examination_is_kept_redacted_and_for_its_owner_alone(place: Path) -> None:
-    assert doctor("--quick", "--no-redact", "--fail-on", "never").returncode == 0
+def test_an_examination_is_kept_redacted_and_for_its_owner_alone(place: Path, other_python: str) -> None:
+    assert called("--quick", "--no-redact", "--fail-on", "never", "--python", other_python).returncode == 0
     kept = json.loads(place.read_text(encoding="utf-8"))
     assert kept["source"] == "live"
     assert str(Path.home()) not in place.read_text(encoding="utf-8")
     assert stat.S_IMODE(place.stat().st_mode) == 0o600
     assert [one.name for one in place.parent.iterdir() if one.is_file()] == ["last-report.json"]
-    assert "In the last report on this machine" in " ".join(doctor("explain", "GPU001").stdout.split())
+    assert "In the last report on this machine" in " ".join(called("explain", "GPU001").stdout.split())
 
 
-def test_nothing_is_kept_without_a_cache_nor_of_what_is_no_examination(place: Path) -> None:
-    assert doctor("--quick", "--no-cache", "--fail-on", "never").returncode == 0
+def test_nothing_is_kept_without_a_cache_nor_of_what_is_no_examination(place: Path, other_python: str) -> None:
+    assert called("--quick", "--no-cache", "--fail-on", "never", "--python", other_python).returncode == 0
     assert run(["demo", "no-gpu"]) == 0
     assert not place.exists()
 
@@ -85,8 +84,8 @@ def test_a_report_that_cannot_be_kept_costs_the_examination_nothing(place: Path)
     assert list(place.parent.iterdir()) == []
 
 
-def test_the_report_is_delivered_before_it_is_kept(tmp_path: Path, place: Path) -> None:
-    assert run(["--quick", "--fail-on", "never", "-o", str(tmp_path / "box.txt")]) == 0
+def test_the_report_is_delivered_before_it_is_kept(tmp_path: Path, place: Path, other_python: str) -> None:
+    assert run(["--quick", "--fail-on", "never", "-o", str(tmp_path / "box.txt"), "--python", other_python]) == 0
     assert (tmp_path / "box.txt").stat().st_mtime_ns <= place.stat().st_mtime_ns
 
 

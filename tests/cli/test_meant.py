@@ -7,7 +7,8 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.cli.test_bad_input import ENVELOPE, complaint
+from tests.cli.test_bad_input import ENVELOPE
+from tests.command import complaint
 
 TRACE = Path(__file__).parent.parent / "traces" / "eager-fp8.json.gz"
 

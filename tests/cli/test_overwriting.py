@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.test_bad_input import complaint
+from tests.command import called, complaint
 
 TRACES = Path(__file__).parent.parent / "traces"
 
 
 def demo(*arguments: str) -> int:
-    run = subprocess.run([sys.executable, "-m", "fp8doctor", "demo", "no-gpu", *arguments], capture_output=True)
-    return run.returncode
+    return called("demo", "no-gpu", *arguments).returncode
 
 
 @pytest.mark.parametrize("flag", ["--markdown", "--json"])

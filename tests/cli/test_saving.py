@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from fp8doctor.cli import run
-from tests.cli.test_bad_input import complaint
-from tests.cli.test_commands import doctor
+from tests.command import called, complaint
 
 HAS_CHARTS = all(importlib.util.find_spec(module) for module in ("vl_convert", "jinja2"))
 with_charts = pytest.mark.skipif(not HAS_CHARTS, reason="the extra html is not installed")
@@ -119,8 +118,8 @@ def test_bench_takes_a_folder_and_files(folder: Path) -> None:
     assert "neither a facts file nor a report" in complaint("bench", "llama-8b", "-o", "results.json")
 
 
-def test_collect_keeps_its_facts(folder: Path) -> None:
-    assert doctor("collect", "--quick", "--no-cache", "-o", "box.md").returncode == 0
+def test_collect_keeps_its_facts(folder: Path, other_python: str) -> None:
+    assert called("collect", "--quick", "--no-cache", "-o", "box.md", "--python", other_python).returncode == 0
     assert json.loads((folder / "box.md").read_text())["schema"] == "fp8doctor.facts"
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from fp8doctor.cli import run
-from tests.cli.test_bad_input import complaint
-from tests.cli.test_commands import doctor
+from tests.command import called, complaint
 
 Captured = pytest.CaptureFixture[str]
 
@@ -124,8 +123,8 @@ def test_one_that_is_close_is_named(capfd: Captured) -> None:
     assert "no rule 'no-fp8-hardwear'; did you mean no-fp8-hardware" in refused(capfd, "--ignore", "no-fp8-hardwear")
 
 
-def test_the_examination_itself_is_told(folder: Path) -> None:
-    quiet = json.loads(doctor("--quick", "--no-cache", "--json", "--select", "LIN").stdout)
+def test_the_examination_itself_is_told(folder: Path, other_python: str) -> None:
+    quiet = json.loads(called("--quick", "--no-cache", "--json", "--select", "LIN", "--python", other_python).stdout)
     assert quiet["findings"] == []
     assert "LIM" in complaint("--quick", "--ignore", "LIM")
 
@@ -300,5 +299,5 @@ def test_no_settings_file_takes_long(capfd: Captured, folder: Path) -> None:
 def test_help_and_version_look_for_no_settings(folder: Path) -> None:
     (folder / "fp8doctor.toml").write_text("broken")
     for arguments in (["--help"], ["--version"], ["demo", "--help"], ["rules"], ["explain", "GPU001"]):
-        run = doctor(*arguments)
+        run = called(*arguments)
         assert (run.returncode, run.stderr) == (0, "")

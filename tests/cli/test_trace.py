@@ -6,8 +6,7 @@ import gzip
 import json
 from pathlib import Path
 
-from tests.cli.test_bad_input import complaint
-from tests.cli.test_commands import doctor
+from tests.command import called, complaint
 
 TRACES = Path(__file__).parent.parent / "traces"
 
@@ -24,9 +23,9 @@ def of_rank(rank: int, folder: Path) -> str:
 
 def test_a_report_of_several_files_says_which_rank_it_is_of(tmp_path: Path) -> None:
     files = [of_rank(3, tmp_path), of_rank(2, tmp_path)]
-    assert "rank 2 of 2 files" in " ".join(doctor("trace", *files).stdout.partition("VERDICT")[0].split())
-    assert "rank 2 of 2 files" in doctor("trace", *files, "--markdown").stdout.splitlines()[0]
-    assert "rank" not in doctor("trace", files[0]).stdout.partition("VERDICT")[0]
+    assert "rank 2 of 2 files" in " ".join(called("trace", *files).stdout.partition("VERDICT")[0].split())
+    assert "rank 2 of 2 files" in called("trace", *files, "--markdown").stdout.splitlines()[0]
+    assert "rank" not in called("trace", files[0]).stdout.partition("VERDICT")[0]
 
 
 def test_the_same_file_is_not_two_ranks(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from fp8doctor import api
 from fp8doctor.cli.group import cli
 from fp8doctor.plugins import plug_in
 from fp8doctor.registry import Registry
-from tests.cli.test_commands import HAS_GPU
+from tests.command import HAS_GPU
 from tests.docs.fields import fields
 from tests.docs.snippets import PAGES, ROOT, Command, Snippet, commands_of, missing, snippets, snippets_of
 
