@@ -53,6 +53,8 @@ CARDS: dict[str, Script] = {
     },
 }  # fmt: skip
 WITHOUT_FP8 = ("a100", "t4")
+# Beside these, torch is a CPU build; beside the others there is none.
+WITH_CPU_TORCH = ("b200", "rtx-4090", "gb10", "t4")
 EIGHT: Script = {
     "count": 8,
     **CARDS["h100"],
@@ -84,22 +86,17 @@ def faults() -> Iterator[Fault]:
 
 def _cards() -> Iterator[Fault]:
     for name, card in CARDS.items():
-        no_fp8 = name in WITHOUT_FP8
-        called = card.get("name", H200["name"])
-        first, fix = ("no-fp8-hardware", r"Compute in (BF16|FP16)") if no_fp8 else (None, "")
-        yield _fault(name, f"nothing: an idle {called}" if not no_fp8 else f"the GPU is {called}", first, fix, card,
-                     quiet=OF_THE_BED)  # fmt: skip
-        yield _fault(
-            f"{name}-no-torch", f"no torch is installed beside {called}", first or "torch-missing",
-            fix or "install torch", card, alone=True,
-        )  # fmt: skip
-    for name in ("b200", "rtx-4090", "gb10", "a100", "t4"):
-        no_fp8 = name in WITHOUT_FP8
-        yield _fault(
-            f"{name}-cpu-torch", f"torch is built for the CPU on a box with {CARDS[name]['name']}",
-            "no-fp8-hardware" if no_fp8 else "cpu-only-torch", r"Compute in" if no_fp8 else r"--force-reinstall torch",
-            CARDS[name], lambda ground: ground.stated_torch("2.13.0+cpu", cuda=None), alone=True,
-        )  # fmt: skip
+        no_fp8, called = name in WITHOUT_FP8, card.get("name", H200["name"])
+        if not no_fp8:
+            yield _fault(name, f"nothing: an idle {called}", None, "", card, quiet=OF_THE_BED)
+        # What cannot be mended comes before what can be installed.
+        if name in WITH_CPU_TORCH:
+            first, fix = ("no-fp8-hardware", "Compute in FP16") if no_fp8 else ("cpu-only-torch", "--force-reinstall")
+            yield _fault(f"{name}-cpu-torch", f"beside {called}, torch is built for the CPU", first, fix, card,
+                         lambda ground: ground.stated_torch("2.13.0+cpu", cuda=None), alone=True)  # fmt: skip
+        else:
+            first, fix = ("no-fp8-hardware", "Compute in BF16") if no_fp8 else ("torch-missing", "install torch")
+            yield _fault(f"{name}-no-torch", f"beside {called}, there is no torch", first, fix, card, alone=True)
 
 
 def _held_back() -> Iterator[Fault]:
