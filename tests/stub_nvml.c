@@ -213,3 +213,22 @@ int nvmlDeviceGetMPSComputeRunningProcesses_v3(device_t d, unsigned *count, proc
     befall(d, __func__);
     return processes(d, "mps", count, out);
 }
+
+typedef struct { unsigned pid; unsigned long long time; unsigned sm, memory, encoder, decoder; } work_t;
+
+/* "work=123:45,456:0": the percent of the SMs' time of each process. */
+int nvmlDeviceGetProcessUtilization(device_t d, work_t *out, unsigned *count, unsigned long long since) {
+    process_t found[16];
+    unsigned i, many = 16;
+    int status = processes(d, "work", &many, found);
+    (void)since;
+    if (status != OK) return status;
+    for (i = 0; out && i < many; i++) {
+        memset(&out[i], 0, sizeof out[i]);
+        out[i].pid = found[i].pid;
+        out[i].sm = (unsigned)found[i].used;
+        out[i].time = 1;
+    }
+    *count = many;
+    return out ? OK : INSUFFICIENT_SIZE;
+}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from fp8doctor.checks.gpu.neighbours import Neighbour, Neighbourhood
 from fp8doctor.checks.gpu.nvml import CLOCK_MEMORY, CLOCK_SM, Nvml, NvmlUnavailableError, milliwatts
 from fp8doctor.checks.gpu.one_gpu import identity, temperature
 from fp8doctor.checks.gpu.probe import twin
@@ -43,6 +44,8 @@ class Clocks(Facts, key="clocks"):
     gpu_uuid: str | None = None
     interval_s: float | None = None
     samples: tuple[ClockSample, ...] | None = None
+    # Other processes on the GPU meanwhile; None where they cannot be told apart from this run's own.
+    neighbours: tuple[Neighbour, ...] | None = None
     # Why nothing could be sampled.
     error: str | None = None
 
@@ -97,6 +100,7 @@ def watch(request: Request, torch_build: ProbeRun[TorchBuild]) -> Iterator[Clock
         yield Clocks(samples=(), error=f"which of NVML's GPUs is torch's number {request.gpu} is not known")
         return
     uuid = nvml.get("nvmlDeviceGetUUID", handle)
+    neighbourhood = Neighbourhood(nvml, handle)
     samples: list[ClockSample] = []
     interval_s, told_s = INTERVAL_S, 0.0
     while True:
@@ -107,7 +111,8 @@ def watch(request: Request, torch_build: ProbeRun[TorchBuild]) -> Iterator[Clock
         # Each telling is the whole record, so a long one is told less often.
         if now_s - told_s >= max(1.0, len(samples) / 1000):
             told_s = now_s
-            yield Clocks(index, uuid, interval_s, tuple(samples))
+            neighbourhood.look(round(now_s - request.epoch_s, 1))
+            yield Clocks(index, uuid, interval_s, tuple(samples), neighbourhood.seen)
         time.sleep(interval_s)
 
 

@@ -1,8 +1,6 @@
-"""Is anything holding the GPU back: a power limit, heat, a neighbour, pinned clocks?"""
+"""Is anything holding the GPU back: a power limit, heat, pinned clocks?"""
 
 from __future__ import annotations
-
-import re
 
 from fp8doctor.checks.gpu.clocks import Clocks, ClockSample
 from fp8doctor.checks.gpu.facts import Gpu, Gpus
@@ -13,17 +11,6 @@ from fp8doctor.registry import rule
 
 # A limit within one percent of the board's own is the same limit, rounded.
 POWER_TOLERANCE = 0.01
-# What another process must hold to count: a CUDA context alone takes a few hundred MiB, MPS servers and desktops less.
-PROCESS_MIB = 128.0
-# Memory of processes that cannot be seen from here (they live in other containers) may be the doctor's own probes',
-# which run meanwhile: a context and small tensors each. What they cannot hold together is someone else's.
-UNSEEN_MIB_BESIDE_PROBES = 8192.0
-UNSEEN_MIB = 2048.0
-# While the doctor does nothing, a GPU that works half of the time works for someone else.
-BUSY_PERCENT = 50
-# Boards whose memory the operating system manages (it keeps pages after a process has ended, says NVML's page on
-# nvmlDeviceGetMemoryInfo_v2): there, used memory is nobody's in particular.
-SYSTEM_MANAGED = re.compile(r"\bG[HB]\d+\b")
 # Reasons that are a fault of cooling or supply. SwPowerCap is none: a big product on a full-power board reaches it.
 BRAKES = {
     "HwSlowdown": "hardware slowdown (clocks at half or less)",
@@ -75,87 +62,6 @@ def _capped(gpu: Gpu) -> Verdict:
         ),
         about=about(gpu),
     )
-
-
-@rule("GPU004", "gpu-shared-or-mig", Severity.WARNING, scope="box")
-def shared_or_mig(gpus: Gpus) -> RuleResult:
-    """The GPU is shared, or only a slice of it is used.
-
-    What it means: another process holds memory or keeps the GPU busy, clients share it through MPS, or MIG cuts it into
-    slices. Processes in other containers may be hidden; their memory is not. The memory of graphics processes (a
-    desktop, a browser) is not counted where the driver lists them. Memory that is held while nothing was seen to work
-    is only told.
-
-    Why it costs time: what others compute is missing from every product timed here, and comes and goes between runs. A
-    slice has a part of the SMs and of the bandwidth, so the full board's figures do not hold for it.
-
-    What to do: time again when the GPU is alone. On a slice, compare with the slice's share; utilisation
-    reads 0 on MIG.
-
-    Sources: nvidia-ml-py, nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetGraphicsRunningProcesses,
-    nvmlDeviceGetMigMode; Syllo/nvtop#256; pytorch/pytorch#14531 (two processes: each takes twice as long).
-    """
-    return each(gpus, lambda gpu: _shared(gpu, gpus.doctor_idle))
-
-
-def _shared(gpu: Gpu, doctor_idle: bool | None) -> Verdict:
-    if gpu.mig_enabled or re.search(r" MIG\b", gpu.name or ""):  # torch and nvidia-smi name slices so
-        size = f"; torch sees {gpu.sm_count} SMs of it" if gpu.sm_count else ""
-        return Finding(
-            title=f"MIG is on: programs get a slice of the {label(gpu)}",
-            evidence=(Evidence(f"MIG mode is on{size}", True, fact=path(gpu, "mig_enabled")),),
-            actions=(Action("Compare with the slice's share of the board, and list the slices.", "nvidia-smi -L"),),
-            about=about(gpu),
-        )
-    held = _held(gpu, doctor_idle)
-    working = _working(gpu, bool(doctor_idle or held))
-    if not held and not working:
-        if gpu.processes is None:
-            observed(gpu.memory_used_mib, f"who else uses {label(gpu)}")
-        return None
-    if not working:
-        return Finding(
-            title=f"Others hold memory of {label(gpu)}",
-            evidence=held,
-            actions=(Action("See who holds it, if the memory is wanted.", "nvidia-smi"),),
-            about=about(gpu),
-            severity=Severity.INFO,
-        )
-    return Finding(
-        title=f"{label(gpu)} is not alone: times measured now include someone else's work",
-        evidence=held + working,
-        actions=(Action("See who uses it, and measure when it is alone.", "nvidia-smi"),),
-        about=about(gpu),
-    )
-
-
-def _held(gpu: Gpu, doctor_idle: bool | None) -> tuple[Evidence, ...]:
-    """What others hold, which alone says nothing about times: a program that waits holds its memory, too."""
-    evidence = []
-    seen = [p for p in gpu.processes or () if p.pid is not None and (p.used_memory_mib or 0) >= PROCESS_MIB]
-    if seen:
-        held = sum(p.used_memory_mib or 0 for p in seen)
-        many = f"{len(seen)} other process{'es hold' if len(seen) > 1 else ' holds'}"
-        evidence.append(Evidence(f"{many} {held / 1024:.1f} GiB", held, "MiB", path(gpu, "processes")))
-    listed = sum(p.used_memory_mib or 0 for p in gpu.processes or () if p.pid is not None)
-    unseen = (gpu.memory_used_mib or 0) - listed - (gpu.graphics_memory_mib or 0)
-    least = UNSEEN_MIB if doctor_idle else UNSEEN_MIB_BESIDE_PROBES
-    if unseen >= least and not SYSTEM_MANAGED.search(gpu.name or ""):
-        text = f"{unseen / 1024:.1f} GiB are held by what is not listed as a process here"
-        evidence.append(Evidence(text, unseen, "MiB", path(gpu, "memory_used_mib")))
-    return tuple(evidence)
-
-
-def _working(gpu: Gpu, by_others: bool) -> tuple[Evidence, ...]:
-    """Signs that others compute; `by_others` says whether the GPU's work may be put down to them."""
-    evidence = []
-    busy = gpu.utilization_percent
-    if busy is not None and busy >= BUSY_PERCENT and by_others:
-        text = f"busy {busy} % of the time while the doctor looked"
-        evidence.append(Evidence(text, busy, "%", path(gpu, "utilization_percent")))
-    if gpu.mps_active:
-        evidence.append(Evidence("other programs compute on it through MPS", True, fact=path(gpu, "mps_active")))
-    return tuple(evidence)
 
 
 @rule("GPU007", "power-throttle", Severity.WARNING, scope="box")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fp8doctor.checks.gpu import rules
+from fp8doctor.checks.gpu import sharing_rules as sharing
 from fp8doctor.checks.gpu import state_rules as state
 from fp8doctor.checks.gpu.absence import Traces, conclude, look
 from fp8doctor.checks.gpu.clocks import Clocks, ClockSample
@@ -69,7 +70,7 @@ def test_a_healthy_idle_h200_has_no_finding() -> None:
     assert not fired(rules.no_fast_fp16(IDLE))
     assert rules.hidden_by_variable(IDLE, None) is None
     assert not fired(state.power_cap(IDLE))
-    assert not fired(state.shared_or_mig(IDLE))
+    assert not fired(sharing.shared_or_mig(IDLE, None))
     assert not fired(state.lost(IDLE))
     for clocks in (None, full_load):
         assert not fired(state.braked(IDLE, clocks))

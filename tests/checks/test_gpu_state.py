@@ -8,6 +8,7 @@ import pytest
 
 from fp8doctor.checks.driver import Driver
 from fp8doctor.checks.gpu import nvml_rules
+from fp8doctor.checks.gpu import sharing_rules as sharing
 from fp8doctor.checks.gpu import state_rules as state
 from fp8doctor.checks.gpu.facts import Gpu, GpuProcess, Gpus
 from fp8doctor.model import NotApplicable, ProbeOutcome, ProbeRun, RuleResult, Severity
@@ -38,7 +39,7 @@ def test_power_cap() -> None:
     ],
 )
 def test_shared_or_mig(changes: dict[str, object]) -> None:
-    (finding,) = fired(state.shared_or_mig(box(**changes)))
+    (finding,) = fired(sharing.shared_or_mig(box(**changes), None))
     assert finding.severity is None
 
 
@@ -52,7 +53,7 @@ def test_shared_or_mig(changes: dict[str, object]) -> None:
     ],
 )
 def test_memory_that_is_held_and_nobody_works_is_only_told(changes: dict[str, object]) -> None:
-    (finding,) = fired(state.shared_or_mig(box(**changes)))
+    (finding,) = fired(sharing.shared_or_mig(box(**changes), None))
     assert finding.severity is Severity.INFO
     assert finding.title == "Others hold memory of NVIDIA H200"
 
@@ -71,20 +72,20 @@ def test_memory_that_is_held_and_nobody_works_is_only_told(changes: dict[str, ob
     ],
 )
 def test_alone_enough(changes: dict[str, object]) -> None:
-    assert state.shared_or_mig(box(**changes)) == [None]
+    assert sharing.shared_or_mig(box(**changes), None) == [None]
 
 
 def test_probes_that_run_beside_are_not_taken_for_strangers() -> None:
     beside = replace(box(memory_used_mib=5000.0, utilization_percent=90), doctor_idle=False)
-    assert not fired(state.shared_or_mig(beside))
+    assert not fired(sharing.shared_or_mig(beside, None))
 
 
 def test_memory_that_the_system_manages_is_nobodys() -> None:
-    assert state.shared_or_mig(box(name="NVIDIA GH200 480GB", memory_used_mib=60000.0)) == [None]
+    assert sharing.shared_or_mig(box(name="NVIDIA GH200 480GB", memory_used_mib=60000.0), None) == [None]
 
 
 def test_who_else_is_there_was_not_observed() -> None:
-    assert unknown(state.shared_or_mig(Gpus(gpus=(Gpu(index=0, name="NVIDIA H200"),))))
+    assert unknown(sharing.shared_or_mig(Gpus(gpus=(Gpu(index=0, name="NVIDIA H200"),)), None))
 
 
 @pytest.mark.parametrize("reason", list(state.BRAKES))
