@@ -135,19 +135,18 @@ def _compute(after_s: float = 0.0) -> Callable[[Box], None]:
 
 
 def _two_cudnns(box: Box) -> None:
-    """One part of cuDNN, copied to a folder that the loader searches first."""
+    """The loader is given one part of cuDNN from elsewhere: the system's, or a copy where the system has none."""
     import importlib.util
 
-    spec = importlib.util.find_spec("nvidia.cudnn")
-    places = [Path(place) / "lib" for place in (spec.submodule_search_locations if spec else None) or ()]
-    found = [file for place in places for file in place.glob("libcudnn_ops.so.*")]
-    folder = box.folder / "system"
-    folder.mkdir()
-    for file in found:
-        (folder / file.name).write_bytes(file.read_bytes())
-    box.environment["LD_LIBRARY_PATH"] = os.pathsep.join(
-        filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH", "")])
-    )
+    name = "libcudnn_graph.so.9"
+    system = (Path("/usr/lib/x86_64-linux-gnu", name), Path("/usr/local/cuda/lib64", name))
+    foreign = next((path for path in system if path.exists()), None)
+    if foreign is None:
+        spec = importlib.util.find_spec("nvidia.cudnn")
+        places = [Path(place) / "lib" / name for place in (spec.submodule_search_locations if spec else None) or ()]
+        foreign = box.folder / name
+        foreign.write_bytes(next(place for place in places if place.exists()).read_bytes())
+    box.environment["LD_PRELOAD"] = str(foreign)
 
 
 DEFAULT = ()
@@ -167,7 +166,7 @@ FAULTS = (
              _flash_attention(ILLEGAL, "    touch[(1,)](q)\n    torch.cuda.synchronize()\n    return q"),
              "flash-attention-fails", "uninstall"),
     GpuFault("memory-none", "another process leaves 300 MiB of memory: out of memory at every shape", _hold(300),
-             "gpu-shared-or-mig", "nvidia-smi", arguments=DEFAULT, budget_s=40),
+             "gpu-memory-full", "nvidia-smi", arguments=DEFAULT, budget_s=40),
     GpuFault("memory-95-percent", "another process holds 95 % of the memory and waits", _hold(7200),
              None, arguments=DEFAULT, budget_s=60),
     GpuFault("busy", "another process computes all the time", _compute(), "gpu-shared-or-mig", "alone",
@@ -178,8 +177,8 @@ FAULTS = (
              "unset CUDA_LAUNCH_BLOCKING", arguments=DEFAULT, budget_s=60),
     GpuFault("tf32-override-0", "NVIDIA_TF32_OVERRIDE=0", _variables(NVIDIA_TF32_OVERRIDE="0"), None,
              arguments=DEFAULT, budget_s=40),
-    GpuFault("cudnn-mixed", "one part of cuDNN in a folder of LD_LIBRARY_PATH", _two_cudnns, "cudnn-mixed-libraries",
-             "LD_LIBRARY_PATH"),
+    GpuFault("cudnn-mixed", "LD_PRELOAD brings one part of cuDNN from another place", _two_cudnns,
+             "cudnn-mixed-libraries", "LD_PRELOAD|LD_LIBRARY_PATH|one place"),
     GpuFault("endless-kernel", "FlashAttention's kernel never ends",
              _flash_attention(ENDLESS, "    spin[(1,)](torch.zeros(1, dtype=torch.int32, device=q.device))\n"
                                        "    torch.cuda.synchronize()\n    return q"),
