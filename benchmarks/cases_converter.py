@@ -42,7 +42,8 @@ _NO_PACKAGES = (
     "cudnn",
     "nccl",
 )
-_CAPABILITY = re.compile(r"\d{1,2}\.\d|gfx[0-9a-f]{3,4}")
+_CAPABILITY = re.compile(r"(?<![\d.])\d{1,2}\.\d(?![\d.])|gfx[0-9a-f]{3,4}|(?<=sm_)\d{2,3}|(?<=sm)\d{2,3}")
+_SM = re.compile(r"\bsm_?(\d{2,3})\b")
 _SEVERAL = re.compile(r"[/,;&<>\u2264\u2265]|\+(?: |$)|\b(?:and|or|vs|others?|versus)\b")
 _COUNTED = re.compile(r"(\d{1,2}) GPUs?$")
 _REMARK = re.compile(r" ?\([^)]*\)")
@@ -98,7 +99,7 @@ def _fields(gpu: str, cc: object, env: Mapping[str, str]) -> Found:
 
 def _gpus(gpu: str, cc: object) -> list[Record] | None:
     """The GPUs, if one kind is named; its capability counts where one alone is stated."""
-    stated = set(_CAPABILITY.findall(_text(cc)))
+    stated = {_dotted(one) for one in _CAPABILITY.findall(_text(cc)) or _SM.findall(gpu)}
     if len(stated) > 1 or re.search(r"[<>\u2264\u2265]|\+$", gpu):
         return None
     name = "" if _SEVERAL.search(_REMARK.sub("", gpu)) else _REMARK.sub("", gpu).strip()
@@ -112,6 +113,11 @@ def _gpus(gpu: str, cc: object) -> list[Record] | None:
     for record in records:
         record.update({"compute_capability": capability} if capability else {})
     return records or None
+
+
+def _dotted(capability: str) -> str:
+    """ "12.0" of "120", as sm_120 has it."""
+    return f"{capability[:-1]}.{capability[-1]}" if capability.isdigit() else capability
 
 
 def _system(found: Found, gpu: str, env: Mapping[str, str]) -> None:

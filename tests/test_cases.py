@@ -61,12 +61,18 @@ def test_a_case_becomes_the_facts_that_it_states() -> None:
         ("RTX 4090 / 3080", ["8.9", "8.6"]),
         ("sm_89+", "8.9"),
         ("< sm_90", "8.9"),
+        ("not stated (nightly torch 2.5 dev)", ""),
         ("H100, B200", ""),
         ("CPU/GPU/XPU", None),
     ],
 )
 def test_unknown_and_several_gpus_are_no_facts(gpu: str, cc: Any) -> None:
     assert "gpus" not in facts(gpu=gpu, cc=cc)
+
+
+def test_an_architecture_is_a_capability_however_it_is_written() -> None:
+    for gpu, cc in (("sm_120", ""), ("sm_120 (Windows)", "12.0"), ("", "sm_120"), ("", ["12.0"])):
+        assert [one["compute_capability"] for one in facts(gpu=gpu, cc=cc)["gpus"]["gpus"]] == ["12.0"]
 
 
 def test_of_unnamed_gpus_with_one_capability_that_alone_is_known() -> None:

@@ -20,7 +20,12 @@ LONGEST_LINE, MOST_LINES, LONGEST_TEXT, MOST = 600, 1_000, 200, 12
 
 # In the order in which they count where a sentence names several.
 _THINGS = (
-    ("layout", re.compile(r"\b(?:tn|nn|nt|tt)(?:/(?:tn|nn|nt|tt)){0,3} (?:operand )?layouts?\b")),
+    (
+        "layout",
+        re.compile(
+            r"\btn[- ]only\b|\bonly (?:the )?tn\b|\b(?:tn|nn|nt|tt)(?:/(?:tn|nn|nt|tt)){0,3} (?:operand )?layouts?\b"
+        ),
+    ),
     ("flash-attention-3", re.compile(r"\bfa-?3\b|flash[-_ ]?attention[- ]?3\b|\bflash_attn_3\b")),
     ("rowwise", re.compile(r"\brow-?wise\b")),
     ("block-scaling", re.compile(r"block(?:wise)?[- ]?scaling\b")),
@@ -42,9 +47,9 @@ _DENIED = re.compile(
     r"|\bcublas_status_not_supported\b|\badd(?:s|ed|ing)? (?:\w{1,12} ){0,3}?support\b"
     r"|^\W{0,4}(?:\[.{1,40}\] ?)?enable\b"
 )
-# Of these alone "fails" is said of what an architecture lacks; a recipe fails for many reasons.
+# Of these "fails" is said where an architecture lacks them; what has them is told by `has_natively`.
 _FAILS = re.compile(r"\bfails? (?:on|for)\b")
-_FAILING = ("rowwise", "flash-attention-3", "kernel")
+_FAILING = ("rowwise", "flash-attention-3", "kernel", "block-scaling", "mxfp8")
 _ONLY = re.compile(
     r"\bonly (?:\w{1,12} )?(?:supports?|supported|for|on|runs|works|available|exists)\b|\bonly (?:the )?tn\b"
     r"|\b(?:hopper|blackwell|sm_?\d{2,3}a?)[- ]only\b|\b(?:requires?|needs?)\b"

@@ -5,11 +5,22 @@ from __future__ import annotations
 from fp8doctor.checks.claims.facts import Claims
 from fp8doctor.checks.gpu import Gpus, capability_of
 from fp8doctor.checks.libraries.facts import Libraries, release
-from fp8doctor.model import Action, Evidence, Finding, NotApplicable, Severity
+from fp8doctor.model import Action, ErrorText, Evidence, Finding, NotApplicable, Severity
 from fp8doctor.registry import rule
 
 # AMD's GPUs with FP8: gfx942 has the fnuz types, the others OCP's. Source: ROCm, Data types and precision support.
 _AMD_FP8 = ("gfx942", "gfx950", "gfx1200", "gfx1201")
+# Megatron-LM's arguments.py, of sequence and tensor parallelism ("to 1") and of FSDP ("larger than one"); scripts quote
+# it in comments.
+ERROR_TEXTS = (
+    ErrorText(
+        r"^(?!\s{0,20}#).{0,200}\brequires?\b.{0,60}\bCUDA_DEVICE_MAX_CONNECTIONS\b",
+        "CLM014",
+        "Export CUDA_DEVICE_MAX_CONNECTIONS in the launcher as the message asks: 1 for tensor and sequence parallelism"
+        " before Blackwell, more for FSDP.",
+        title="CUDA_DEVICE_MAX_CONNECTIONS does not fit the kind of parallelism",
+    ),
+)
 _NOT_SAID = NotApplicable("no sentence says so")
 
 
@@ -103,16 +114,19 @@ def said_to_be_shared(claims: Claims) -> Finding | NotApplicable:
 
 @rule("CLM014", "env-var-wrong", Severity.INFO, scope="usage")
 def variable_too_late(claims: Claims) -> Finding | NotApplicable:
-    """The text says that an environment variable is set where it has no effect.
+    """The text says that an environment variable has a wrong value, or is set where it has no effect.
 
-    What it means: CUDA reads its variables when it is initialised, and so do libraries when they are loaded; what a
-    program sets in its own environment afterwards is not seen.
+    What it means: CUDA_DEVICE_MAX_CONNECTIONS orders the streams of a GPU: 1 lets communication start before the
+    product it overlaps with (tensor and sequence parallelism before Blackwell), and is too few for FSDP. CUDA reads
+    its variables when it is initialised, and libraries when they are loaded; what a program sets in its own environment
+    afterwards is not seen.
 
     Why it costs time: the setting that was meant to help is not there.
 
     What to do: export the variable in the shell or the launcher, before Python starts.
 
-    Sources: CUDA programming guide, CUDA environment variables; NVIDIA-NeMo/Megatron-Bridge#925.
+    Sources: CUDA programming guide, CUDA environment variables; Megatron-LM, arguments.py;
+    NVIDIA-NeMo/Megatron-Bridge#925.
     """
     said = claims.on("variable-too-late")
     export = Action("Export the variable where the program is launched.")

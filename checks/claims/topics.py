@@ -57,7 +57,8 @@ TOPICS: tuple[tuple[str, re.Pattern[str]], ...] = (
         "variable-too-late",
         re.compile(
             r"\bset(?:ting)?\b.{0,40}\bvariables?\b.{0,60}\b(?:no effect|ignored|too late)\b"
-            r"|\bcuda_device_max_connections\b.{0,60}\b(?:no effect|ignored|too late|wrong|should not|must not)\b"
+            r"|\bcuda_device_max_connections\b.{0,60}"
+            r"\b(?:no effect|ignored|too late|wrong|must not|hurts|not set|unset)\b"
         ),
     ),
 )

@@ -357,7 +357,7 @@ def visible_count(value: str, gpus: list[Gpu]) -> int:
 
 ERROR_TEXTS = (
     ErrorText(
-        r"type fp8e4nv not supported in this architecture|fp8e4nv data type is not supported on CUDA arch < 89",
+        r"\bfp8e4nv (?:data type )?(?:is )?not supported\b",
         rule="GPU001",
         fix="Triton has no e4m3 below compute capability 8.9: compute in BF16, or store float8_e5m2.",
     ),

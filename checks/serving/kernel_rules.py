@@ -35,7 +35,7 @@ def _capabilities(gpus: Gpus | None) -> set[tuple[int, int] | None]:
     return {capability(capability_of(gpu)) for gpu in (gpus.gpus if gpus else None) or ()}
 
 
-@rule("SRV011", "ext-built-without-arch", Severity.ERROR, scope="box")
+@rule("SRV011", "ext-built-without-arch", Severity.ERROR, scope="box", explains=("kernel-arch-only",))
 def built_for_a_sibling(serving: Serving, gpus: Gpus | None) -> Finding | NotApplicable | Unknown | None:
     """The engine's FP8 kernels were built for a sibling of this GPU.
 

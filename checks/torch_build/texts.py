@@ -167,6 +167,14 @@ ERROR_TEXTS = (
         title="This build of torch has no FP8 matrix product",
     ),
     ErrorText(
+        r"(?i)\brow-?wise\b.{0,120}\b(?:illegal memory access|out[- ]of[- ]bounds)"
+        r"|\b(?:illegal memory access|out[- ]of[- ]bounds)\b.{0,120}\brow-?wise\b",
+        "TOR012",
+        "Update torch: old rowwise kernels read beyond the scales. Until then pad the rows to a multiple of 256.",
+        _UPDATE,
+        title="A rowwise FP8 product reads beyond its operands",
+    ),
+    ErrorText(
         r"Rowwise scaling is not currently supported on your device",
         "TOR011",
         "Update torch, or use tensorwise scaling.",

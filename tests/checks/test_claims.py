@@ -48,6 +48,8 @@ LIMITS = [
     ("NVFP4 requires compute capability 10.0", no_recipe, "8.9"),
     ("Block scaling is emulated through MXFP8 on B200", no_recipe, "10.0"),
     ("FlashAttention 3 does not work on the 5090", no_flash_attention_3, "12.0"),
+    ("Float8BlockScaling fails on Blackwell", no_recipe, "12.0"),
+    ("TN only on sm_120", other_layout, "12.0"),
     ("FA3 is Hopper-only; use something else", no_flash_attention_3, "8.9"),
     ("DeepGEMM only supports Hopper", no_kernel, "12.0"),
     ("[Kernel] Add support for block FP8 on sm_121", no_kernel, "12.1"),

@@ -115,6 +115,8 @@ MESSAGES: list[tuple[str, set[str], str]] = [
         "ScaledBlas.cpp; sgl-project/sglang#19751",
     ),
     ("RuntimeError: Rowwise scaling is not currently supported on your device", {"TOR011"}, "RowwiseScaledMM.cu"),
+    ("illegal memory access in the rowwise kernel with M=257", {"TOR012"}, "pytorch/pytorch#133334"),
+    ("CUDA error: an illegal memory access was encountered", set(), "any kernel"),
     ("NotImplementedError: \"addmm_cuda\" not implemented for 'Float8_e4m3fn'", {"TOR020"}, "invoke-ai/InvokeAI#9414"),
     ("NotImplementedError: \"mul_cuda\" not implemented for 'Float8_e4m3fn'", {"TOR020"}, "AT_DISPATCH in ATen"),
     ("RuntimeError: \"ufunc_add_CUDA\" not implemented for 'Float8_e5m2'", {"TOR020"}, "AT_DISPATCH in ATen"),
@@ -135,6 +137,19 @@ MESSAGES: list[tuple[str, set[str], str]] = [
     ),
     ("RuntimeError: \"addmm_cuda\" not implemented for 'Half'", set(), "another type"),
     ("AttributeError: module 'torch' has no attribute 'float8_e4m3fn'", {"TOR006"}, "Comfy-Org/ComfyUI#4434"),
+    (
+        "RuntimeError: Using sequence parallelism requires setting the environment variable CUDA_DEVICE_MAX_CONNECTIONS"
+        " to 1",
+        {"CLM014"},
+        "Megatron-LM, arguments.py",
+    ),
+    (
+        "AssertionError: FSDP always requires CUDA_DEVICE_MAX_CONNECTIONS value large than one",
+        {"CLM014"},
+        "the same file",
+    ),
+    ("# tensor parallelism requires CUDA_DEVICE_MAX_CONNECTIONS", set(), "a comment in a script"),
+    ("export CUDA_DEVICE_MAX_CONNECTIONS=1", set(), "a script"),
     # Compiling.
     ("AssertionError: libcuda.so cannot found!", {"CMP007"}, "triton/backends/nvidia/driver.py"),
     (
