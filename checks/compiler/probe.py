@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -154,6 +155,8 @@ def _compile(compiler: str, source: str, include: list[str], limit_s: float) -> 
         if run.returncode == 0 and library.exists():
             return ""
         said = (run.stderr or run.stdout).replace(folder, "").strip()
+        if os.strerror(errno.ENOSPC) in said:  # not the compiler's fault
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return said[:1000] or f"ended with status {run.returncode} and built nothing"
 
 

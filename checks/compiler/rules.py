@@ -205,10 +205,12 @@ def compile_cache_not_writable(compiler: Compiler, gpus: Gpus | None, torch_buil
         variable = "TORCHINDUCTOR_CACHE_DIR" if cache.used_by == "inductor" else "TRITON_CACHE_DIR"
         why = cache.problem or "it cannot be used"
         named = f"{cache.variable}={cache.path}" if cache.variable else cache.path
+        # Triton's default lies in the home, Inductor's among the temporary files: the other one may do.
+        place = "$HOME/.cache" if variable == cache.variable or cache.used_by == "inductor" else "${TMPDIR:-/tmp}"
         return Finding(
             f"The {cache.used_by} cache cannot be used",
             (Evidence(f"{named}: {why}", fact="compiler.caches"),),
-            (Action("Use a folder of your own", f'export {variable}="$HOME/.cache/fp8-{cache.used_by}"'),),
+            (Action("Use a folder of your own", f'export {variable}="{place}/fp8-{cache.used_by}"'),),
             about=f"cache:{cache.used_by}",
             severity=Severity.ERROR if for_torch else Severity.WARNING,
         )

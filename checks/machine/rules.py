@@ -77,13 +77,14 @@ def cpu_quota_low(machine: Machine, gpus: Gpus | None) -> RuleResult:
     cores = observed(machine.usable_cores, "the number of CPU cores")
     if cores >= LEAST_CORES:
         return None
-    limits = f"quota {machine.cpu_quota_cores or 'none'}, affinity {machine.affinity_cpus} CPUs"
-    evidence = [Evidence(f"{cores:g} cores ({limits})", cores, "cores", "machine.usable_cores")]
+    counted = f"{cores:g} CPU core{'' if cores == 1 else 's'}"
+    limits = f"quota {machine.cpu_quota_cores or 'none'}, CPUs it may run on: {machine.affinity_cpus}"
+    evidence = [Evidence(f"{counted} ({limits})", cores, "cores", "machine.usable_cores")]
     if machine.cpu_throttled_share:
         text = f"stopped in {machine.cpu_throttled_share:.0%} of the scheduling periods so far"
         evidence.append(Evidence(text, machine.cpu_throttled_share, None, "machine.cpu_throttled_share"))
     return Finding(
-        f"Only {cores:g} CPU cores may be used to feed the GPU",
+        f"Only {counted} may be used to feed the GPU",
         tuple(evidence),
         (Action("Raise the CPU limit of the container, or the CPU set of the process"),),
     )

@@ -19,8 +19,20 @@ CLOSE = 0.75
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with its exit status."""
+    from fp8doctor.cli import limits
+
     _look_here_first_for_our_modules()
-    sys.exit(run(arguments))
+    if (why := limits.why_not_python()) is not None:
+        sys.exit(_complain(why))
+    try:
+        status = run(arguments)
+    except Exception:  # a fault of the doctor's own: status 1 would mean findings
+        import traceback
+
+        with contextlib.suppress(OSError, AttributeError):  # standard error is full, or closed
+            traceback.print_exc()
+        status = _complain("this is a fault of its own; what stands above tells where")
+    sys.exit(status)
 
 
 def _look_here_first_for_our_modules() -> None:

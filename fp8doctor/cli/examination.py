@@ -104,12 +104,14 @@ def refuse_no_python(python: str | None) -> None:
 
 def _run(options: api.Options, selection: Selection | None) -> tuple[Report, bool]:
     from fp8doctor import api, store
-    from fp8doctor.cli import last_report
+    from fp8doctor.cli import last_report, limits
     from fp8doctor.probing.interpreters import NoInterpreterError
     from fp8doctor.reporting.progress import Progress
 
     if selection is not None:
         options = dataclasses.replace(options, selection=selection)
+    if (why := limits.why_no_children()) is not None:
+        raise click.ClickException(why)
     try:
         with _ended_like_ctrl_c(), Progress(options.budget_s or api.BUDGET_S[options.mode]) as progress:
             report = api.examine(options, progress.observe)

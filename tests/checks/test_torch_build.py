@@ -1,9 +1,8 @@
-"""torch's rules on facts, and its probe on the real torch and on broken ones."""
+"""torch's rules, on facts."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +10,12 @@ import pytest
 from fp8doctor.checks import torch_build as subject
 from fp8doctor.checks.gpu import Gpu, Gpus
 from fp8doctor.checks.torch_build import ScaledGemm, TorchBuild, TorchDevice, product_rules, rules
-from fp8doctor.checks.torch_build.probe import ADDING, IMPORTING, STARTING, gather, installed_build
+from fp8doctor.checks.torch_build.probe import ADDING, IMPORTING, STARTING
 from fp8doctor.checks.torch_build.scaled_gemms import Case, cases
 from fp8doctor.judging.judge import Judgement, judge
 from fp8doctor.model import Finding, NotApplicable, ProbeRun, RuleResult, Severity, Unknown
 from fp8doctor.plain import to_plain
 from fp8doctor.registry import Registry
-from tests.broken_packages import BrokenSite
 
 
 def gemm(case: Case, outcome: str = "ok", error: str | None = None) -> ScaledGemm:
@@ -297,132 +295,6 @@ def test_messages_settle_the_rules_that_only_messages_show() -> None:
     registry = Registry()
     registry.collect(subject)
     assert {text.rule for text in registry.error_texts} <= set(registry.rules)
-
-
-# The probe, in a child, on what is really there.
-
-
-@pytest.mark.torch
-def test_the_real_torch_is_described(tmp_path: Path) -> None:
-    import torch
-
-    run = BrokenSite(tmp_path).probe(gather, mode="quick")
-    assert run.outcome == "ok", run.stderr_tail
-    assert run.facts.version == torch.__version__
-    assert run.facts.installed is True
-    assert run.facts.attempting is None
-    assert run.facts.import_s > 0
-    assert "float8_e4m3fn" in run.facts.float8_dtypes
-    assert run.facts.accelerator == ("cuda" if torch.version.cuda else "hip" if torch.version.hip else "cpu")
-
-
-@pytest.mark.gpu
-def test_products_on_a_real_gpu(tmp_path: Path) -> None:
-    facts = BrokenSite(tmp_path).probe(gather).facts
-    assert facts.trivial_kernel_ok
-    assert len(facts.scaled_gemms) == len(cases(None))
-    assert all(g.outcome != "wrong" for g in facts.scaled_gemms)
-
-
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [("segfault", "SIGSEGV"), ("abort", "SIGABRT"), ("undefined-symbol", "undefined symbol"), ("exit", "status 0")],
-)
-def test_an_import_that_crashes_costs_one_more_child(tmp_path: Path, fault: Any, said: Any) -> None:
-    site = BrokenSite(tmp_path)
-    site.metadata("torch", "2.99.0")
-    site.break_import("torch", fault)
-    run = site.probe(gather)
-    assert run.outcome == "ok"
-    assert said in run.facts.import_error
-    assert run.facts.version == "2.99.0"
-    assert findings(rules.torch_broken(run))
-
-
-def test_an_import_that_ends_the_interpreter_is_recorded(tmp_path: Path) -> None:
-    site = BrokenSite(tmp_path)
-    site.break_import("torch", "system-exit")
-    assert "SystemExit" in site.probe(gather).facts.import_error
-
-
-def test_an_import_that_hangs_keeps_what_the_files_said(tmp_path: Path) -> None:
-    site = BrokenSite(tmp_path)
-    site.metadata("torch", "2.99.0")
-    site.break_import("torch", "hang")
-    run = site.probe(gather, deadline_s=8.0)
-    assert run.facts.version == "2.99.0"
-    assert findings(rules.torch_broken(run))
-
-
-def test_a_module_of_ones_own_named_torch(tmp_path: Path) -> None:
-    site = BrokenSite(tmp_path)
-    site.module("torch", "__version__ = 'mine'\n")
-    run = site.probe(gather)
-    assert "AttributeError" in run.facts.import_error
-    assert findings(rules.torch_broken(run))
-
-
-@pytest.mark.parametrize("name", ["random", "torch"])
-def test_what_python_path_brings_in_place_of_others_is_named(tmp_path: Path, name: str) -> None:
-    """The site of the test stands in PYTHONPATH."""
-    site = BrokenSite(tmp_path)
-    site.module("torch", "import random\nrandom.Random(0)\n" if name == "random" else "import nothing_like_it\n")
-    if name == "random":
-        (tmp_path / "random.py").write_text("dice = 6\n")
-    run = site.probe(gather)
-    found = findings(rules.torch_broken(run))[0]
-    assert f"{name}.py" in found.actions[0].text or f"{name}/__init__.py" in found.actions[0].text
-    assert "env -u PYTHONPATH" in (found.actions[0].command or "")
-
-
-def test_a_torch_that_names_things_otherwise_is_described_as_far_as_it_goes(tmp_path: Path) -> None:
-    site = BrokenSite(tmp_path)
-    site.module("torch", "import types\n__version__ = '9.0'\nversion = types.SimpleNamespace()\n")
-    run = site.probe(gather)
-    assert (run.outcome, run.facts.version, run.facts.accelerator) == ("ok", "9.0", None)
-    assert run.facts.import_error is None
-    assert isinstance(rules.cuda_does_not_start(run, ONE_H200), Unknown)
-
-
-def test_a_folder_without_code_is_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process: the child's own torch, where there is one, would be found before a folder without code."""
-    (tmp_path / "torch").mkdir()
-    monkeypatch.setattr("sys.path", [str(tmp_path)])
-    monkeypatch.delitem(__import__("sys").modules, "torch", raising=False)
-    seen = installed_build()
-    assert seen.installed is False
-    assert seen.leftover_folder == str(tmp_path / "torch")
-    assert findings(rules.torch_missing(seen))
-
-
-# A torch that plays a GPU: enough of its surface to reach the products, which end as the test says.
-PLAYED = """
-import os, types
-__version__ = "2.99.0+cu130"
-version = types.SimpleNamespace(cuda="13.0", hip=None, xpu=None, git_version=None)
-_C = types.SimpleNamespace(_cuda_getArchFlags=lambda: "sm_80 sm_90")
-backends = types.SimpleNamespace(cudnn=types.SimpleNamespace(version=lambda: 91900))
-_properties = types.SimpleNamespace(
-    name="NVIDIA H200", major=9, minor=0, multi_processor_count=132, total_memory=150 << 30, L2_cache_size=60 << 20
-)
-cuda = types.SimpleNamespace(
-    is_available=lambda: True, init=lambda: None, device_count=lambda: 1, get_device_properties=lambda i: _properties
-)
-def ones(*args, **kwargs):
-    FAULT
-"""
-
-
-def test_a_crash_in_a_kernel_keeps_all_before_it(tmp_path: Path) -> None:
-    site = BrokenSite(tmp_path)
-    site.module("torch", PLAYED.replace("FAULT", "os.abort()"))
-    run = site.probe(gather)
-    assert run.outcome == "ok"
-    assert "SIGABRT" in run.facts.trivial_kernel_error
-    assert run.facts.cudnn == "9.19.0"
-    assert run.facts.devices[0].l2_cache_bytes == 60 << 20
-    assert run.facts.arch_list == ("sm_80", "sm_90")
-    assert findings(rules.cuda_does_not_start(ran(run.facts), ONE_H200))
 
 
 def test_facts_survive_the_way_to_json() -> None:

@@ -150,12 +150,11 @@ def _files_in_the_way() -> Iterator[Fault]:
         "python-path", "PYTHONPATH brings another torch, which does not import", "torch-broken", "PYTHONPATH",
         _second_torch,
     )  # fmt: skip
-    for name in ("random", "types", "torch"):
+    for name in ("random", "json", "torch"):
         yield _fault(
             f"{name}.py-here", f"the working directory has a file named {name}.py", "torch-missing", "install torch",
             _beside_us(f"{name}.py"),
         )  # fmt: skip
-    # engine: the doctor's own children import this random.py, too, and then NVML cannot be read.
     yield _fault(
         "random.py-in-python-path", "PYTHONPATH has a file named random.py, and torch imports it", "torch-broken",
         r"random\.py", _own_random, also=("libraries", "compiler"),
