@@ -18,12 +18,12 @@ GONE = ("GPU_IS_LOST", "RESET_REQUIRED", "IRQ_ISSUE", "INSUFFICIENT_POWER", NO_A
 CLOCK_GRAPHICS, CLOCK_SM, CLOCK_MEMORY = 0, 1, 2
 TEMPERATURE_GPU = 0
 ENABLED = 1
-# How long a call on an opened library may take; they take milliseconds.
-PATIENCE_S = 3.0
-# Once one did not return, others may wait for the lock that it holds: they are not waited for as long.
-PATIENCE_AFTERWARDS_S = 0.5
-# Opening it wakes every GPU that no persistence daemon keeps awake, which takes seconds.
+# Opening the library wakes every GPU that no persistence daemon keeps awake, which takes seconds.
 OPENING_PATIENCE_S = 4.0
+# Calls on an opened library take milliseconds, more where the driver is busy: they get half of that, at least this.
+PATIENCE_S = 3.0
+# Once one did not return, others may wait for the lock that it holds: they get this part of it.
+PART_AFTERWARDS = 1 / 6
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons (constants nvmlClocksEventReason* of nvidia-ml-py; older drivers call
 # them throttle reasons, with the same bits).
@@ -76,7 +76,8 @@ class Nvml:
         self.last_error: str | None = None
         self._gone: str | None = None
         self._caller = ThreadPoolExecutor(max_workers=1)
-        self._patience_s = PATIENCE_S
+        self._patience_s = max(patience_s / 2, PATIENCE_S)
+        self._hung = False
         try:
             self._call("nvmlInit", (), max(patience_s, OPENING_PATIENCE_S))
         except NoAnswerError as error:
@@ -94,9 +95,9 @@ class Nvml:
             if self._gone is not None and self._gone.startswith(NO_ANSWER):
                 return None
             try:
-                return self._call(name, arguments, self._patience_s)
+                return self._call(name, arguments, self._patience_s * (PART_AFTERWARDS if self._hung else 1))
             except NoAnswerError as error:
-                self._patience_s = PATIENCE_AFTERWARDS_S
+                self._hung = True
                 self._gone = self.last_error = f"{NO_ANSWER}: {error}"
             except Exception as error:  # NVMLError, or AttributeError from an older binding
                 name = self._name(error)
