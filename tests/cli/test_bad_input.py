@@ -164,3 +164,12 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     place = tmp_path / "facts.json"
     place.write_text(json.dumps(ENVELOPE))
     assert "cannot write /dev/full: No space left" in complaint("diagnose", str(place), "--json", "/dev/full")
+
+
+def test_an_installation_that_lacks_a_dependency_is_no_finding_about_the_box() -> None:
+    """Status 1 would say that something was found."""
+    broken = "import sys; sys.modules['rich'] = None; from fp8doctor.cli import main; main(['demo'])"
+    done = subprocess.run([sys.executable, "-c", broken], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == "fp8doctor: this is a fault of its own; what stands above tells where"

@@ -37,7 +37,7 @@ def faults() -> Iterator[Fault]:
     yield _fault("missing", "no torch is installed", "torch-missing", r"install torch", lambda ground: None)
     yield _fault(
         "cpu-build", "torch's real CPU build is installed", "cpu-only-torch", r"--force-reinstall torch",
-        lambda ground: ground.real_torch(), real=True,
+        lambda ground: ground.real_torch(), real=True, budget_s=30,
     )  # fmt: skip
     yield from _imports_that_fail()
     yield from _halves()
