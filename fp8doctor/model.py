@@ -32,6 +32,10 @@ Settles = Literal["hardware", "software", "runs"]
 Basis = Literal["measured", "estimated", "known"]
 Clock = Literal["device", "call"]
 Mode = Literal["quick", "default", "thorough", "bench"]
+# How the words begin for what was ended: a step of which nothing was heard, and a probe as a whole.
+NO_ANSWER = "no answer"
+NO_END = "no end"
+
 ProbeOutcome = Literal["ok", "exception", "timeout", "signal", "exit", "garbage", "skipped", "not-observed"]
 ExhibitKind = Literal["bars", "table", "heatmap", "lines", "roofline"]
 TraitKind = Literal["hardware", "software", "setting", "condition", "method"]

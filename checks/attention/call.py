@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fp8doctor.checks.torch_build.numerics import TOLERANCE, relative_error
+from fp8doctor.model import NO_ANSWER
 from fp8doctor.raised import in_words
 
 # The head dimension that every FlashAttention build has (a build may leave out others) and cuDNN takes.
@@ -119,6 +120,6 @@ def torch_failed(how: str | None) -> str:
 
 def ended_as(how: str | None) -> tuple[str, str]:
     """Outcome and words for the step that ended the child before this one."""
-    if how == "SIGALRM" or (how or "").startswith("no answer"):  # by its own limit, or by the engine's
+    if how == "SIGALRM" or (how or "").startswith(NO_ANSWER):  # by its own limit, or by the engine's
         return "timeout", "it did not come back within its time limit"
     return "crashed", f"it ended the process: {how or 'nobody saw how'}"

@@ -14,6 +14,7 @@ from fp8doctor.checks.flash_attention.faults import (
     unless_ran,
 )
 from fp8doctor.checks.libraries.facts import Libraries
+from fp8doctor.checks.libraries.importing import patience
 from fp8doctor.checks.torch_build.no_image import missing_symbol_of
 from fp8doctor.model import Action, Evidence, Finding, Messages, NotApplicable, RuleResult, Severity, Verdict, observed
 from fp8doctor.registry import rule
@@ -118,9 +119,14 @@ def does_not_run(flash: FlashAttention) -> RuleResult:
         return Finding(
             title=f"{name_of(item)} is listed as installed, and its code is not there"
             if without_code
+            else f"{name_of(item)} gave no answer"
+            if item.outcome == "timeout"
             else f"{name_of(item)} is installed and does not run",
             evidence=(said(item),),
-            actions=remove_or_rebuild(item),
+            actions=(
+                *([patience(item.module or "flash_attn")] if item.outcome == "timeout" else []),
+                *remove_or_rebuild(item),
+            ),
             about=about(item),
         )
 

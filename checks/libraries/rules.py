@@ -61,7 +61,7 @@ def _loaded(libraries: Libraries) -> tuple[LoadedLibrary, ...] | NotApplicable:
     return observed(libraries.loaded, "the loaded libraries")
 
 
-@rule("LIB001", "cudnn-mixed-libraries", Severity.ERROR, scope="box")
+@rule("LIB001", "cudnn-mixed-libraries", Severity.ERROR, scope="box", explains=("cudnn-too-old",))
 def cudnn_mixed_libraries(libraries: Libraries) -> RuleResult:
     """cuDNN's parts are loaded from two places, or in two versions.
 
@@ -97,7 +97,7 @@ def cudnn_mixed_libraries(libraries: Libraries) -> RuleResult:
         (*map(_seen, shown), *(failed if libraries.cudnn_error else [])),
         (
             Action("See which cuDNN packages the system has", "ldconfig -p | grep libcudnn"),
-            Action("Start without the folders that LD_LIBRARY_PATH adds", "unset LD_LIBRARY_PATH"),
+            Action("Start without what the environment gives the loader first", "unset LD_PRELOAD LD_LIBRARY_PATH"),
         ),
         severity=Severity.ERROR if libraries.cudnn_error else Severity.WARNING,
     )

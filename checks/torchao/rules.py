@@ -6,6 +6,7 @@ import re
 
 from fp8doctor.checks.gpu import Gpus
 from fp8doctor.checks.gpu.facts import capability
+from fp8doctor.checks.libraries.importing import hung, patience
 from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.checks.torchao.facts import (
     ABOUT,
@@ -67,14 +68,15 @@ def _pair(torch_version: str | None) -> str | None:
     return next((ao for least, ao in PAIRS if version >= least), None)
 
 
-def match(torch_version: str | None) -> Action:
-    """What to install beside this torch."""
+def match(torch_version: str | None, installed: str | None = None) -> Action:
+    """What to install beside this torch; over what is installed, if that is the right version and broken."""
     wanted = _pair(torch_version)
     if wanted is None:
         return Action("Take the pair of versions from https://github.com/pytorch/ao/issues/2919")
+    again = "--force-reinstall " if installed is not None and installed.partition("+")[0] == wanted else ""
     return Action(
         f"Take the torchao whose kernels were built for torch {torch_version}",
-        f"python -m pip install --no-deps torchao=={wanted}",
+        f"python -m pip install {again}--no-deps torchao=={wanted}",
     )
 
 
@@ -149,7 +151,7 @@ def kernels_not_loaded(
             Evidence(f"torchao {ao.version} with torch {ao.torch_version}", fact="torchao.version"),
             Evidence("dense FP8 layers do not use these kernels"),
         ),
-        actions=(match(ao.torch_version),),
+        actions=(match(ao.torch_version, ao.version),),
         about=ABOUT,
         severity=Severity.WARNING if needs_them else Severity.INFO,
     )
@@ -180,13 +182,15 @@ def kernels_end_the_process(run: ProbeRun[Torchao]) -> Finding | NotApplicable |
     if not seen.imports_without_kernels:
         return None
     return Finding(
-        title="Importing torchao ends the process: its kernels were built for another torch",
+        title="Loading torchao's kernels comes to no end"
+        if hung(error)
+        else "Importing torchao ends the process: its kernels were built for another torch",
         evidence=(
             Evidence(f"import torchao: {error}", fact="torchao.import_error"),
             Evidence("without its kernels it imports", fact="torchao.imports_without_kernels"),
             Evidence(f"torchao {seen.version} with torch {seen.torch_version}", fact="torchao.version"),
         ),
-        actions=(match(seen.torch_version),),
+        actions=(match(seen.torch_version, seen.version),),
         about=ABOUT,
     )
 
@@ -210,16 +214,18 @@ def import_fails(run: ProbeRun[Torchao]) -> Finding | NotApplicable | None:
     error = import_failure(run)
     if error is None or run.facts is None or run.facts.imports_without_kernels:
         return None
+    no_end = hung(error)
     also = run.facts.imports_without_kernels is False or run.facts.attempting == IMPORTING_WITHOUT_KERNELS
     return Finding(
-        title="torchao cannot be imported",
+        title="Importing torchao came to no end" if no_end else "torchao cannot be imported",
         evidence=(
             Evidence(f"import torchao: {error}", fact="torchao.import_error"),
             *((Evidence("without its kernels it fails, too", fact="torchao.imports_without_kernels"),) if also else ()),
             Evidence(f"torchao {run.facts.version} with torch {run.facts.torch_version}", fact="torchao.version"),
         ),
-        actions=(match(run.facts.torch_version),),
+        actions=(*([patience("torchao")] if no_end else []), match(run.facts.torch_version, run.facts.version)),
         about=ABOUT,
+        severity=Severity.WARNING if no_end else None,
     )
 
 

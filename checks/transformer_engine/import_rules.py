@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from fp8doctor.checks.libraries.facts import Libraries
+from fp8doctor.checks.libraries.importing import hung, patience
 from fp8doctor.checks.torch_build.no_image import missing_symbol_of
 from fp8doctor.checks.transformer_engine.facts import ABOUT, ABSENT, IMPORTING, TransformerEngine
 from fp8doctor.checks.transformer_engine.texts import ONE_CUDNN, REINSTALL, UPGRADE_CUDNN, import_cause
@@ -151,7 +153,11 @@ def import_fails(run: ProbeRun[TransformerEngine]) -> Finding | NotApplicable | 
     Sources: transformer_engine/common/__init__.py and pytorch/attention/dot_product_attention/backends.py, 2.20.2.
     """
     error = None if run.facts is None or run.facts.installed is False else import_failure(run)
-    return _import_finding(run, "te-import-fails", "Transformer Engine cannot be imported", *_mend(error or ""))
+    if not hung(error):
+        return _import_finding(run, "te-import-fails", "Transformer Engine cannot be imported", *_mend(error or ""))
+    actions = (patience("transformer_engine.pytorch"), *_mend(""))
+    found = _import_finding(run, "te-import-fails", "Importing Transformer Engine came to no end", *actions)
+    return replace(found, severity=Severity.WARNING) if isinstance(found, Finding) else found
 
 
 def _mend(error: str) -> tuple[Action, ...]:

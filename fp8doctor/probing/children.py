@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fp8doctor.model import Facts, ProbeRun, Request
+from fp8doctor.model import NO_END, Facts, ProbeRun, Request
 from fp8doctor.plain import to_plain
 from fp8doctor.probing.process import OUTPUT_TAIL_BYTES, Child
 from fp8doctor.specs import Probe
@@ -93,7 +93,7 @@ def run_probe(
         except ValueError as error:
             outcome, detail = "garbage", str(error)
     if outcome == "timeout" and notes:
-        detail = f"no end after {deadline_s:.0f} s in all; a fresh child had gone on after: {'; '.join(notes)}"
+        detail = f"{NO_END} after {deadline_s:.0f} s in all; a fresh child had gone on after: {'; '.join(notes)}"
     if outcome == "ok" and notes:
         detail = f"went on in a fresh child after: {'; '.join(notes)}"
     tail = bytes(ended.said.output[-OUTPUT_TAIL_BYTES:]).decode("utf-8", "replace").strip()

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import psutil
 
-from fp8doctor.model import ProbeOutcome
+from fp8doctor.model import NO_ANSWER, NO_END, ProbeOutcome
 
 CHILD_SCRIPT = Path(__file__).with_name("child.py")
 # Bounds on what a child may make us keep: one record, and the end of what it printed.
@@ -25,8 +25,6 @@ OUTPUT_TAIL_BYTES = 16 << 10
 KILL_GRACE_S = 2.0
 # How long to read on after the end of a child, where a process that escaped it still holds its pipes.
 DRAIN_S = 1.0
-# How the end of a child is described that said nothing for too long.
-NO_ANSWER = "no answer"
 
 
 @dataclass
@@ -175,7 +173,7 @@ def _judge(why: str, status: int | None, said: Running, after_s: float) -> Ended
         return Ended("skipped", "interrupted", said)
     if why in ("deadline", "quiet"):
         stuck = "; it could not be killed and was left behind" if status is None else ""
-        return Ended("timeout", f"{'no end' if why == 'deadline' else NO_ANSWER} after {after_s:.0f} s{stuck}", said)
+        return Ended("timeout", f"{NO_END if why == 'deadline' else NO_ANSWER} after {after_s:.0f} s{stuck}", said)
     if said.garbage:
         return Ended("garbage", said.garbage, said)
     if said.done:
