@@ -46,6 +46,8 @@ class Libraries(Facts, key="libraries"):
     complete: bool | None = None
     # Names with several versions in one and the same folder -> the versions.
     duplicates: dict[str, tuple[str, ...]] | None = None
+    # Modules of which there are folders without code of their own and no distribution -> the folders.
+    left_over: dict[str, tuple[str, ...]] | None = None
     overwritten: tuple[Overwritten, ...] | None = None
     # Loaded after importing torch and, with a GPU, using cuDNN and cuBLASLt once.
     loaded: tuple[LoadedLibrary, ...] | None = None

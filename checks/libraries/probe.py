@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import Distribution, PackageNotFoundError, distributions, requires
+from importlib.util import find_spec
 from pathlib import Path
 
 from fp8doctor.checks.libraries.facts import Libraries, LoadedLibrary, Overwritten
@@ -34,6 +35,9 @@ ASKED_FOR = (
     "onnxruntime-gpu", "jax", "tensorrt", "nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cudnn-cu12",
     "nvidia-cudnn-cu13",
 )  # fmt: skip
+# Modules that programs look for by name, and the beginning of the names of their distributions. FlashAttention's and
+# torch's own subjects look after theirs.
+NAMED = {"transformer_engine": "transformer-engine", "torchao": "torchao", "triton": "triton", "xformers": "xformers"}
 CUDA_LIBRARY = r"(lib(?:cudnn|cublas|cublasLt|cudart|nvrtc|nccl|cuda)(?:_\w+)?)\.so(?:\.([\d.]+))?$"
 
 
@@ -41,6 +45,8 @@ CUDA_LIBRARY = r"(lib(?:cudnn|cublas|cublasLt|cudart|nvrtc|nccl|cuda)(?:_\w+)?)\
 def gather(request: Request) -> Iterator[Libraries]:
     """Listing packages and loaded CUDA libraries."""
     facts = from_plain(Libraries, request.so_far) if request.so_far else installed_packages(distributions())
+    if facts.left_over is None:
+        facts = replace(facts, left_over=left_over(facts.installed or ()))
     tried = facts.attempting
     if tried is None:
         yield facts
@@ -94,6 +100,19 @@ def installed_packages(found: Iterable[Distribution]) -> Libraries:
         overwritten=tuple(Overwritten(file, tuple(sorted(o))) for file, o in sorted(owners.items()) if len(o) > 1),
         torch_requires_cublas=_required_cublas(),
     )
+
+
+def left_over(installed: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Modules that Python would find as folders without code, though no distribution brings them."""
+    found = {}
+    for module, distribution in NAMED.items():
+        try:
+            spec = find_spec(module)
+        except (ImportError, ValueError):
+            continue
+        if spec is not None and spec.origin is None and not any(name.startswith(distribution) for name in installed):
+            found[module] = tuple(spec.submodule_search_locations or ())
+    return found
 
 
 def _metadata(distribution: Distribution, field: str) -> str:

@@ -284,3 +284,34 @@ def packages_overwrite_each_other(libraries: Libraries) -> RuleResult:
         )
         for owners, files in pairs.items()
     ] or None
+
+
+@rule("LIB007", "left-over-folder", Severity.WARNING, scope="box")
+def left_over_folder(libraries: Libraries) -> RuleResult:
+    """A folder has the name of a package that is not installed.
+
+    What it means: Python takes any folder of that name for a package, also the empty one that an uninstallation leaves
+    behind (compiled files of an older run, files of one's own). `importlib.util.find_spec` then finds the package, and
+    `import` succeeds; nothing is in it.
+
+    Why it costs time: programs that ask only whether the name is there choose the package and fail at the next line.
+
+    What to do: delete the folder, after a look at what is in it.
+
+    Sources: Python's rules for namespace packages (PEP 420); importlib.metadata of the examined environment.
+    """
+    found = observed(libraries.left_over, "folders without a package")
+    return [
+        Finding(
+            f"A folder named {module} is there, and no package of that name is installed",
+            tuple(Evidence(f"found: {folder}", fact=f"libraries.left_over.{module}") for folder in folders),
+            (
+                Action(
+                    "Delete the folder, after a look at what is in it.",
+                    f"python -c \"import {module}; print(*{module}.__path__, sep='\\n')\"",
+                ),
+            ),
+            about=f"package:{module.replace('_', '-')}",
+        )
+        for module, folders in found.items()
+    ] or None

@@ -78,7 +78,9 @@ def _installed() -> Torchao:
         version = metadata.version("torchao")
     except metadata.PackageNotFoundError:
         version = None
-    present = version is not None or importlib.util.find_spec("torchao") is not None
+    spec = importlib.util.find_spec("torchao")
+    # A folder without code, which an uninstallation leaves behind, is no package.
+    present = version is not None or (spec is not None and spec.origin is not None)
     return Torchao(installed=present, version=version, kernels_switched_off=os.environ.get(SWITCH) == "1")
 
 

@@ -195,7 +195,7 @@ def kernels_end_the_process(run: ProbeRun[Torchao]) -> Finding | NotApplicable |
     )
 
 
-@rule("AO003", "torchao-import-fails", Severity.ERROR, scope="box")
+@rule("AO003", "torchao-import-fails", Severity.ERROR, scope="box", explains=("torch-symbol-missing",))
 def import_fails(run: ProbeRun[Torchao]) -> Finding | NotApplicable | None:
     """torchao cannot be imported.
 

@@ -80,7 +80,9 @@ def _installed() -> TransformerEngine:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    present = bool(packages) or importlib.util.find_spec("transformer_engine") is not None
+    spec = importlib.util.find_spec("transformer_engine")
+    # A folder without code, which an uninstallation leaves behind, is no package.
+    present = bool(packages) or (spec is not None and spec.origin is not None)
     version = packages.get("transformer-engine") or next(iter(packages.values()), None)
     return TransformerEngine(installed=present, version=version, packages=packages)
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MINIMUM = (3, 10)
+# A virtual environment on a cold network disk starts in seconds.
+ANSWER_S = 15.0
+_STARTED = "fp8doctor: started"
 _ASK = "import sys; print('%d.%d' % sys.version_info[:2])"
 
 
@@ -55,23 +58,39 @@ def _file_of(python: str) -> str:
 
 def _checked(python: str) -> str:
     try:
-        answer = subprocess.run(
-            # Not -I, which Python 2 does not know.
-            [python, "-E", "-s", "-S", "-c", _ASK],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            stdin=subprocess.DEVNULL,
-        )
-        major, minor = answer.stdout.strip().split(".")
+        # Not -I, which Python 2 does not know.
+        major, minor = _asked(python, "-E", "-s", "-S", "-c", _ASK).stdout.strip().split(".")
         version = (int(major), int(minor))
     except FileNotFoundError:
         raise NoInterpreterError(f"{python}: no such file") from None
     except subprocess.TimeoutExpired:
-        raise NoInterpreterError(f"{python}: did not answer within 20 s") from None
+        raise NoInterpreterError(f"{python}: did not answer within {ANSWER_S:.0f} s") from None
     except (OSError, ValueError):
         raise NoInterpreterError(f"{python}: not a Python interpreter") from None
     if version < MINIMUM:
         wanted = ".".join(map(str, MINIMUM))
         raise NoInterpreterError(f"{python}: is Python {major}.{minor}; {wanted} or newer can be examined")
+    _started(python)
     return python
+
+
+def _started(python: str) -> None:
+    """Start it as the children are, with what its site-packages run at each start (sitecustomize, .pth files)."""
+    try:
+        answer = _asked(python, "-c", f"print({_STARTED!r})")
+    except subprocess.TimeoutExpired:
+        raise NoInterpreterError(f"{python}: did not start within {ANSWER_S:.0f} s") from None
+    if _STARTED not in answer.stdout:
+        said = next(reversed(answer.stderr.strip().splitlines()), f"it ended with status {answer.returncode}")
+        raise NoInterpreterError(f"{python}: does not start: {said[:300]}")
+
+
+def _asked(python: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [python, *arguments],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=ANSWER_S,
+        stdin=subprocess.DEVNULL,
+    )

@@ -303,3 +303,22 @@ def test_on_a_real_gpu(tmp_path: Path) -> None:
     assert facts.cudnn_version
     assert facts.cublaslt_version
     assert facts.loaded_as("libcudnn_graph")
+
+
+def test_a_folder_that_an_uninstallation_left_is_named(tmp_path: Path) -> None:
+    (tmp_path / "transformer_engine" / "__pycache__").mkdir(parents=True)
+    run = BrokenSite(tmp_path).probe(gather, environment={"PYTHONNOUSERSITE": "1"})
+    assert run.facts.left_over == {"transformer_engine": (str(tmp_path / "transformer_engine"),)}
+    finding = one(rules.left_over_folder(run.facts))
+    assert finding.title == "A folder named transformer_engine is there, and no package of that name is installed"
+
+
+def test_a_package_is_no_left_over(tmp_path: Path) -> None:
+    site = BrokenSite(tmp_path)
+    site.metadata("transformer-engine-torch", "2.20.2")
+    (tmp_path / "transformer_engine").mkdir()
+    site.module("torchao", "")
+    run = site.probe(gather)
+    assert run.facts.left_over == {}
+    assert rules.left_over_folder(run.facts) is None
+    assert isinstance(rules.left_over_folder(Libraries()), Unknown)

@@ -103,3 +103,25 @@ def test_a_refusal_does_not_wait_for_one_that_says_nothing(tmp_path: Path) -> No
     python.chmod(0o755)
     with pytest.raises(NoInterpreterError):
         choose(str(python))
+
+
+@pytest.mark.parametrize(
+    ("customized", "said"),
+    [
+        ("raise SystemExit(3)", "it ended with status 3"),
+        ("import os, sys; sys.stderr.write('no licence\\n'); sys.stderr.flush(); os._exit(0)", "no licence"),
+    ],
+)
+def test_a_python_that_does_not_start_is_refused_with_what_it_says(tmp_path: Path, customized: str, said: str) -> None:
+    venv.create(tmp_path / "environment", symlinks=True, with_pip=False)
+    (site_packages,) = tmp_path.glob("environment/lib/python*/site-packages")
+    (site_packages / "sitecustomize.py").write_text(customized)
+    with pytest.raises(NoInterpreterError, match=f"python: does not start: {said}"):
+        choose(str(tmp_path / "environment"))
+
+
+def test_a_python_that_prints_when_it_starts_is_examined(tmp_path: Path) -> None:
+    venv.create(tmp_path / "environment", symlinks=True, with_pip=False)
+    (site_packages,) = tmp_path.glob("environment/lib/python*/site-packages")
+    (site_packages / "sitecustomize.py").write_text("print('welcome', 3.11)\nraise ImportError('and no more')")
+    assert choose(str(tmp_path / "environment")).chosen == "--python"

@@ -117,7 +117,6 @@ def _startup() -> Iterator[Fault]:
     yield _fault("sitecustomize-raises", "the sitecustomize of the examined Python raises", _customized(raises))
     yield _fault("sitecustomize-prints", "the sitecustomize of the examined Python prints", _customized(prints))
     yield _fault("pth-raises", "a .pth file of the examined Python raises", _pth(b"import nothing_like_it\n"))
-    # engine: it must be said at once that this Python does not start; each probe meets it by itself, and says nothing.
     for name, words, plant in (
         ("sitecustomize-exits", "its sitecustomize ends it", _customized("raise SystemExit(3)\n")),
         ("pth-exits", "a .pth file ends it", _pth(b"import sys; sys.exit(3)\n")),

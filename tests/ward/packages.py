@@ -157,8 +157,9 @@ def faults() -> Iterator[Fault]:
     )
     for package in (TE, TORCHAO):
         yield _fault(
-            package, "namespace", "an uninstallation left its empty folder", _namespace, package.fails, r"install"
-        )
+            package, "namespace", "an uninstallation left its empty folder", _namespace,
+            "left-over-folder", "Delete", also=("libraries",),
+        )  # fmt: skip
 
 
 def _fault(

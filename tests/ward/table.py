@@ -111,7 +111,8 @@ def _on_gpu(said: list[dict[str, object]]) -> Iterator[str]:
         wanted = [a for a in actions if re.search(str(one["fix"]), a, re.IGNORECASE)]
         right = one["first"] == one["expected"] and one["in_time"] and not one["left_running"]
         mark = "" if right else " **(not as it should be)**"
-        yield f"| {_cell(str(one['planted']))} | {_cell(words)}{mark} | {_cell(next(iter(wanted), ''))} | {one['seconds']} |"
+        cells = (_cell(str(one["planted"])), _cell(words) + mark, _cell(next(iter(wanted), "")), str(one["seconds"]))
+        yield f"| {' | '.join(cells)} |"
 
 
 def _cell(text: str) -> str:

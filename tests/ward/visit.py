@@ -108,8 +108,13 @@ def diagnose(fault: Fault, report: dict[str, Any]) -> Diagnosis:
         untouched = {rule["id"]: rule["outcome"] for rule in _judged(bed)["outcomes"]}
         report = _judged(_in_bed(fault, bed, report))
         concerned = set(fault.seen_by) | set(fault.quiet_probes)
+        by_messages = {one["rule"] for one in report["facts"]["messages"]["messages"]}
         for rule in report["outcomes"]:
-            if not concerned & _needs(rule["id"]) and untouched.get(rule["id"]) != rule["outcome"]:
+            if (
+                rule["id"] not in by_messages
+                and not concerned & _needs(rule["id"])
+                and untouched.get(rule["id"]) != rule["outcome"]
+            ):
                 disturbed.append(f"{rule['id']}: {untouched.get(rule['id'])} -> {rule['outcome']}")
     grave = [one for one in report["findings"] if one["severity"] != "info" or fault.first == one["name"]]
     leading = grave[0] if grave else None
