@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+Run = subprocess.CompletedProcess[str]
 BOT = Path(__file__).resolve().parent.parent / "examples" / "bot"
+main = runpy.run_path(str(BOT / "comment.py"), run_name="comment")["main"]
 LOGS = Path(__file__).resolve().parent / "serving_logs"
 TOKEN = "ghs_0123456789abcdefghijklmnopqrstuvwxyzAB"
 
@@ -22,12 +27,28 @@ def event(body: str | None, title: str = "FP8 is slow", **more: Any) -> dict[str
     return {"action": "opened", "issue": {"number": 7, "title": title, "body": body, "user": person, **more}}
 
 
-def run(tmp_path: Path, document: object, *arguments: str) -> subprocess.CompletedProcess[str]:
-    file = tmp_path / "event.json"
-    file.write_text(document if isinstance(document, str) else json.dumps(document))
-    environment = {**os.environ, "GITHUB_EVENT_PATH": str(file), "GH_TOKEN": TOKEN, "GITHUB_TOKEN": TOKEN}
+def process(tmp_path: Path, document: object, *arguments: str) -> Run:
+    """The script as the workflow runs it."""
     command = [sys.executable, str(BOT / "comment.py"), *arguments]
+    environment = {**os.environ, **event_in(tmp_path, document)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def run(tmp_path: Path, document: object, *arguments: str) -> Run:
+    """The script's own function, in this process: most of the script's time is an interpreter's start."""
+    out, error = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
+        for name, value in event_in(tmp_path, document).items():
+            patch.setenv(name, value)
+        status = main(list(arguments))
+    return Run(arguments, status, out.getvalue(), error.getvalue())
+
+
+def event_in(folder: Path, document: object) -> dict[str, str]:
+    """The environment of a workflow that was begun by this event."""
+    file = folder / "event.json"
+    file.write_text(document if isinstance(document, str) else json.dumps(document))
+    return {"GITHUB_EVENT_PATH": str(file), "GH_TOKEN": TOKEN, "GITHUB_TOKEN": TOKEN}
 
 
 def said(tmp_path: Path, document: object) -> str:
@@ -50,6 +71,13 @@ def test_a_log_is_answered_with_verdict_findings_and_next_steps(tmp_path: Path) 
     assert "Install fp8doctor on the machine as its README says" in text
     assert "```sh\nfp8doctor --markdown\n```" in text
     assert len(text) < 8_000
+
+
+def test_the_script_says_the_same_as_the_workflow_runs_it(tmp_path: Path) -> None:
+    ended = process(tmp_path, event(VLLM))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, said(tmp_path, event(VLLM)), "")
+    none = process(tmp_path, "[1, 2")
+    assert (none.returncode, none.stdout, none.stderr) == (2, "", "no event can be read: JSONDecodeError\n")
 
 
 def test_an_error_is_answered_with_its_fix(tmp_path: Path) -> None:

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.checks.test_pipeline_folder import INDEX, laid_out, write
-
-
-def complaint(*arguments: str) -> str:
-    run = subprocess.run(
-        [sys.executable, "-m", "fp8doctor", "bench", *arguments], capture_output=True, text=True, timeout=60
-    )
-    assert run.returncode == 2, run.stderr
-    assert run.stdout == ""
-    assert run.stderr.startswith("fp8doctor: ")
-    assert len(run.stderr.splitlines()) == 1, run.stderr
-    return run.stderr
+from tests.command import called, complaint
 
 
 @pytest.mark.parametrize(
@@ -35,28 +23,24 @@ def complaint(*arguments: str) -> str:
     ],
 )
 def test_wrong_calls(arguments: tuple[str, ...], says: str) -> None:
-    assert says in complaint(*arguments)
+    assert says in complaint("bench", *arguments)
 
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:
-    said = complaint("--pipeline", str(tmp_path), "-o", str(tmp_path / "out"))
+    said = complaint("bench", "--pipeline", str(tmp_path), "-o", str(tmp_path / "out"))
     assert "it has no model_index.json, which every pipeline of diffusers has" in said
 
 
 def test_a_folder_with_a_part_missing(tmp_path: Path) -> None:
     write(tmp_path / "model_index.json", INDEX)
-    assert "its part scheduler is missing" in complaint("--pipeline", str(tmp_path))
+    assert "its part scheduler is missing" in complaint("bench", "--pipeline", str(tmp_path))
 
 
-def test_a_folder_whose_images_cannot_be_drawn_here_still_gives_a_report(tmp_path: Path) -> None:
+def test_a_folder_whose_images_cannot_be_drawn_here_still_gives_a_report(tmp_path: Path, other_python: str) -> None:
     out = tmp_path / "out"
     folder = laid_out(tmp_path / "painter")
-    run = subprocess.run(
-        [sys.executable, "-m", "fp8doctor", "bench", "--pipeline", str(folder), "-o", str(out), "--budget", "55"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    asked = ("--pipeline", str(folder), "-o", str(out), "--budget", "55", "--python", other_python)
+    run = called("bench", *asked)
     assert run.returncode in (0, 1), run.stderr
     assert "Traceback" not in run.stdout + run.stderr
     facts = json.loads((out / "report.json").read_text(encoding="utf-8"))["facts"]["pipeline"]
