@@ -108,7 +108,7 @@ def test_a_refusal_does_not_wait_for_one_that_says_nothing(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("customized", "said"),
     [
-        ("raise SystemExit(3)", "it ended with status 3"),
+        ("import os; os._exit(3)", "it ended with status 3"),
         ("import os, sys; sys.stderr.write('no licence\\n'); sys.stderr.flush(); os._exit(0)", "no licence"),
     ],
 )

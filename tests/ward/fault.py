@@ -27,6 +27,10 @@ SECRETS = {
 }
 
 
+class CannotPlantError(Exception):
+    """This machine lacks what a fault is built with."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One broken box.

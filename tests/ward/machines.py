@@ -8,9 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.ward.fault import Fault, Ground
+from tests.conftest import PYENV
+from tests.ward.fault import CannotPlantError, Fault, Ground
 
 Plant = Callable[[Ground], None]
 
@@ -212,11 +211,12 @@ def _write(file: Path, content: bytes) -> None:
 
 def _other_python(name: str) -> Plant:
     def plant(ground: Ground) -> None:
-        other = shutil.which(name)
+        found = sorted(PYENV.glob(f"versions/{name.removeprefix('python')}.*/bin/python"))
+        other = str(found[0]) if found else shutil.which(name)
         folder = ground.folder / "other"
         made = other and subprocess.run([other, "-m", "venv", "--without-pip", str(folder)], check=False).returncode
         if made != 0 or sys.version_info[:2] == tuple(map(int, name.removeprefix("python").split("."))):
-            pytest.skip(f"there is no {name} that could be examined by another")
+            raise CannotPlantError(f"there is no {name} that could be examined by another")
         (folder / "lib" / name / "site-packages" / "triton.py").write_text("__version__ = '3.6.0'\n")
         ground.arguments += ["--python", str(folder)]
 

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 import fp8doctor
-from tests.ward.fault import HEALTHY, SECRETS, Fault, Ground, may_mount
+from tests.ward.fault import HEALTHY, SECRETS, CannotPlantError, Fault, Ground, may_mount
 
 BOXES = Path(__file__).parent.parent / "boxes"
 # Over its budget: what the command may take to end what hangs, to judge and to print (see `checks` in the issue form).
@@ -95,7 +94,7 @@ def examine(fault: Fault, folder: Path) -> tuple[Visit, Diagnosis | None]:
     ground = Ground(folder)
     fault.plant(ground)
     if ground.mounts and not may_mount():
-        pytest.skip("this user may have no mount namespace of his own")
+        raise CannotPlantError("this user may have no mount namespace")
     seen = visit(ground, fault.budget_s)
     return seen, None if seen.report is None else diagnose(fault, seen.report)
 
