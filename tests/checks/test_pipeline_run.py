@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import pytest
 
 from fp8doctor import api, store
 from fp8doctor.checks.pipeline.facts import ImageRung, PipelineRun
+from fp8doctor.checks.pipeline.probe import gather
 from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.checks.torch_build.facts import TorchDevice
 from fp8doctor.judging.report import Report
@@ -25,6 +25,7 @@ from fp8doctor.model import Facts, ProbeRun, Request
 from fp8doctor.plain import to_plain
 from fp8doctor.probing.schedule import Plan, Schedule, child_environment
 from tests import small_pipeline
+from tests.command import called
 
 pytestmark = pytest.mark.torch
 
@@ -50,17 +51,26 @@ def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_pipeline.dit(tmp_path_factory.mktemp("saved") / "dit")
 
 
+# Told that there is a device, the probe takes what torch has.
+WITH_A_DEVICE = TorchBuild(installed=True, devices=(TorchDevice(),))
+
+
 def drawn(folder: Path, **asked: Any) -> ProbeRun[Facts]:
-    """How the probe ends in a child of its own, told that there is a device: then it takes what torch has."""
+    """How the probe ends in a child of its own."""
     registry = api.knowledge()
     alone = replace(registry, probes={"pipeline": registry.probes["pipeline"]})
-    resume = asked.pop("resume", {})
-    budget_s = asked.pop("budget_s", 110.0)
-    request = Request(mode="bench", pipeline=str(folder), epoch_s=time.monotonic(), **{"steps": 2, **asked})
+    request = Request(mode="bench", pipeline=str(folder), epoch_s=time.monotonic(), steps=2, **asked)
     environment, _ = child_environment(registry.cache_variables, None)
-    schedule = Schedule(Plan(alone, request, sys.executable, budget_s, environment, store.decode_facts, resume=resume))
-    schedule.runs["torch_build"] = ProbeRun("ok", TorchBuild(installed=True, devices=(TorchDevice(),)))
+    schedule = Schedule(Plan(alone, request, sys.executable, 110.0, environment, store.decode_facts))
+    schedule.runs["torch_build"] = ProbeRun("ok", WITH_A_DEVICE)
     return schedule.run()["pipeline"]
+
+
+def drawn_here(folder: Path, seconds_left: float = 110.0, **asked: Any) -> PipelineRun:
+    """What the probe says in the end, in this process, which has imported the libraries."""
+    request = Request(mode="bench", pipeline=str(folder), seconds_left=seconds_left, **{"steps": 2, **asked})
+    *_, last = gather(request, WITH_A_DEVICE, None)
+    return last
 
 
 def facts_of(run: ProbeRun[Facts]) -> PipelineRun:
@@ -125,28 +135,22 @@ def test_from_the_folder_to_the_files(unet: Path, tmp_path: Path) -> None:
     assert rows[BF16]["PSNR dB"] == "identical"
     assert float(rows[STORED]["PSNR dB"]) > 20
     assert rows[CACHED]["why not"] == rungs[CACHED].error
-    again = subprocess.run(
-        [sys.executable, "-m", "fp8doctor", "diagnose", str(out / "report.json")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    again = called("diagnose", str(out / "report.json"))
     assert again.returncode == 0, again.stderr
     assert "StableDiffusionPipeline" in again.stdout
 
 
 def test_going_on_draws_what_is_not_done_and_other_steps_anew(dit: Path) -> None:
-    first = facts_of(drawn(dit, rungs=(BF16,)))
-    resume = {"pipeline": to_plain(first)}
-    second = rungs_of(facts_of(drawn(dit, rungs=(BF16, STORED), resume=resume)))
+    first = drawn_here(dit, rungs=(BF16,))
+    second = rungs_of(drawn_here(dit, rungs=(BF16, STORED), so_far=to_plain(first)))
     assert list(second) == [BF16, STORED]
     assert second[BF16] == rungs_of(first)[BF16]
-    third = rungs_of(facts_of(drawn(dit, rungs=(BF16,), steps=3, resume=resume)))
+    third = rungs_of(drawn_here(dit, rungs=(BF16,), steps=3, so_far=to_plain(first)))
     assert third[BF16].denoiser_calls == 3
 
 
 def test_a_short_budget_says_what_is_needed(dit: Path) -> None:
-    facts = facts_of(drawn(dit, budget_s=20.0))
+    facts = drawn_here(dit, seconds_left=20.0)
     assert facts.measurable is False
     assert "need 30 s at least (--budget)" in (facts.why_not or "")
 
@@ -204,12 +208,11 @@ def changed(dit: Path, tmp_path: Path, change: Callable[[Path], None]) -> Path:
 def test_what_cannot_be_loaded_is_one_sentence(
     change: Callable[[Path], None], why: str, dit: Path, tmp_path: Path
 ) -> None:
-    run = drawn(changed(dit, tmp_path, change), rungs=(BF16,))
-    facts = facts_of(run)
+    facts = drawn_here(changed(dit, tmp_path, change), rungs=(BF16,))
     assert facts.measurable is False
     assert why in (facts.why_not or "")
     assert "\n" not in (facts.why_not or "")
-    findings = [finding for finding in report_of(run).findings if finding.id == "PIP001"]
+    findings = [finding for finding in report_of(ProbeRun("ok", facts)).findings if finding.id == "PIP001"]
     assert [finding.severity.value for finding in findings] == ["error"]
 
 

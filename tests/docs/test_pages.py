@@ -19,7 +19,7 @@ from fp8doctor import api
 from fp8doctor.cli.group import cli
 from fp8doctor.plugins import plug_in
 from fp8doctor.registry import Registry
-from tests.command import HAS_GPU
+from tests.command import HAS_GPU, Run, called
 from tests.docs.fields import fields
 from tests.docs.snippets import PAGES, ROOT, Command, Snippet, commands_of, missing, snippets, snippets_of
 
@@ -79,15 +79,26 @@ def write_files(page: str, folder: Path) -> list[Snippet]:
     return files
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {
-        "PATH": path,
-        "COLUMNS": "80",
-        "PYTHONIOENCODING": "utf-8",
-        "PYTEST_ADDOPTS": "",
-        "OMP_NUM_THREADS": "1",
-    }
+ENVIRONMENT = {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "COLUMNS": "80",
+    "PYTHONIOENCODING": "utf-8",
+    "PYTEST_ADDOPTS": "",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def typed(folder: Path, line: str) -> Run:
+    """What a terminal shows of the line; a call of the command and nothing else is made in this process."""
+    if not re.fullmatch(r"fp8doctor( [\w./:,=-]+)+", line):
+        return run(folder, "bash", "-c", line)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ended = called(*line.split()[1:], **ENVIRONMENT)
+    return Run(line, ended.returncode, ended.stderr + ended.stdout)
+
+
+def run(folder: Path, *command: str) -> Run:
     return subprocess.run(
         command,
         cwd=folder,
@@ -97,7 +108,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
         text=True,
         encoding="utf-8",
         timeout=100,
-        env={**os.environ, **environment},
+        env={**os.environ, **ENVIRONMENT},
     )
 
 
@@ -114,7 +125,7 @@ def test_a_command_ends_and_prints_as_the_page_shows(commands: list[Command], fo
     for one in write_files(first.page, folder):
         if "import torch" in one.text and Path(str(one.file)).stem in commands[0].text:
             pytest.importorskip("torch")
-    ended = run(folder, "bash", "-c", commands[0].text)
+    ended = typed(folder, commands[0].text)
     assert ended.returncode == first.status, ended.stdout
     printed = [line.rstrip() for line in ended.stdout.splitlines()]
     for command in commands:
