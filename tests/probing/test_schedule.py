@@ -15,6 +15,7 @@ from fp8doctor.probing.children import MAX_RESTARTS
 from fp8doctor.probing.deadlines import OVERTIME_S
 from fp8doctor.probing.schedule import Event, Plan, Schedule, child_environment
 from fp8doctor.registry import Registry
+from tests.probing import family
 
 Knowledge = Callable[[str], Registry]
 
@@ -28,9 +29,14 @@ def examined(
 
 
 @pytest.fixture(scope="module")
-def whole_run(knowledge_in: Knowledge) -> tuple[dict[str, ProbeRun[Any]], list[Event]]:
+def whole_run(
+    knowledge_in: Knowledge, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, ProbeRun[Any]], list[Event]]:
+    """A run of the whole family, in which the left and the right branch go on when both are there."""
     events: list[Event] = []
-    return examined(knowledge_in("family"), observe=events.append), events
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(family.MEETING, str(tmp_path_factory.mktemp("meeting")))
+        return examined(knowledge_in("family"), observe=events.append), events
 
 
 def facts(runs: dict[str, ProbeRun[Any]], key: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -187,29 +188,42 @@ def test_a_missing_library_is_named_with_what_to_install() -> None:
 # --- speed ------------------------------------------------------------------------------------------------------------
 
 
-def cpu_ms(work: Any, times: int = 5) -> float:
-    """The least processor time of some runs: what else the machine does is not the report's."""
-    spans = []
-    for _ in range(times):
+# What `known_work` takes of a quiet processor on the machine of benchmarks/RESULTS.md.
+KNOWN_MS = 7.8
+
+
+def known_work() -> None:
+    sum(i * i for i in range(200_000))
+
+
+def quiet_ms(work: Any, times: int = 5) -> float:
+    """What the work takes of a quiet processor: a busy one is slower, and as much so for known work done beside it."""
+
+    def spent(call: Any) -> float:
         began = time.process_time()
-        work()
-        spans.append(time.process_time() - began)
-    return 1e3 * min(spans)
+        call()
+        return time.process_time() - began
+
+    ratios = []
+    for _ in range(times):
+        before, taken, after = spent(known_work), spent(work), spent(known_work)
+        ratios.append(2 * taken / (before + after))
+    return KNOWN_MS * statistics.median(ratios)
 
 
 @EVERY_BOX
 def test_terminal_markdown_and_json_are_written_in_a_blink(box: Path) -> None:
-    """Twice what a quiet machine may take (50 ms; benchmarks/RESULTS.md): here other tests share its cores."""
+    """Twice what benchmarks/RESULTS.md allows (50 ms): what else the machine does is not wholly the same for all."""
     report = api.diagnose(box)
-    assert cpu_ms(report.to_text) < 100
-    assert cpu_ms(report.to_markdown) < 150
-    assert cpu_ms(report.to_json) < 100
+    assert quiet_ms(report.to_text) < 100
+    assert quiet_ms(report.to_markdown) < 150
+    assert quiet_ms(report.to_json) < 100
 
 
 @needs_charts
 def test_the_page_of_the_longest_run_takes_less_than_two_seconds() -> None:
     report = api.diagnose(BOXES[0].with_name("h200-thorough.json"))
-    assert cpu_ms(report.to_html, times=2) < 2_000
+    assert quiet_ms(report.to_html, times=2) < 2_000
 
 
 # --- colours ----------------------------------------------------------------------------------------------------------
