@@ -19,8 +19,8 @@ MAX_RESTARTS = 20
 # What is kept of a probe's time for after a step that hangs: ending a child that waits for the GPU takes seconds, and a
 # fresh one must start, say which step it was, and go on.
 RESERVE_S = 5.0
-# Of a probe's time, a step may take this part at least.
-STEP_PART = 0.5
+# A child gets this part of its probe's time at least.
+LEAST_PART = 0.5
 # Under this, a fresh child could say nothing.
 LEAST_S = 1.0
 
@@ -76,7 +76,7 @@ def run_probe(
         )
         prepared = None
         child.give(_task(probe, asked, runs))
-        ended = child.wait(deadline_s - spent_s, cancel, stop, _step_s(probe, deadline_s - spent_s))
+        ended = child.wait(deadline_s - spent_s, cancel, stop, _patience_s(probe, deadline_s - spent_s))
         crashed = ended.outcome in ("signal", "exit", "exception", "timeout")
         progressed = ended.said.facts is not None and ended.said.facts != so_far
         so_far = ended.said.facts or so_far
@@ -107,11 +107,14 @@ def run_probe(
     )
 
 
-def _step_s(probe: Probe, left_s: float) -> float | None:
-    """Seconds that one step of a probe may take, None for no limit: a timing probe and a watcher keep their own."""
+def _patience_s(probe: Probe, left_s: float) -> float | None:
+    """Seconds after which a child that hangs must make room for a fresh one that says so, and goes on.
+
+    None for no such limit: a timing probe keeps its own time, a watcher is stopped.
+    """
     if not _is_growing(probe) or probe.times_gpu or probe.watches:
         return None
-    return max(left_s - RESERVE_S, STEP_PART * left_s)
+    return max(left_s - RESERVE_S, LEAST_PART * left_s)
 
 
 def _is_growing(probe: Probe) -> bool:

@@ -25,6 +25,8 @@ OUTPUT_TAIL_BYTES = 16 << 10
 KILL_GRACE_S = 2.0
 # How long to read on after the end of a child, where a process that escaped it still holds its pipes.
 DRAIN_S = 1.0
+# A step that has taken less than this is under way; one that has taken longer when patience ends is taken to hang.
+QUIET_S = 2.0
 
 
 @dataclass
@@ -104,7 +106,7 @@ class Child:
         deadline_s: float,
         cancel: threading.Event,
         stop: threading.Event | None = None,
-        quiet_s: float | None = None,
+        patience_s: float | None = None,
     ) -> Ended:
         """Wait until it ends, or end it.
 
@@ -112,18 +114,19 @@ class Child:
             deadline_s: seconds after which it is ended.
             cancel: it is ended once this is set, as the person interrupted the run.
             stop: likewise, and that is the good end of a watcher.
-            quiet_s: seconds without a record after which it is ended; None for no such limit.
+            patience_s: seconds after which it is ended if nothing was heard of it for QUIET_S; None for no such limit.
         """
         if self._failure is not None:
             return Ended("exit", self._failure, self.said)
-        why = self._wait(deadline_s, cancel, stop, quiet_s)
+        why = self._wait(deadline_s, cancel, stop, patience_s)
+        quiet_s = time.monotonic() - self.said.heard
         status = self.end()
-        return _judge(why, status, self.said, deadline_s if why == "deadline" else quiet_s or 0.0)
+        return _judge(why, status, self.said, deadline_s if why == "deadline" else quiet_s)
 
     def _wait(
-        self, deadline_s: float, cancel: threading.Event, stop: threading.Event | None, quiet_s: float | None
+        self, deadline_s: float, cancel: threading.Event, stop: threading.Event | None, patience_s: float | None
     ) -> str:
-        until = time.monotonic() + deadline_s
+        began = time.monotonic()
         while True:
             try:
                 self._process.wait(timeout=0.02)
@@ -134,9 +137,10 @@ class Child:
                 return "cancelled"
             if stop is not None and stop.is_set():
                 return "stopped"
-            if time.monotonic() > until:
+            now = time.monotonic()
+            if now - began > deadline_s:
                 return "deadline"
-            if quiet_s is not None and time.monotonic() - self.said.heard > quiet_s:
+            if patience_s is not None and now - began > patience_s and now - self.said.heard > QUIET_S:
                 return "quiet"
 
     def end(self) -> int | None:

@@ -299,7 +299,7 @@ def test_an_import_that_hangs_is_named(site: BrokenSite) -> None:
     run = site.probe(gather, deadline_s=8.0)
     findings = import_findings(run)
     assert list(findings) == ["te-import-fails"]
-    assert "no answer after 4 s" in findings["te-import-fails"].evidence[0].text
+    assert "no answer after" in findings["te-import-fails"].evidence[0].text
 
 
 def test_garbage_on_standard_output_does_no_harm(site: BrokenSite) -> None:

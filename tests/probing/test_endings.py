@@ -238,7 +238,7 @@ def test_a_step_that_hangs_is_named_and_a_fresh_child_goes_on_after_it(run: Run)
     ended = run("a hang b", key="growth", deadline_s=8)
     assert ended.outcome == "ok"
     assert seen(ended).steps == ("a done", "hang failed", "b done")
-    assert seen(ended).ended == ("no answer after 4 s",)
+    assert seen(ended).ended[0].startswith("no answer after ")
 
 
 def test_a_crash_without_progress_ends_it(run: Run) -> None:
