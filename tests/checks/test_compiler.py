@@ -78,6 +78,12 @@ def test_without_a_gpu_or_a_torch_for_it_nothing_applies(gpus: Gpus | None, torc
         assert isinstance(result, NotApplicable)
 
 
+def test_without_triton_nobody_misses_what_triton_would_call() -> None:
+    bare = Compiler(triton_installed=False, c_compiler_found=False, python_header_found=False)
+    assert isinstance(rules.c_compiler_missing(bare, None, H200, TORCH), NotApplicable)
+    assert isinstance(rules.python_headers_missing(bare, None, H200, TORCH), NotApplicable)
+
+
 def test_where_neither_a_gpu_nor_torch_was_seen_nothing_is_missing() -> None:
     """An examination interrupted in its first seconds has looked for Triton and for nothing else."""
     bare = Compiler(triton_installed=False, c_compiler_found=False, switches={"TORCH_COMPILE_DISABLE": "1"}, caches=())

@@ -42,12 +42,24 @@ def test_a_driver_that_works_is_not_too_old() -> None:
 
 
 def test_an_older_torch_is_offered_where_the_driver_can_run_it() -> None:
-    result = too_old(replace(NEW, version="550.90.07"), CU130, None)
-    assert isinstance(result, Finding)
-    assert any("cu126" in (a.command or "") for a in result.actions)
+    for version in ("550.90.07", "525.60.13"):
+        result = too_old(replace(NEW, version=version), CU130, None)
+        assert isinstance(result, Finding)
+        assert any("cu126" in (a.command or "") for a in result.actions)
     result = too_old(replace(NEW, version="470.161.03"), CU130, None)
     assert isinstance(result, Finding)
     assert not any("cu126" in (a.command or "") for a in result.actions)
+
+
+def test_torchs_own_words_stand_beside_the_versions_where_it_spoke() -> None:
+    old = replace(NEW, version="550.90.07")
+    silent = too_old(old, CU130, None)
+    assert isinstance(silent, Finding)
+    assert [e.fact for e in silent.evidence] == ["torch_build.cuda", "driver.version"]
+    error = "The NVIDIA driver on your system is too old (found version 12040)"
+    spoke = too_old(old, replace(CU130, cuda_error=error), None)
+    assert isinstance(spoke, Finding)
+    assert error in spoke.evidence[-1].text
 
 
 def test_forward_compatibility_on_geforce() -> None:

@@ -280,6 +280,7 @@ def test_no_share_is_said_of_a_peak_that_no_source_tells() -> None:
 
 def test_fp8_products_that_are_hardly_faster_than_bf16s() -> None:
     assert finding("LIN009", ceiling(836.0, 900.0)).title.startswith("The best FP8 product runs at 1.08x BF16's rate")
+    assert verdict("LIN009", ceiling(1000.0, 1300.0)) is None, "1.3 times BF16's rate is not under 1.3 times"
     assert verdict("LIN009", ceiling(836.0, None)) == NotApplicable("no FP8 product ran")
     assert isinstance(verdict("LIN009", ceiling(None, 900.0)), Unknown)
     assert isinstance(verdict("LIN009", replace(LINEAR, ceilings=None)), Unknown)
