@@ -122,10 +122,12 @@ def test_what_costs_time_or_a_part_of_the_box_is_a_warning(rule: str, facts: lis
 
 @pytest.mark.parametrize(
     ("share", "severity"),
-    [(0.24, Severity.INFO), (0.26, Severity.WARNING)],
+    [(0.09, None), (0.11, Severity.INFO), (0.24, Severity.INFO), (0.26, Severity.WARNING)],
 )
-def test_a_gpu_that_waits_a_quarter_of_the_time_is_a_warning(share: float, severity: Severity) -> None:
+def test_a_gpu_that_waits_for_launches_is_told_from_a_tenth_and_warned_of_from_a_quarter_of_the_time(
+    share: float, severity: Severity | None
+) -> None:
     step = eager_bf16()
     waiting = replace(step, has_stacks=False, idle_launching_us=share * (step.span_us or 0.0), idle_between_us=0.0)
     report = api.read_report(api.knowledge(), {Trace.key: waiting}, "trace")
-    assert {f.id: f.severity for f in report.findings}["STP004"] is severity
+    assert {f.id: f.severity for f in report.findings}.get("STP004") is severity

@@ -67,6 +67,20 @@ def test_one_value_read_back_a_step_is_customary() -> None:
     assert isinstance(host_rules.host_looks(replace(many, waits=None)), Unknown)
 
 
+def test_where_waiting_for_values_is_half_of_launching_it_is_told_instead() -> None:
+    many = steps.item_in_every_block()
+    assert many.span_us
+    assert many.waits
+    launching = 0.3 * many.span_us
+    slow = replace(many, has_stacks=False, idle_launching_us=launching, idle_between_us=0.0)
+    half, less = (replace(many.waits[0], us=share * launching) for share in (0.5, 0.4))
+    another = replace(many.waits[0], operator="aten::copy_", us=launching)
+    for waits in ((half,), (less,), (less, another)):
+        assert isinstance(host_rules.host_looks(replace(slow, waits=waits)), Finding)
+    assert isinstance(host_rules.launch_bound(replace(slow, waits=(half,))), NotApplicable)
+    assert isinstance(host_rules.launch_bound(replace(slow, waits=(less, another))), Finding)
+
+
 def test_launching_is_judged_milder_where_the_profiler_kept_stacks() -> None:
     base = steps.eager_bf16()
     assert base.span_us
