@@ -296,7 +296,7 @@ def test_a_broken_extension_is_named(site: BrokenSite, fault: Fault, cause: str,
 
 def test_an_import_that_hangs_is_named(site: BrokenSite) -> None:
     break_extension(site, "hang")
-    run = site.probe(gather, deadline_s=8.0)
+    run = site.probe(gather, deadline_s=14.0)
     findings = import_findings(run)
     assert list(findings) == ["te-import-fails"]
     assert "no answer after" in findings["te-import-fails"].evidence[0].text

@@ -228,14 +228,13 @@ def test_after_a_crash_a_fresh_child_goes_on_from_the_record(run: Run) -> None:
 
 
 def test_a_fresh_child_that_has_no_time_left_is_told_with_all_the_time_there_was(run: Run) -> None:
-    ended = run("a crash hang hang hang", key="growth", deadline_s=6)
+    ended = run("a crash hang", key="growth", deadline_s=6)
     assert ended.outcome == "timeout"
-    assert ended.detail is not None
-    assert ended.detail.startswith("no end after 6 s in all; a fresh child had gone on after: SIGABRT; no answer after")
+    assert ended.detail == "no end after 6 s in all; a fresh child had gone on after: SIGABRT"
 
 
 def test_a_step_that_hangs_is_named_and_a_fresh_child_goes_on_after_it(run: Run) -> None:
-    ended = run("a hang b", key="growth", deadline_s=8)
+    ended = run("a hang b", key="growth", deadline_s=14)
     assert ended.outcome == "ok"
     assert seen(ended).steps == ("a done", "hang failed", "b done")
     assert seen(ended).ended[0].startswith("no answer after ")
@@ -255,7 +254,7 @@ def test_it_is_not_begun_anew_without_end(run: Run) -> None:
 
 
 def test_a_hang_is_not_tried_again(run: Run) -> None:
-    ended = run("hang a", key="growth", deadline_s=8)
+    ended = run("hang a", key="growth", deadline_s=14)
     assert (ended.outcome, seen(ended).children) == ("ok", 2)
     assert seen(ended).steps == ("hang failed", "a done")
 
