@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +150,14 @@ def mutations(target: Target, root: Path) -> list[Mutation]:
         file, _, names = place.partition(":")
         path = f"checks/{file}"
         tree = ast.parse((root / path).read_text())
-        for edit in (edit for name in names.split(",") for edit in edits_of(tree, name)):
-            if edit.what in WITHOUT_EFFECT:
-                continue
-            text = edit.applied(tree)
-            found.setdefault((path, text), Mutation(edit.what, path, text))
+        for name in names.split(","):
+            edits = list(edits_of(tree, name))
+            if not edits:
+                raise SystemExit(f"{path} has no {name} that could be broken")
+            for edit in edits:
+                text = edit.applied(tree)
+                if edit.what not in WITHOUT_EFFECT:
+                    found.setdefault((path, text), Mutation(edit.what, path, text))
     return list(found.values())
 
 
@@ -219,14 +223,17 @@ def shown(node: ast.AST) -> str:
     return text if len(text) <= 90 else f"{text[:87]}..."
 
 
+def git(*arguments: str) -> bytes:
+    """What git prints in this repository."""
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True).stdout
+
+
 class Copy:
     """A copy of what is committed, in which rules are broken and tests run."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, commit: str) -> None:
         self.folder = folder
-        archive = ["git", "archive", "HEAD", *COPIED]
-        packed = subprocess.run(archive, cwd=ROOT, capture_output=True, check=True).stdout
-        subprocess.run(["tar", "-x", "-C", str(folder)], input=packed, check=True)
+        subprocess.run(["tar", "-x", "-C", str(folder)], input=git("archive", commit, *COPIED), check=True)
         # Two mutations of one size within one second would share a cached module that is told by its time.
         self.python("-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "fp8doctor", "checks")
         imported = self.python(
@@ -261,10 +268,10 @@ class Copy:
             path.write_text(before)
 
 
-def tried(target: Target) -> list[tuple[str, str | None]]:
+def tried(target: Target, commit: str) -> list[tuple[str, str | None]]:
     """Each mutation of a rule in words, and what killed it."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Copy(Path(folder).resolve())
+        copy = Copy(Path(folder).resolve(), commit)
         if (failing := copy.failing(target.tests)) is not None:
             raise SystemExit(f"{failing} fails without any mutation")
         return [(one.what, copy.killer(one, target.tests)) for one in mutations(target, copy.folder)]
@@ -272,10 +279,13 @@ def tried(target: Target) -> list[tuple[str, str | None]]:
 
 def main() -> None:
     wanted = [t for t in TARGETS if not sys.argv[1:] or t.rule.split()[0] in sys.argv[1:]]
+    if not wanted:
+        raise SystemExit(f"known are {', '.join(t.rule for t in TARGETS)}")
+    commit = git("rev-parse", "HEAD").decode().strip()  # one state for all, whatever is committed meanwhile
     started, survived, count = time.monotonic(), 0, 0
     print("| rule | mutation | killed by |\n| --- | --- | --- |")
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for target, results in zip(wanted, pool.map(tried, wanted), strict=True):
+        for target, results in zip(wanted, pool.map(tried, wanted, repeat(commit)), strict=True):
             for what, killer in results:
                 print(f"| {target.rule} | {what} | {killer or 'SURVIVED'} |", flush=True)
             count += len(results)
