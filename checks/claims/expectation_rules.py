@@ -73,7 +73,7 @@ def lower_mfu(claims: Claims) -> Finding | NotApplicable:
     )
 
 
-@rule("CLM008", "power-cap", Severity.WARNING, scope="box")
+@rule("CLM008", "power-cap", Severity.INFO, scope="usage")
 def said_to_be_capped(claims: Claims) -> Finding | NotApplicable | Unknown:
     """The text says that the GPU's power is capped below what the board is made for.
 
@@ -95,7 +95,7 @@ def said_to_be_capped(claims: Claims) -> Finding | NotApplicable | Unknown:
     )
 
 
-@rule("CLM009", "power-throttle", Severity.WARNING, scope="box")
+@rule("CLM009", "power-throttle", Severity.INFO, scope="usage")
 def said_to_throttle(claims: Claims) -> Finding | NotApplicable | None:
     """The text says that the clock fell while the GPU was timed.
 

@@ -156,6 +156,6 @@ def needs_newer_cudnn(claims: Claims, libraries: Libraries | None) -> Finding | 
     return Finding(
         f"The text says that cuDNN {claims.cudnn_needed} is needed{known}",
         (Evidence(f"cuDNN {claims.cudnn_needed}", claims.cudnn_needed, fact="claims.cudnn_needed"),),
-        (Action("Upgrade cuDNN.", "python -m pip install --upgrade nvidia-cudnn-cu12  # or -cu13"),),
+        (Action("Upgrade cuDNN, in the package for the CUDA of your torch (`python -m pip list | grep cudnn`)."),),
         severity=None if has else Severity.INFO,
     )

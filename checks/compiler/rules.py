@@ -28,14 +28,14 @@ from fp8doctor.registry import rule
 
 def _not_here(gpus: Gpus | None, torch_build: TorchBuild | None) -> NotApplicable | Unknown | None:
     """Without a GPU, or a torch that uses it, no FP8 kernel is compiled anyway; if neither was seen, nobody knows."""
-    if (gpus is None or gpus.gpus is None) and (torch_build is None or torch_build.installed is None):
-        return Unknown("neither the GPUs nor torch were observed")
     if gpus is not None and gpus.gpus == ():
         return NotApplicable("no GPU is visible")
     if torch_build is not None and torch_build.installed is False:
         return NotApplicable("there is no torch")
     if torch_build is not None and torch_build.accelerator == "cpu":
         return NotApplicable("this torch is built without GPU support")
+    if (gpus is None or gpus.gpus is None) and (torch_build is None or torch_build.accelerator is None):
+        return Unknown("neither the GPUs nor what torch was built for were observed")
     return None
 
 

@@ -99,9 +99,9 @@ def rebuild(generation: int, version: str | None = None) -> str:
     if generation == 3:
         return (
             "git clone --recursive https://github.com/Dao-AILab/flash-attention && cd flash-attention/hopper"
-            " && FLASH_ATTENTION_FORCE_BUILD=TRUE pip install --no-deps --no-build-isolation ."
+            " && MAX_JOBS=4 FLASH_ATTENTION_FORCE_BUILD=TRUE pip install --no-deps --no-build-isolation ."
         )
     return (
-        "FLASH_ATTENTION_FORCE_BUILD=TRUE pip install --force-reinstall --no-deps --no-build-isolation --no-cache-dir"
-        f" '{wanted}'"
+        "MAX_JOBS=4 FLASH_ATTENTION_FORCE_BUILD=TRUE pip install --force-reinstall --no-deps --no-build-isolation"
+        f" --no-cache-dir '{wanted}'"
     )

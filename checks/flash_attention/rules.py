@@ -124,7 +124,7 @@ def does_not_run(flash: FlashAttention) -> RuleResult:
             else f"{name_of(item)} is installed and does not run",
             evidence=(said(item),),
             actions=(
-                *([patience(item.module or "flash_attn")] if item.outcome == "timeout" else []),
+                *([patience(item.module or "flash_attn")] if item.outcome == "timeout" and not item.imported else []),
                 *remove_or_rebuild(item),
             ),
             about=about(item),

@@ -42,6 +42,7 @@ class Neighbourhood:
         self._knows_us = False
         self._found: dict[int, Neighbour] = {}
         self._since_us = 0
+        self._work()  # what NVML still knows of the time before
 
     @property
     def seen(self) -> tuple[Neighbour, ...] | None:

@@ -311,7 +311,13 @@ def _slow_fp16(gpu: Gpu) -> Verdict:
     )
 
 
-@rule("GPU009", "gpu-hidden-by-variable", Severity.ERROR, scope="box", explains=("no-gpu-visible",))
+@rule(
+    "GPU009",
+    "gpu-hidden-by-variable",
+    Severity.ERROR,
+    scope="box",
+    explains=("no-gpu-visible", "cuda-init-failed"),
+)
 def hidden_by_variable(gpus: Gpus, torch_build: TorchBuild | None) -> Finding | NotApplicable | None:
     """CUDA_VISIBLE_DEVICES hides every GPU.
 

@@ -30,6 +30,7 @@ LEAST_FREE_MIB = 1024.0
 # nvmlDeviceGetMemoryInfo_v2): there, used memory is nobody's in particular.
 SYSTEM_MANAGED = re.compile(r"\bG[HB]\d+\b")
 SEE_WHO = "nvidia-smi"
+SEE_WHO_HOLDS = "nvidia-smi --query-compute-apps=pid,name,used_memory --format=csv"
 
 
 @rule("GPU004", "gpu-shared-or-mig", Severity.WARNING, scope="box")
@@ -43,9 +44,10 @@ def shared_or_mig(gpus: Gpus, clocks: Clocks | None) -> RuleResult:
 
     Why it costs time: programs on one GPU take turns, unless MPS joins them. A program gets a part of the time, so its
     steps take longer; it also gets a part of the power, so the clock is lower. A single short kernel fits into one turn
-    and may show nothing of that: beside another program that multiplied all the time, nine in ten of 179 median times of
-    single layers on an H200 were 0.95 to 1.08 times those of a quiet GPU, and the worst was 3.7 times. A slice has a
-    part of the SMs and of the bandwidth, so the full board's figures do not hold for it.
+    and may show nothing of that: beside another program that multiplied all the time, nine in ten of 179 median times
+    of single layers on an H200 were 0.95 to 1.08 times those of a quiet GPU, and the worst was 3.7 times; large grouped
+    products took up to 2.6 times. A slice has a part of the SMs and of the bandwidth, so the full board's figures do
+    not hold for it.
 
     What to do: time again when the GPU is alone. On a slice, compare with the slice's share; utilisation
     reads 0 on MIG.
@@ -125,7 +127,7 @@ def _came(gpu: Gpu, clocks: Clocks | None) -> list[tuple[Evidence, bool]]:
     # Who was there before and waited is told by what it holds.
     before = bool(gpu.processes)
     return [
-        (_seen_there(one), one.sm_percent is None or one.sm_percent >= WORKING_PERCENT)
+        (_seen_there(one), (one.sm_percent or 0) >= WORKING_PERCENT)
         for one in clocks.neighbours or ()
         if (one.looks or 0) >= LEAST_LOOKS and not (before and (one.sm_percent or 0) < WORKING_PERCENT)
     ]
@@ -179,16 +181,17 @@ def memory_full(gpus: Gpus) -> RuleResult:
 def _full(gpu: Gpu) -> Verdict:
     total = observed(gpu.memory_total_mib, f"the memory of {label(gpu)}")
     used = observed(gpu.memory_used_mib, f"how much memory of {label(gpu)} is taken")
-    if total - used >= LEAST_FREE_MIB or SYSTEM_MANAGED.search(gpu.name or ""):
-        return None
+    held = _held(gpu, None)
+    if total - used >= LEAST_FREE_MIB or not held or SYSTEM_MANAGED.search(gpu.name or ""):
+        return None  # without others it is a small card, or the doctor's own probes
     return Finding(
         title=f"The memory of {label(gpu)} is taken: {total - used:,.0f} MiB of {total / 1024:.0f} GiB are free",
         evidence=(
             Evidence(
                 f"{used / 1024:.1f} GiB were in use when it was looked at", used, "MiB", path(gpu, "memory_used_mib")
             ),
-            *_held(gpu, None),
+            *held,
         ),
-        actions=(Action("See who holds it, and end what is not needed.", SEE_WHO),),
+        actions=(Action("See who holds it, and end what is not needed.", SEE_WHO_HOLDS),),
         about=about(gpu),
     )

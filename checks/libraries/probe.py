@@ -103,7 +103,7 @@ def installed_packages(found: Iterable[Distribution]) -> Libraries:
 
 
 def left_over(installed: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Modules that Python would find as folders without code, though no distribution brings them."""
+    """Modules that Python would find as empty folders among the packages, though no distribution brings them."""
     found = {}
     for module, distribution in NAMED.items():
         try:
@@ -111,8 +111,18 @@ def left_over(installed: Iterable[str]) -> dict[str, tuple[str, ...]]:
         except (ImportError, ValueError):
             continue
         if spec is not None and spec.origin is None and not any(name.startswith(distribution) for name in installed):
-            found[module] = tuple(spec.submodule_search_locations or ())
+            empty = [folder for folder in spec.submodule_search_locations or () if _is_left_over(Path(folder))]
+            found.update({module: tuple(empty)} if empty else {})
     return found
+
+
+def _is_left_over(folder: Path) -> bool:
+    """Whether a folder lies among installed packages and holds nothing but what a run compiled."""
+    try:
+        inside = [file for file in folder.rglob("*") if file.is_file()]
+    except OSError:
+        return False
+    return folder.parent.name in ("site-packages", "dist-packages") and all(f.suffix in (".pyc", ".so") for f in inside)
 
 
 def _metadata(distribution: Distribution, field: str) -> str:

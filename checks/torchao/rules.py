@@ -223,10 +223,17 @@ def import_fails(run: ProbeRun[Torchao]) -> Finding | NotApplicable | None:
             *((Evidence("without its kernels it fails, too", fact="torchao.imports_without_kernels"),) if also else ()),
             Evidence(f"torchao {run.facts.version} with torch {run.facts.torch_version}", fact="torchao.version"),
         ),
-        actions=(*([patience("torchao")] if no_end else []), match(run.facts.torch_version, run.facts.version)),
+        actions=(*([patience("torchao")] if no_end else []), _mend(error, run.facts)),
         about=ABOUT,
         severity=Severity.WARNING if no_end else None,
     )
+
+
+def _mend(error: str, seen: Torchao) -> Action:
+    if "No module named 'torchao" in error and seen.version is not None:
+        command = f"python -m pip install --force-reinstall --no-deps torchao=={seen.version}"
+        return Action(f"Files of torchao {seen.version} are missing: install it again", command)
+    return match(seen.torch_version, seen.version)
 
 
 @rule("AO004", "fp8-silently-not-applied", Severity.ERROR, scope="box")

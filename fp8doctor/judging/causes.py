@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from fp8doctor.judging.outcomes import Outcome, effective_severity
 from fp8doctor.judging.report import FindingRecord
+from fp8doctor.model import Severity
 
 
 def order_findings(outcomes: list[Outcome]) -> tuple[FindingRecord, ...]:
@@ -37,7 +40,24 @@ def order_findings(outcomes: list[Outcome]) -> tuple[FindingRecord, ...]:
         for outcome in fired
         for finding in outcome.findings
     ]
-    return tuple(_causes_first(sorted(records, key=_rank), explains))
+    return tuple(_causes_first(sorted(_as_grave_as_symptoms(records), key=_rank), explains))
+
+
+def _as_grave_as_symptoms(records: list[FindingRecord]) -> list[FindingRecord]:
+    """A cause that is told is as grave as the gravest symptom that is folded under it, or that one would go unseen."""
+    gravest: dict[str, Severity] = {}
+    for record in records:
+        gravest[record.id] = min(record.severity, gravest.get(record.id, record.severity), key=lambda s: s.rank)
+
+    def of(record: FindingRecord) -> Severity:
+        symptoms = [gravest[id] for id in record.explains if scopes[id] == record.scope]
+        return min([record.severity, *symptoms], key=lambda severity: severity.rank)
+
+    scopes = {record.id: record.scope for record in records}
+    return [
+        record if record.severity is Severity.INFO else dataclasses.replace(record, severity=of(record))
+        for record in records
+    ]
 
 
 def _rank(record: FindingRecord) -> tuple[int, int, float, str, str]:

@@ -71,9 +71,10 @@ def run_probe(
             so_far=so_far,
             so_far_ended=notes[-1] if notes else None,
         )
-        child = (
-            prepared if prepared and prepared.is_alive() else start_child(probe, interpreter, importable, environment)
-        )
+        if prepared is not None and not prepared.is_alive():
+            prepared.end()  # with what it started
+            prepared = None
+        child = prepared or start_child(probe, interpreter, importable, environment)
         prepared = None
         child.give(_task(probe, asked, runs))
         ended = child.wait(deadline_s - spent_s, cancel, stop, _patience_s(probe, deadline_s - spent_s))

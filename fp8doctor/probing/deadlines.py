@@ -28,7 +28,7 @@ class Deadlines:
         """Seconds of the budget that are left; negative once it is spent."""
         return self.budget_s - (time.monotonic() - self._started)
 
-    def together_s(self, probe: Probe, *, awaited: bool, timing_follows: bool) -> float:
+    def together_s(self, probe: Probe, awaited: bool, timing_follows: bool) -> float:
         """Seconds that a probe may take beside others.
 
         Args:

@@ -41,11 +41,17 @@ class Family:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._guard is None:
+        if not self._guard_did_it():
             end_marked(self._entry)
-            return
+
+    def _guard_did_it(self) -> bool:
+        """Let the guard end the family; False if there is none, or somebody ended it, or it is stuck."""
+        if self._guard is None:
+            return False
         assert self._guard.stdin is not None
         with contextlib.suppress(OSError):
             self._guard.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._guard.wait(timeout=GUARD_S)
+        try:
+            return self._guard.wait(timeout=GUARD_S) == 0
+        except subprocess.TimeoutExpired:
+            return False

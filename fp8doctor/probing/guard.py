@@ -32,12 +32,20 @@ def end_marked(entry: str) -> None:
 
 
 def _marked(entry: bytes) -> Iterator[int]:
-    with contextlib.suppress(OSError):  # no /proc
+    with contextlib.suppress(OSError, ValueError):  # no /proc
+        since = _started(Path("/proc/self"))
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit() and int(folder.name) != os.getpid():
-                with contextlib.suppress(OSError):  # another user's, or gone; of one that has ended it is empty
-                    if entry in (folder / "environ").read_bytes().split(b"\0"):
+                # Another user's, or gone; of one that has ended it is empty. What started before this process cannot
+                # be of the run, and is not read: the environment of one that is stuck in the kernel can block.
+                with contextlib.suppress(OSError, ValueError):
+                    if _started(folder) >= since and entry in (folder / "environ").read_bytes().split(b"\0"):
                         yield int(folder.name)
+
+
+def _started(folder: Path) -> int:
+    """When a process started, in ticks since the machine did (field 22 of proc(5), counted after the name)."""
+    return int((folder / "stat").read_bytes().rpartition(b")")[2].split()[19])
 
 
 if __name__ == "__main__":

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 MINIMUM = (3, 10)
 # A virtual environment on a cold network disk starts in seconds.
 ANSWER_S = 15.0
+MAX_ANSWER_BYTES = 1 << 16
 _STARTED = "fp8doctor: started"
 _ASK = "import sys; print('%d.%d' % sys.version_info[:2])"
 
@@ -49,6 +52,8 @@ def choose(python: str | None) -> Target:
 
 
 def _file_of(python: str) -> str:
+    if os.sep not in python and not Path(python).exists() and (found := shutil.which(python)):
+        return found  # a command, as "python3.12"
     path = Path(python).expanduser()
     if path.is_dir():
         path = path / "bin" / "python"
@@ -86,11 +91,18 @@ def _started(python: str) -> None:
 
 
 def _asked(python: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [python, *arguments],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=ANSWER_S,
-        stdin=subprocess.DEVNULL,
-    )
+    """Run it and wait for it alone: what its start leaves running, and holds its output, is not waited for."""
+    with _in_memory() as output, _in_memory() as errors:
+        done = subprocess.run(
+            [python, *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=errors, timeout=ANSWER_S, check=False
+        )
+        return subprocess.CompletedProcess(python, done.returncode, _text(output), _text(errors))
+
+
+def _in_memory() -> IO[bytes]:
+    return os.fdopen(os.memfd_create("fp8doctor"), "w+b")
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read(MAX_ANSWER_BYTES).decode("utf-8", "replace")

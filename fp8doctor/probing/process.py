@@ -80,8 +80,13 @@ class Child:
             threading.Thread(target=_hear_records, args=(read_end, self.said), daemon=True),
             threading.Thread(target=_hear_output, args=(self._process.stdout, self.said), daemon=True),
         ]
-        for listener in self._listeners:
-            listener.start()
+        try:
+            for listener in self._listeners:
+                listener.start()
+        except RuntimeError:  # no thread left: a child that nobody hears is none
+            self._process.kill()
+            self._process.wait()
+            raise
         self._write({**head, "descriptor": write_end})
 
     def is_alive(self) -> bool:

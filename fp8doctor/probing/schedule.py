@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 from fp8doctor.model import Facts, ProbeRun, Request
@@ -100,7 +101,8 @@ class Schedule:
         """Start the children of probes that can prepare while they wait for others."""
         for p in probes:
             if p.prepare is not None:
-                with contextlib.suppress(OSError):  # no process or descriptor left: it is tried again in its turn
+                # No process, thread or descriptor left: it is tried again in its turn.
+                with contextlib.suppress(OSError, RuntimeError):
                     self._prepared[p.key] = start_child(
                         p, self._interpreter(p), self._importable, self._environment, prepare=True
                     )
@@ -124,10 +126,8 @@ class Schedule:
                     pending = {p.key for p in [*waiting, *running.values()]}
                     for p in [p for p in waiting if _is_ready(p, pending)]:
                         waiting.remove(p)
-                        deadline_s = self._deadlines.together_s(
-                            p, awaited=p.key in needed, timing_follows=timing_follows
-                        )
-                        running[pool.submit(self._one, p, deadline_s)] = p
+                        limit = partial(self._deadlines.together_s, p, p.key in needed, timing_follows)
+                        running[pool.submit(self._one, p, limit)] = p
                     if not running:
                         self._skip_circle(waiting)
                         return
@@ -157,8 +157,7 @@ class Schedule:
         waiting = list(probes)
         stop = threading.Event()
         with ThreadPoolExecutor(max_workers=len(watchers) + 1) as pool:
-            watch_s = self._deadlines.watching_s()
-            watching = {pool.submit(self._one, p, watch_s, stop=stop): p for p in watchers}
+            watching = {pool.submit(self._one, p, self._deadlines.watching_s, stop=stop): p for p in watchers}
             running: dict[Future[ProbeRun[Facts]], Probe] = {}
             try:
                 while waiting:
@@ -169,7 +168,8 @@ class Schedule:
                         self.runs[p.key] = ProbeRun("skipped", detail="the time budget was spent before it")
                         continue
                     part = part_of(p, waiting)
-                    running[pool.submit(self._one, p, self._deadlines.alone_s(p, part), part)] = p
+                    limit = partial(self._deadlines.alone_s, p, part)
+                    running[pool.submit(self._one, p, limit, part)] = p
                     while running:
                         self._settle(running, wait(running, timeout=0.1).done)
             except KeyboardInterrupt:
@@ -181,10 +181,11 @@ class Schedule:
                     self._settle(futures, list(futures))
 
     def _one(
-        self, probe: Probe, deadline_s: float, part: float = 1.0, stop: threading.Event | None = None
+        self, probe: Probe, limit: Callable[[], float], part: float = 1.0, stop: threading.Event | None = None
     ) -> ProbeRun[Facts]:
+        """Run one probe; its limit is asked for now, as it may have waited for its turn."""
         try:
-            return self._missing(probe) or self._examine(probe, deadline_s, part, stop)
+            return self._missing(probe) or self._examine(probe, limit(), part, stop)
         except Exception as error:  # no process or descriptor left, say: it costs this probe, not the report
             return ProbeRun("skipped", detail=f"fp8doctor could not run it: {type(error).__name__}: {error}")
 

@@ -55,9 +55,13 @@ def test_one_that_came_and_waited_is_told_without_a_warning() -> None:
     assert finding.severity is Severity.INFO
 
 
-def test_one_whose_work_is_not_told_may_have_worked() -> None:
+def test_of_one_whose_work_is_not_told_nobody_says_that_it_computed() -> None:
     (finding,) = fired(sharing.shared_or_mig(box(), watched(replace(WORKER, sm_percent=None))))
-    assert finding.severity is None
+    assert finding.severity is Severity.INFO
+
+
+def test_a_small_card_that_nobody_else_holds_is_not_full() -> None:
+    assert sharing.memory_full(box(memory_total_mib=1024.0, memory_used_mib=500.0)) == [None]
 
 
 @pytest.mark.parametrize(

@@ -306,11 +306,20 @@ def test_on_a_real_gpu(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_an_uninstallation_left_is_named(tmp_path: Path) -> None:
-    (tmp_path / "transformer_engine" / "__pycache__").mkdir(parents=True)
-    run = BrokenSite(tmp_path).probe(gather, environment={"PYTHONNOUSERSITE": "1"})
-    assert run.facts.left_over == {"transformer_engine": (str(tmp_path / "transformer_engine"),)}
+    packages = tmp_path / "site-packages"
+    (packages / "transformer_engine" / "__pycache__").mkdir(parents=True)
+    run = BrokenSite(packages).probe(gather)
+    assert run.facts.left_over == {"transformer_engine": (str(packages / "transformer_engine"),)}
     finding = one(rules.left_over_folder(run.facts))
     assert finding.title == "A folder named transformer_engine is there, and no package of that name is installed"
+
+
+def test_a_folder_of_ones_own_is_no_left_over(tmp_path: Path) -> None:
+    (tmp_path / "clone" / "triton").mkdir(parents=True)
+    assert BrokenSite(tmp_path / "clone").probe(gather).facts.left_over == {}
+    (tmp_path / "site-packages" / "torchao").mkdir(parents=True)
+    (tmp_path / "site-packages" / "torchao" / "README.md").write_text("mine")
+    assert BrokenSite(tmp_path / "site-packages").probe(gather).facts.left_over == {}
 
 
 def test_a_package_is_no_left_over(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from tests.ward.fault import HEALTHY, SECRETS, CannotPlantError, Fault, Ground, 
 BOXES = Path(__file__).parent.parent / "boxes"
 # Over its budget: what the command may take to end what hangs, to judge and to print (see `checks` in the issue form).
 OVER_BUDGET_S = 10
+# The probes that end well in a quick run where nothing is wrong but what a machine without a GPU lacks.
+HEALTHY_PROBES = ("machine", "driver", "gpus", "compiler", "libraries", "torch_build")
 # Written into the environment of the command, and so of all that it starts, to find what it left behind.
 MARK = "FP8DOCTOR_WARD"
 
@@ -101,7 +103,7 @@ def examine(fault: Fault, folder: Path) -> tuple[Visit, Diagnosis | None]:
 
 def diagnose(fault: Fault, report: dict[str, Any]) -> Diagnosis:
     """What is said first of a fault: by the command itself, or of its bed with the facts that the command saw."""
-    disturbed = [key for key in _healthy_probes(fault.needs_torch) if _ended_otherwise(key, fault, report)]
+    disturbed = [key for key in HEALTHY_PROBES if _ended_otherwise(key, fault, report)]
     if fault.bed is not None:
         bed = box(fault.bed)
         untouched = {rule["id"]: rule["outcome"] for rule in _judged(bed)["outcomes"]}
@@ -157,12 +159,6 @@ def _needs(rule_id: str) -> frozenset[str]:
 
     found = [rule for rule in knowledge().rules.values() if rule.id == rule_id]
     return frozenset(need.key for rule in found for need in rule.needs.values())
-
-
-@cache
-def _healthy_probes(with_torch: bool) -> tuple[str, ...]:
-    """The probes that end well in a quick run where nothing is wrong but what a machine without a GPU lacks."""
-    return ("machine", "driver", "gpus", "compiler", "libraries", "torch_build")
 
 
 def _ended_otherwise(key: str, fault: Fault, report: dict[str, Any]) -> bool:
