@@ -85,7 +85,7 @@ TARGETS = (
         "compiler/rules.py:compile_switched_off compiler/switches.py:acting",
         "compiler",
     ),
-    Target("LIN001 small-shapes", "linear/lessons.py:small_shapes,break_even_of", "linear_rules linear_advice"),
+    Target("LIN001 small-shapes", "linear/lessons.py:small_shapes", "linear_rules linear_advice"),
     Target("LIN009 fp8-gemm-slow", "linear/box_rules.py:fp8_gemm_slow", "linear_rules linear_boxes"),
     Target(
         "LIN010 fp8-silently-not-applied", "linear/box_rules.py:no_fp8_kernel,_claims_fp8", "linear_rules linear_boxes"
