@@ -40,7 +40,8 @@ def order_findings(outcomes: list[Outcome]) -> tuple[FindingRecord, ...]:
         for outcome in fired
         for finding in outcome.findings
     ]
-    return tuple(_causes_first(sorted(_as_grave_as_symptoms(records), key=_rank), explains))
+    # Ordered by their own severity: what is graver by itself comes before a cause that is grave for its symptoms.
+    return tuple(_as_grave_as_symptoms(_causes_first(sorted(records, key=_rank), explains)))
 
 
 def _as_grave_as_symptoms(records: list[FindingRecord]) -> list[FindingRecord]:

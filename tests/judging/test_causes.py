@@ -42,6 +42,18 @@ def test_a_cause_stands_before_its_symptoms_however_light_it_is() -> None:
     assert records[0].explains == ("SYM001",)
 
 
+def test_a_cause_is_told_as_gravely_as_what_is_folded_under_it_and_leads_by_its_own_weight() -> None:
+    symptom = outcome("SYM001", "symptom", severity=Severity.ERROR)
+    cause = outcome("CAU001", "cause", explains=("symptom",), severity=Severity.WARNING)
+    other = outcome("OTH001", "other", severity=Severity.ERROR)
+    records = order_findings([symptom, cause, other])
+    assert [(r.id, r.severity) for r in records] == [
+        ("OTH001", Severity.ERROR),
+        ("CAU001", Severity.ERROR),
+        ("SYM001", Severity.ERROR),
+    ]
+
+
 def test_only_what_fired_is_explained_and_a_name_may_be_shared() -> None:
     cause = outcome("CAU001", explains=("symptom", "absent", "silent"))
     twins = [outcome("SYM001", "symptom"), outcome("SYM002", "symptom")]
