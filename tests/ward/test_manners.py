@@ -20,6 +20,8 @@ CALLS += "symlinkat,truncate,chmod,fchmodat,chown,fchownat,execve,socket,connect
 WRITING = re.compile(r"O_WRONLY|O_RDWR|O_CREAT|O_TRUNC")
 # Where every program may write: terminals, pipes and what is no file.
 NO_FILES = re.compile(r"^(/dev/(null|tty|shm/.*|urandom|pts/.*)|/proc/(self|\d+)/(oom_score_adj|task/\d+/comm))$")
+# Python itself keeps what it compiled beside the modules that it imports, if nobody did so before.
+BYTECODE = re.compile(r"/__pycache__(/[^/]+)?$")
 
 # What trying a C compiler runs.
 COMPILER = {"gcc", "cc", "clang", "cc1", "as", "collect2", "ld", "lto-wrapper"}
@@ -95,7 +97,10 @@ def outside(seen: Seen, ground: Ground) -> list[str]:
     return sorted(
         file
         for file in seen.written
-        if not file.startswith(allowed) and file not in inside and not NO_FILES.match(file)
+        if not file.startswith(allowed)
+        and file not in inside
+        and not NO_FILES.match(file)
+        and not BYTECODE.search(file)
     )
 
 
