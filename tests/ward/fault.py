@@ -106,7 +106,7 @@ class Ground:
     def site_packages(self) -> Path:
         """Where the examined interpreter's packages lie."""
         names = {"base": str(self.folder / "examined"), "platbase": str(self.folder / "examined")}
-        return Path(sysconfig.get_path("purelib", "venv", names))
+        return Path(sysconfig.get_path("purelib", "posix_prefix", names))
 
     def real_torch(self) -> None:
         """Let the examined interpreter import what the tests' own one can: the CPU build of torch."""
