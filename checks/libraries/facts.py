@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from fp8doctor.model import Facts
 
+# Modules that programs look for by name, and the beginning of the names of their distributions. FlashAttention's and
+# torch's own subjects look after theirs.
+NAMED = {"transformer_engine": "transformer-engine", "torchao": "torchao", "triton": "triton", "xformers": "xformers"}
+
 
 @dataclass(frozen=True)
 class LoadedLibrary:

@@ -11,7 +11,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distributions
 from importlib.util import find_spec
 from pathlib import Path
 
-from fp8doctor.checks.libraries.facts import Libraries, LoadedLibrary, Overwritten
+from fp8doctor.checks.libraries.facts import NAMED, Libraries, LoadedLibrary, Overwritten
 from fp8doctor.model import Request
 from fp8doctor.plain import from_plain
 from fp8doctor.registry import probe
@@ -35,9 +35,6 @@ ASKED_FOR = (
     "onnxruntime-gpu", "jax", "tensorrt", "nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cudnn-cu12",
     "nvidia-cudnn-cu13",
 )  # fmt: skip
-# Modules that programs look for by name, and the beginning of the names of their distributions. FlashAttention's and
-# torch's own subjects look after theirs.
-NAMED = {"transformer_engine": "transformer-engine", "torchao": "torchao", "triton": "triton", "xformers": "xformers"}
 CUDA_LIBRARY = r"(lib(?:cudnn|cublas|cublasLt|cudart|nvrtc|nccl|cuda)(?:_\w+)?)\.so(?:\.([\d.]+))?$"
 
 

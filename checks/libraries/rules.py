@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fp8doctor.checks.claims.facts import Claims
 from fp8doctor.checks.gpu import Gpus, capability
-from fp8doctor.checks.libraries.facts import Libraries, LoadedLibrary, release
+from fp8doctor.checks.libraries.facts import NAMED, Libraries, LoadedLibrary, release
 from fp8doctor.model import Action, ErrorText, Evidence, Finding, NotApplicable, RuleResult, Severity, Unknown, observed
 from fp8doctor.registry import rule
 
@@ -311,7 +311,8 @@ def left_over_folder(libraries: Libraries) -> RuleResult:
                     f"python -c \"import {module}; print(*{module}.__path__, sep='\\n')\"",
                 ),
             ),
-            about=f"package:{module.replace('_', '-')}",
+            about=f"package:{NAMED[module]}",
         )
         for module, folders in found.items()
+        if module in NAMED  # a stranger's facts may hold any words, and these stand in a command
     ] or None

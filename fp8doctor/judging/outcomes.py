@@ -163,8 +163,12 @@ def _ran_on_the_cpu(runs: Runs) -> bool:
 
 
 def _unseen(rule: Rule, runs: Runs, unprobed: set[str]) -> str | None:
-    """The first of a rule's facts, where nobody looked at any of them; None if somebody did."""
-    keys = [need.key for need in rule.needs.values()]
+    """The first of a rule's facts, where nobody looked at any of them; None if somebody did.
+
+    What a rule can do without says nothing of that, unless it can do without everything.
+    """
+    needed = [need.key for need in rule.needs.values() if need.kind != "optional"]
+    keys = needed or [need.key for need in rule.needs.values()]
     if any(key in runs and runs[key].outcome != "not-observed" for key in keys):
         return None
     return next((key for key in keys if key not in unprobed), None)

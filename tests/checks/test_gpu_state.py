@@ -170,7 +170,7 @@ def nvml(error: str | None = None, outcome: ProbeOutcome = "ok", gpus: Gpus | No
         ("LIBRARY_BROKEN: libnvidia-ml.so.1: file too short", "cannot be loaded", None),
         ("NOT_INSTALLED: No module named 'pynvml'", "nvidia-ml-py", Severity.WARNING),
         ("UNKNOWN: Unknown Error", "unknown error", None),
-        ("OPERATING_SYSTEM: blocked", "cannot be opened: blocked", None),
+        ("OPERATING_SYSTEM: blocked", "cannot be opened: OPERATING_SYSTEM: blocked", None),
     ],
 )
 def test_nvml_unusable(error: str, title: str, severity: Severity | None) -> None:

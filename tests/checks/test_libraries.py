@@ -322,6 +322,10 @@ def test_a_folder_of_ones_own_is_no_left_over(tmp_path: Path) -> None:
     assert BrokenSite(tmp_path / "site-packages").probe(gather).facts.left_over == {}
 
 
+def test_words_of_a_strangers_facts_get_into_no_command() -> None:
+    assert rules.left_over_folder(Libraries(left_over={"os; os.abort()": ("/x",)})) is None
+
+
 def test_a_package_is_no_left_over(tmp_path: Path) -> None:
     site = BrokenSite(tmp_path)
     site.metadata("transformer-engine-torch", "2.20.2")

@@ -171,7 +171,7 @@ def test_a_rule_whose_facts_are_missing_is_unknown_and_says_why(run: ProbeRun[An
 
 
 def test_what_a_rule_cannot_tell_is_no_riddle_where_nobody_looked_at_any_of_its_facts() -> None:
-    def dusty(fan: Fan | None, room: ProbeRun[Room]) -> Unknown:
+    def dusty(fan: Fan | None, room: Room | None) -> Unknown:
         """Dust."""
         return Unknown("neither the fan nor the room was seen")
 
@@ -180,6 +180,15 @@ def test_what_a_rule_cannot_tell_is_no_riddle_where_nobody_looked_at_any_of_its_
     for somebody in (ok(fan=Fan()), {"room": ProbeRun[Any]("signal")}):
         looked = outcome_of(dusty, somebody)
         assert (looked.reason, looked.unseen) == ("neither the fan nor the room was seen", False)
+
+
+def test_what_a_rule_can_do_without_does_not_make_a_riddle_of_what_nobody_looked_at() -> None:
+    def loud(room: ProbeRun[Room], fan: Fan | None) -> Unknown:
+        """Noise."""
+        return Unknown("the room was not seen")
+
+    assert outcome_of(loud, ok(fan=Fan())).unseen
+    assert not outcome_of(loud, {"room": ProbeRun[Any]("signal")}).unseen
 
 
 def test_that_a_question_does_not_arise_needs_no_facts() -> None:
