@@ -107,7 +107,7 @@ def nvml_unusable(driver: ProbeRun[Driver], gpus: Gpus | None) -> RuleResult:
         return NotApplicable(f"NVML says why: {error}")
     name = error.partition(": ")[0]
     # An unknown name stays: words may be a secret that only the name before them gives away.
-    title, actions = UNUSABLE.get(name, (f"NVML cannot be opened: {in_words(error)}", (_NVIDIA_SMI, _XID)))
+    title, actions = UNUSABLE.get(name, (f"NVML cannot be opened: {error}", (_NVIDIA_SMI, _XID)))
     return Finding(
         title=title,
         evidence=(Evidence(in_words(error), error, fact="driver.nvml_error"),),
