@@ -227,6 +227,11 @@ def timings(function: F) -> F:
     return _mark_maker(function, "timings")
 
 
+def disturbances(function: F) -> F:
+    """Mark a pure function that says when something made times unreliable, `(...) -> list[Disturbance]`."""
+    return _mark_maker(function, "disturbances")
+
+
 def _mark_maker(function: F, makes: Makes) -> F:
     _refuse_generator(function)
     hints = typing.get_type_hints(function)

@@ -15,7 +15,7 @@ from fp8doctor.model import Facts, RuleResult, Scope, Settles, Severity
 RunsIn = Literal["tool", "target"]
 # How a parameter wants its facts: the value (or the rule cannot tell), the value or None, how the probe ended.
 NeedKind = Literal["required", "optional", "run"]
-Makes = Literal["candidates", "exhibit", "traits", "timings"]
+Makes = Literal["candidates", "exhibit", "traits", "timings", "disturbances"]
 
 
 class RegistrationError(TypeError):
@@ -87,7 +87,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Maker:
-    """A pure function from facts to candidates, to an exhibit, or to what two reports are compared by."""
+    """A pure function from facts to what a report shows or compares, or to what disturbed its times."""
 
     function: Callable[..., Any]
     needs: dict[str, Need]

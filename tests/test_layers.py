@@ -15,7 +15,7 @@ MAX_LINES = 400
 # The examined libraries: imported inside functions that run in a child, never while a module loads.
 EXAMINED = {"torch", "torchao", "transformer_engine", "flash_attn", "triton", "numpy", "diffusers", "vllm", "xformers"}
 VOCABULARY = {"fp8doctor.model", "fp8doctor.plain", "fp8doctor.specs", "fp8doctor.traced", "fp8doctor.pasted"}
-VOCABULARY |= {"fp8doctor.variables", "fp8doctor.observed", "fp8doctor.raised"}
+VOCABULARY |= {"fp8doctor.variables", "fp8doctor.observed", "fp8doctor.raised", "fp8doctor.reliance"}
 SUBJECTS = VOCABULARY | {"fp8doctor.checks", "fp8doctor.registry", "fp8doctor.measuring", "fp8doctor.observing"}
 ANYTHING: set[str] = {"fp8doctor"}
 
@@ -29,6 +29,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "fp8doctor.traced": ({"fp8doctor.model"}, set()),
     "fp8doctor.pasted": ({"fp8doctor.model"}, set()),
     "fp8doctor.observed": ({"fp8doctor.model"}, set()),
+    "fp8doctor.reliance": ({"fp8doctor.model"}, set()),
     "fp8doctor.variables": (set(), set()),
     "fp8doctor.raised": (set(), set()),
     "fp8doctor.registry": (VOCABULARY, set()),

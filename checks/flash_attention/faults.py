@@ -94,14 +94,15 @@ def rebuild(generation: int, version: str | None = None) -> str:
     """The command that makes the package anew, in the same version where that is known, and leaves torch as it is."""
     wanted = _PIP_NAME[generation] + (f"=={version.partition('+')[0]}" if version else "")
     if generation == 4:
-        return f"pip install --force-reinstall --no-deps --pre '{wanted}' && pip install --pre '{wanted}'"
+        pip = "python -m pip install"
+        return f"{pip} --force-reinstall --no-deps --pre '{wanted}' && {pip} --pre '{wanted}'"
     # Without the variable pip may take the same wheel again (setup.py, hopper/setup.py).
     if generation == 3:
         return (
             "git clone --recursive https://github.com/Dao-AILab/flash-attention && cd flash-attention/hopper"
-            " && MAX_JOBS=4 FLASH_ATTENTION_FORCE_BUILD=TRUE pip install --no-deps --no-build-isolation ."
+            " && MAX_JOBS=4 FLASH_ATTENTION_FORCE_BUILD=TRUE python -m pip install --no-deps --no-build-isolation ."
         )
     return (
-        "MAX_JOBS=4 FLASH_ATTENTION_FORCE_BUILD=TRUE pip install --force-reinstall --no-deps --no-build-isolation"
-        f" --no-cache-dir '{wanted}'"
+        "MAX_JOBS=4 FLASH_ATTENTION_FORCE_BUILD=TRUE python -m pip install --force-reinstall --no-deps"
+        f" --no-build-isolation --no-cache-dir '{wanted}'"
     )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from dataclasses import replace
+
 from fp8doctor.checks.driver import MISMATCH, Driver
 from fp8doctor.checks.gpu.facts import Gpu, Gpus
 from fp8doctor.checks.gpu.nvml import CRASHED, LIBRARY_BROKEN, NO_ANSWER, NOT_INSTALLED, in_words
@@ -108,6 +112,9 @@ def nvml_unusable(driver: ProbeRun[Driver], gpus: Gpus | None) -> RuleResult:
     name = error.partition(": ")[0]
     # An unknown name stays: words may be a secret that only the name before them gives away.
     title, actions = UNUSABLE.get(name, (f"NVML cannot be opened: {error}", (_NVIDIA_SMI, _XID)))
+    if name == NOT_INSTALLED and driver.interpreter:  # fp8doctor's own, which need not be the examined one
+        python = shlex.quote(driver.interpreter)
+        actions = tuple(replace(a, command=re.sub(r"^python\b", lambda _: python, a.command or "")) for a in actions)
     return Finding(
         title=title,
         evidence=(Evidence(in_words(error), error, fact="driver.nvml_error"),),

@@ -33,7 +33,7 @@ SEE_WHO = "nvidia-smi"
 SEE_WHO_HOLDS = "nvidia-smi --query-compute-apps=pid,name,used_memory --format=csv"
 
 
-@rule("GPU004", "gpu-shared-or-mig", Severity.WARNING, scope="box")
+@rule("GPU004", "gpu-shared-or-mig", Severity.WARNING, scope="box", explains=("times-put-aside",))
 def shared_or_mig(gpus: Gpus, clocks: Clocks | None) -> RuleResult:
     """The GPU is shared, or only a slice of it is used.
 
@@ -49,7 +49,8 @@ def shared_or_mig(gpus: Gpus, clocks: Clocks | None) -> RuleResult:
     products took up to 2.6 times. A slice has a part of the SMs and of the bandwidth, so the full board's figures do
     not hold for it.
 
-    What to do: time again when the GPU is alone. On a slice, compare with the slice's share; utilisation
+    What to do: time again when the GPU is alone; times that were taken while another program computed are left out of
+    everything that is said here. On a slice, compare with the slice's share; utilisation
     reads 0 on MIG.
 
     Sources: nvidia-ml-py, nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetProcessUtilization,
@@ -70,7 +71,7 @@ def _shared(gpu: Gpu, doctor_idle: bool | None, clocks: Clocks | None) -> Verdic
         )
     held = _held(gpu, doctor_idle)
     came = _came(gpu, clocks)
-    working = _working(gpu, bool(doctor_idle or held)) + tuple(text for text, works in came if works)
+    working = _busy(gpu, doctor_idle) + tuple(text for text, works in came if works)
     if not held and not working and not came:
         if gpu.processes is None:
             observed(gpu.memory_used_mib, f"who else uses {label(gpu)}")
@@ -106,6 +107,15 @@ def _held(gpu: Gpu, doctor_idle: bool | None) -> tuple[Evidence, ...]:
         text = f"{unseen / 1024:.1f} GiB are held by what is not listed as a process here"
         evidence.append(Evidence(text, unseen, "MiB", path(gpu, "memory_used_mib")))
     return tuple(evidence)
+
+
+def keeps_busy(gpu: Gpu, doctor_idle: bool | None) -> bool:
+    """Whether the GPU worked for someone else while it was looked at, before anything was timed."""
+    return any(evidence.fact == path(gpu, "utilization_percent") for evidence in _busy(gpu, doctor_idle))
+
+
+def _busy(gpu: Gpu, doctor_idle: bool | None) -> tuple[Evidence, ...]:
+    return _working(gpu, bool(doctor_idle or _held(gpu, doctor_idle)))
 
 
 def _working(gpu: Gpu, by_others: bool) -> tuple[Evidence, ...]:

@@ -156,7 +156,7 @@ def known(gpus: Gpus, linear: Linear | None, libraries: Libraries | None, build:
 
 
 def _known_for(compute_capability: str | None) -> tuple[str | None, str]:
-    large = "large layers and thousands of tokens; nothing was timed here"
+    large = "large layers and thousands of tokens"
     if compute_capability in ("gfx942", "gfx950", "gfx1200", "gfx1201"):
         return "torchao-fp8-tensorwise+compile", large
     found = capability(compute_capability)

@@ -48,6 +48,8 @@ def measure(torch: Any, timer: Timer, *, epoch_s: float, with_fp8: bool) -> Ceil
         copy_gb_s=_copy_gb_s(torch, timer),
         launch_us=estimate(_launch_samples(torch, timer)),
         took_s=round(time.monotonic() - began, 2),
+        started_s=round(began - epoch_s, 3),
+        ended_s=round(time.monotonic() - epoch_s, 3),
     )
 
 

@@ -82,6 +82,9 @@ class Ceilings:
     # Host time of one eager addition of a few numbers: what each launched operation costs the host.
     launch_us: Estimate | None = None
     took_s: float | None = None
+    # When all of it was measured, in seconds from the start of the run.
+    started_s: float | None = None
+    ended_s: float | None = None
 
 
 @dataclass(frozen=True)

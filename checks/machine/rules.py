@@ -41,8 +41,13 @@ def env_var_wrong(machine: Machine, gpus: Gpus | None, libraries: Libraries | No
     return [
         Finding(
             f"{harm.variable}={harm.value} is set",
-            (Evidence(f"{harm.variable}={harm.value}: {harm.effect}", fact=f"machine.environment.{harm.variable}"),),
-            (Action(f"Unset it ({harm.source})", f"unset {harm.variable}"),),
+            (
+                Evidence(
+                    f"{harm.variable}={harm.value}: {harm.effect} ({harm.source})",
+                    fact=f"machine.environment.{harm.variable}",
+                ),
+            ),
+            (Action("Unset it.", f"unset {harm.variable}"),),
             about=f"variable:{harm.variable}",
             severity=harm.severity,
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from fp8doctor.judging.advice import effective
 from fp8doctor.judging.outcomes import make
+from fp8doctor.judging.relying import relied_on
 from fp8doctor.judging.report import Report
 from fp8doctor.model import Candidate, Facts, Listing, ProbeRun, Trait, TraitKind
 from fp8doctor.plain import from_plain
@@ -42,11 +43,11 @@ class Gathered:
 
 def gather(report: Report, registry: Registry) -> Gathered:
     """Ask every subject about the report. One that fails costs itself alone, as in judging."""
-    runs = typed(report, registry)
+    runs = relied_on(registry, typed(report, registry))
     found = Gathered()
     # What was timed and not advised first: it says more of the same case.
     for maker in sorted(registry.makers, key=lambda maker: maker.makes != "timings"):
-        if maker.makes == "exhibit":
+        if maker.makes in ("exhibit", "disturbances"):
             continue
         try:
             made = make(maker, runs)

@@ -61,9 +61,12 @@ def _as_grave_as_symptoms(records: list[FindingRecord]) -> list[FindingRecord]:
     ]
 
 
-def _rank(record: FindingRecord) -> tuple[int, int, float, str, str]:
+def _rank(record: FindingRecord) -> tuple[int, int, bool, float, str, str]:
+    """Box before use, the graver before the lesser; of errors what stops all programs before what stops a package."""
     cost = record.gain.speedup if record.gain else 0.0
-    return (0 if record.scope == "box" else 1, record.severity.rank, -cost, record.id, record.about or "")
+    about = record.about or ""
+    of_a_package = record.severity is Severity.ERROR and about.startswith("package:")
+    return (0 if record.scope == "box" else 1, record.severity.rank, of_a_package, -cost, record.id, about)
 
 
 def _causes_first(ranked: list[FindingRecord], explains: dict[str, tuple[str, ...]]) -> list[FindingRecord]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 from fp8doctor.judging.advice import advise
 from fp8doctor.judging.causes import order_findings
+from fp8doctor.judging.commands import for_examined
 from fp8doctor.judging.outcomes import Outcome, effective_severity, judge_rules, make
+from fp8doctor.judging.relying import relied_on, with_reasons
 from fp8doctor.judging.report import FindingRecord, OutcomeRecord, SilencedRecord, Use, VerdictRecord
 from fp8doctor.judging.silencing import EVERYTHING, Selection
 from fp8doctor.judging.verdict import decide
@@ -36,7 +38,8 @@ def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]], selection: Se
 
     What `selection` silences is found all the same, and counts for the status; it is not told among the findings.
     """
-    outcomes = judge_rules(registry, runs)
+    seen, runs = runs, relied_on(registry, runs)
+    outcomes = with_reasons(judge_rules(registry, runs), registry, seen, runs)
     candidates: list[Candidate] = []
     exhibits: list[Exhibit] = []
     broken: list[OutcomeRecord] = [
@@ -56,7 +59,7 @@ def judge(registry: Registry, runs: Mapping[str, ProbeRun[Facts]], selection: Se
             exhibits += made
     captions = _captions(runs, broken)
     shown, silenced = selection.split(outcomes)
-    findings = order_findings(shown)
+    findings = for_examined(order_findings(shown), runs)
     use = advise(candidates)
     verdict = decide(outcomes, findings, use, candidates, _said(runs, broken), of_a_model=_model(runs) is not None)
     # Hearsay of what pays is no advice to a box that is broken, or of which messages doubt the GPU.

@@ -27,6 +27,7 @@ from fp8doctor.model import (
 )
 from fp8doctor.observed import Model
 from fp8doctor.registry import Registry
+from fp8doctor.reliance import Disturbance
 from fp8doctor.specs import Maker, Makes, Need, Rule
 from fp8doctor.traced import Trace
 
@@ -36,6 +37,7 @@ _MADE: dict[Makes, tuple[type[Any], ...]] = {
     "exhibit": (Exhibit,),
     "traits": (Trait, Listing),
     "timings": (Candidate,),
+    "disturbances": (Disturbance,),
 }
 
 _ON_THE_CPU = "the step ran on the CPU, and this is asked of a GPU"

@@ -150,7 +150,8 @@ def _headline(
         said = "The GPU has FP8, and the software here does not get there"
         return f"{said}: {_clause(grave)}." if grave else f"{said}."
     if runs:
-        return "FP8 runs here and is right; nothing was timed, so whether it pays is not known."
+        said = "FP8 runs here and is right; whether it pays was not measured."
+        return f"{said} {_sentence(grave)}" if grave else said
     said = "The GPU has FP8; whether FP8 runs here was not seen"
     return f"{said}: {_clause(error)}." if error else f"{said}."
 

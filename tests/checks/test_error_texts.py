@@ -14,6 +14,24 @@ from fp8doctor.reading.messages import known_lines
 
 # (message, rules that it settles, where it was read)
 MESSAGES: list[tuple[str, set[str], str]] = [
+    # The loader.
+    (
+        "ImportError: /x/torch/lib/../../nvidia/cusparse/lib/libcusparse.so.12: undefined symbol:"
+        " __nvJitLinkComplete_12_4, version libnvJitLink.so.12",
+        {"LIB008"},
+        "pytorch/pytorch#131312",
+    ),
+    (
+        "ImportError: /x/lib/python3.12/site-packages/torch/lib/libtorch_cuda.so: undefined symbol: ncclCommResume",
+        {"LIB008"},
+        "pytorch/pytorch#186591",
+    ),
+    (
+        "ImportError: libcudart.so.11.0: cannot open shared object file: No such file or directory",
+        {"LIB008"},
+        "Dao-AILab/flash-attention#208",
+    ),
+    ("libcudart.so.12 was not found by the script, and is not needed", set(), "prose"),
     # The GPU, the driver, torch's build.
     (
         "ValueError: type fp8e4nv not supported in this architecture. The supported fp8 dtypes are ('fp8e4b15',"

@@ -67,7 +67,7 @@ def test_a_whole_compilation_is_held_to_its_blocks_compiled_one_by_one(
     assert rung.relative_error < 3 * rounding * FORMAT_ERRORS["bf16"], "both compute in the same format"
     assert rung.relative_error_limit == round(climber.reference().limit("bf16"), 4)
     assert rung.step_ms is not None
-    assert 1e3 / 5 < rung.step_ms.median < 5e3, (
+    assert 1e3 / 20 < rung.step_ms.median < 20e3, (
         "the time of the regional rung, by the factor that was seen on few blocks"
     )
     assert (rung.graphs, rung.graph_breaks) == (1, 0)

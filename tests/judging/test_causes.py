@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fp8doctor.judging.causes import order_findings
-from fp8doctor.judging.outcomes import Outcome
+from fp8doctor.judging.outcomes import Outcome, effective_severity
 from fp8doctor.judging.report import FindingRecord
 from fp8doctor.model import Finding, Gain, Scope, Severity
 from fp8doctor.specs import Rule
@@ -52,6 +52,15 @@ def test_a_cause_is_told_as_gravely_as_what_is_folded_under_it_and_leads_by_its_
         ("CAU001", Severity.ERROR),
         ("SYM001", Severity.ERROR),
     ]
+
+
+def test_of_two_errors_what_stops_all_programs_stands_before_what_stops_one_package() -> None:
+    fault = Finding("torchao cannot be imported", about="package:torchao")
+    package = outcome("AAA001", None, fault, severity=Severity.ERROR)
+    box = outcome("BBB001", None, Finding("no GPU is visible"), severity=Severity.ERROR)
+    assert ids([package, box]) == ["BBB001", "AAA001"]
+    lighter = outcome("CCC001", severity=Severity.INFO)
+    assert ids([package, lighter]) == ["AAA001", "CCC001"]
 
 
 def test_only_what_fired_is_explained_and_a_name_may_be_shared() -> None:
@@ -151,13 +160,19 @@ def test_within_a_scope_no_symptom_stands_before_its_cause(found: list[Outcome])
 
 
 @given(fired_rules(acyclic=True))
-def test_findings_that_nothing_explains_stand_by_severity_and_then_by_cost(found: list[Outcome]) -> None:
+def test_findings_that_nothing_explains_stand_by_their_own_severity_and_then_by_cost(found: list[Outcome]) -> None:
+    """A cause that is told as gravely as its symptoms does not thereby come before what is grave by itself."""
+    own = {(o.rule.id, f.about): effective_severity(o.rule, f) for o in found for f in o.findings}
     records = order_findings(found)
     explained = {id for record in records for id in record.explains}
     free = [record for record in records if record.id not in explained and record.scope == "box"]
     for one, other in pairwise(free):
-        assert weight(one) <= weight(other)
+        assert weight(one, own[one.id, one.about]) <= weight(other, own[other.id, other.about])
 
 
-def weight(record: FindingRecord) -> tuple[int, float]:
-    return record.severity.rank, -(record.gain.speedup if record.gain else 0.0)
+def weight(record: FindingRecord, severity: Severity) -> tuple[int, bool, float]:
+    return (
+        severity.rank,
+        severity is Severity.ERROR and (record.about or "").startswith("package:"),
+        -(record.gain.speedup if record.gain else 0.0),
+    )

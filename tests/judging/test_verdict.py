@@ -171,7 +171,11 @@ def test_headlines() -> None:
         "FP8 runs on this box, and even its best path gains nothing over BF16."
     )
     assert headline(True, True, True, NOTHING_TIMED) == (
-        "FP8 runs here and is right; nothing was timed, so whether it pays is not known."
+        "FP8 runs here and is right; whether it pays was not measured."
+    )
+    blocking = finding("CUDA_LAUNCH_BLOCKING=1 is set", Severity.WARNING)
+    assert headline(True, True, True, NOTHING_TIMED, blocking) == (
+        "FP8 runs here and is right; whether it pays was not measured. CUDA_LAUNCH_BLOCKING=1 is set."
     )
     assert headline(True, None, None, NOTHING_TIMED) == "The GPU has FP8; whether FP8 runs here was not seen."
     assert headline(None, None, None, NOTHING_TIMED) == "Cannot say: not enough of this box was seen."
