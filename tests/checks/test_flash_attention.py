@@ -303,7 +303,7 @@ def test_a_fault_costs_its_own_generation_only(site: BrokenSite, fault: Fault, r
 def test_a_hang_is_ended_and_named(site: BrokenSite, tmp_path: Path) -> None:
     flash_attn_2(site, "hang")
     site.module("flash_attn_interface", "def flash_attn_func(q, k, v): return q\n")
-    flash = probed(site.probe(gather, deadline_s=90))
+    flash = probed(site.probe(gather, deadline_s=30))
     second, third = flash.generation(2), flash.generation(3)
     assert second is not None
     assert third is not None
