@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from fp8doctor.reporting.sections import Line, Section
 from fp8doctor.reporting.text import factor, number, one_line
 
 View = dict[str, Any]
@@ -21,24 +21,6 @@ TWICE = 2.0
 NOISE_NOTE = "noise: up to 3 %, steps and times under 50 us 8 %, calls that wait for the host 1.4x"
 RECORDED_NOTE = "one recording each, which has no interval: less than 10 % is no difference; of other work it is none"
 KIND_WORDS = {"hardware": "hardware", "software": "software", "setting": "setting"}
-
-
-@dataclass(frozen=True)
-class Line:
-    """One thing said: a mark in front of it, and what stands below it."""
-
-    text: str
-    mark: str = ""
-    more: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Section:
-    """Lines under one title."""
-
-    title: str
-    lines: tuple[Line, ...]
-    note: str = ""
 
 
 def sections(view: View, *, verbose: bool = False) -> list[Section]:

@@ -37,7 +37,7 @@ def test_what_a_moment_brings_is_no_change() -> None:
 
     def moment(facts: Document) -> None:
         gpu = facts["gpus"]["gpus"][0]
-        gpu |= {"uuid": "GPU-1", "pci_bus_id": "1", "temperature_c": 71.0, "power_w": 400.0, "memory_used_mib": 9000.0}
+        gpu |= {"uuid": "GPU-1", "pci_bus_id": "1", "temperature_c": 71.0, "power_w": 400.0, "memory_used_mib": 3000.0}
         gpu |= {"sm_clock_mhz": 345, "utilization_percent": 99, "clock_event_reasons": ["GpuIdle"]}
         facts["machine"] |= {"load_average_1min": 14.0, "memory_available_mib": 5.0, "shm_free_mib": 1.0}
         facts["torch_build"]["import_s"] = 99.0

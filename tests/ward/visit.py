@@ -101,6 +101,9 @@ def examine(fault: Fault, folder: Path) -> tuple[Visit, Diagnosis | None]:
     return seen, None if seen.report is None else diagnose(fault, seen.report)
 
 
+SHARED, ASIDE = "gpu-shared-or-mig", "times-put-aside"
+
+
 def diagnose(fault: Fault, report: dict[str, Any]) -> Diagnosis:
     """What is said first of a fault: by the command itself, or of its bed with the facts that the command saw."""
     disturbed = [key for key in HEALTHY_PROBES if _ended_otherwise(key, fault, report)]
@@ -109,6 +112,8 @@ def diagnose(fault: Fault, report: dict[str, Any]) -> Diagnosis:
         untouched = {rule["id"]: rule["outcome"] for rule in _judged(bed)["outcomes"]}
         report = _judged(_in_bed(fault, bed, report))
         concerned = set(fault.seen_by) | set(fault.quiet_probes)
+        if fault.first == SHARED and any(one["name"] == ASIDE for one in report["findings"]):
+            concerned |= {"linear"}  # what was timed beside somebody else is not used
         by_messages = {one["rule"] for one in report["facts"]["messages"]["messages"]}
         for rule in report["outcomes"]:
             if (
