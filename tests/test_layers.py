@@ -53,6 +53,10 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         VOCABULARY | {"fp8doctor.measuring", "fp8doctor.observing"},
         set(),
     ),
+    "fp8doctor.fleet": (
+        VOCABULARY | {"fp8doctor.registry", "fp8doctor.measuring", "fp8doctor.judging", "fp8doctor.fleet"},
+        {"msgspec"},
+    ),
     "fp8doctor.differing": (
         VOCABULARY | {"fp8doctor.registry", "fp8doctor.measuring", "fp8doctor.judging", "fp8doctor.differing"},
         set(),

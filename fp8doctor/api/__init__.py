@@ -9,6 +9,10 @@ from fp8doctor.api.documents import (
     difference_to_markdown,
     difference_view,
     facts_to_json,
+    fleet_to_html,
+    fleet_to_json,
+    fleet_to_markdown,
+    fleet_view,
     report_to_html,
     report_to_json,
     report_to_markdown,
@@ -25,6 +29,7 @@ from fp8doctor.api.examining import (
     examine,
     look,
 )
+from fp8doctor.api.fleets import fleet
 from fp8doctor.judging.report import Report
 
 __all__ = [
@@ -42,6 +47,11 @@ __all__ = [
     "difference_view",
     "examine",
     "facts_to_json",
+    "fleet",
+    "fleet_to_html",
+    "fleet_to_json",
+    "fleet_to_markdown",
+    "fleet_view",
     "knowledge",
     "look",
     "read",

@@ -13,6 +13,7 @@ from fp8doctor.plain import to_plain
 
 if TYPE_CHECKING:
     from fp8doctor.differing import Difference
+    from fp8doctor.fleet.record import FleetReport
 
 
 def report_to_json(report: Report, *, redact: bool = True) -> str:
@@ -65,6 +66,46 @@ def difference_view(difference: Difference, *, redact: bool = True) -> dict[str,
     head = {"schema": DIFFERENCE_SCHEMA, "schema_version": DIFFERENCE_VERSION}
     document = {**head, **to_plain(difference)}
     return _redacted(document) if redact else document
+
+
+def fleet_view(fleet: FleetReport, *, redact: bool = True) -> dict[str, Any]:
+    """The report of many nodes as JSON values, with its schema.
+
+    Redacted unless asked otherwise; the names of nodes stay, which is how a person finds them.
+    """
+    from fp8doctor.fleet.record import FLEET_SCHEMA, FLEET_VERSION
+
+    document = {"schema": FLEET_SCHEMA, "schema_version": FLEET_VERSION, **to_plain(fleet)}
+    if not redact:
+        return document
+    from fp8doctor.reporting.redaction import NOBODY
+    from fp8doctor.reporting.redaction import redact as redacted
+
+    # This machine's own names are those of a node.
+    return redacted(document, NOBODY)
+
+
+def fleet_to_json(fleet: FleetReport, *, redact: bool = True) -> str:
+    """The report of many nodes as indented JSON text."""
+    return store.encode(fleet_view(fleet, redact=redact))
+
+
+def fleet_to_markdown(fleet: FleetReport, *, redact: bool = True) -> str:
+    """The report of many nodes as Markdown for an issue."""
+    from fp8doctor.reporting.fleet import to_markdown
+
+    return to_markdown(fleet_view(fleet, redact=redact))
+
+
+def fleet_to_html(fleet: FleetReport, *, redact: bool = True) -> str:
+    """The report of many nodes as one HTML page with charts.
+
+    Raises:
+        fp8doctor.reporting.html.MissingChartsError: if what draws them is not installed (the extra `html`).
+    """
+    from fp8doctor.reporting.fleet import to_html
+
+    return to_html(fleet_view(fleet, redact=redact))
 
 
 def facts_to_json(report: Report, *, redact: bool = True) -> str:

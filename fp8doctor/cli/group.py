@@ -19,6 +19,7 @@ COMMANDS = (
     "read",
     "trace",
     "diff",
+    "fleet",
     "explain",
     "rules",
     "demo",

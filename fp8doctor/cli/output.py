@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fp8doctor.differing import Difference
+    from fp8doctor.fleet.record import FleetReport
     from fp8doctor.judging.report import Report
     from fp8doctor.judging.silencing import Selection
 
@@ -93,7 +94,7 @@ class Outputs:
                 click.echo(f"fp8doctor: exit status {status:d} and not {without:d}, {why}", err=True)
         return int(status)
 
-    def save(self, found: Report | Difference, show: Callable[[Console], None]) -> None:
+    def save(self, found: Report | Difference | FleetReport, show: Callable[[Console], None]) -> None:
         """Write a report or a difference everywhere; `show` shows it on a console."""
         for form, place in self.places:
             write(place, _plain(show) if form == "text" else getattr(found, f"to_{form}")(redact=self.redact))

@@ -54,11 +54,11 @@ def render(view: View) -> str:
     """
     check()
     leading = summary.leading_bars(view)
-    drawn = {id(one): _drawn(one) for one in view["exhibits"] if one["rows"]}
+    drawn = {id(one): drawn_of(one) for one in view["exhibits"] if one["rows"]}
     others = summary.others_to_look_at(view)
-    return _environment().get_template("report.html.jinja").render(
+    return environment().get_template("report.html.jinja").render(
         view=view,
-        style=_style(),
+        style=style(),
         verdict=view["verdict"],
         headline=summary.headline(view),
         answers=_answers(view),
@@ -86,7 +86,8 @@ def render(view: View) -> str:
     )  # fmt: skip
 
 
-def _drawn(exhibit: dict[str, Any]) -> dict[str, Any]:
+def drawn_of(exhibit: dict[str, Any]) -> dict[str, Any]:
+    """What the template's `picture` shows of an exhibit: its chart, and its figures as a table."""
     names, rows = exhibits.columns(exhibit)
     return {
         "id": re.sub("[^a-z0-9-]+", "-", one_line(exhibit["id"]).lower()),
@@ -174,14 +175,16 @@ def _json(view: View) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _style() -> Any:
+def style() -> Any:
+    """The pages' style sheet."""
     from markupsafe import Markup
 
     return Markup((files("fp8doctor.reporting") / "report.css").read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=1)
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where the templates are, each expression of which is escaped and bounded."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     made = Environment(

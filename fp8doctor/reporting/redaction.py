@@ -93,6 +93,9 @@ class Identity:
         return cls(*(tuple(dict.fromkeys(filter(None, names))) for names in (homes, users, hosts)))
 
 
+NOBODY = Identity()
+
+
 def redact(document: dict[str, Any], identity: Identity | None = None) -> dict[str, Any]:
     """The document with everything replaced that tells who or where; redacting twice changes nothing more.
 

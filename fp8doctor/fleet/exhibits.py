@@ -1,0 +1,100 @@
+"""What of a fleet is worth looking at: how fast its GPUs are, side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fp8doctor.fleet.odd import relative, speed
+from fp8doctor.fleet.record import Measure, Node, OddGpu, Spread
+from fp8doctor.model import Exhibit
+
+# A map of more nodes than this, or of one GPU each, is no longer looked at; the distribution is.
+MOST_MAPPED = 48
+BINS = 12
+WORDS: dict[Measure, str] = {"compute": "matrix products (BF16 and FP8)", "copy": "copies in its memory"}
+
+
+def exhibits(nodes: Sequence[Node], spreads: Sequence[Spread], odd: Sequence[OddGpu]) -> tuple[Exhibit, ...]:
+    """For each kind of GPU and measure a map of nodes and GPUs, or how many GPUs are how fast; and the odd ones."""
+    found = []
+    for spread in spreads:
+        of = [node for node in nodes if any(gpu.name == spread.gpu for gpu in node.gpus)]
+        is_a_map = len(of) <= MOST_MAPPED and spread.gpus >= 2 * len(of)
+        found.append(_map(of, spread) if is_a_map else _distribution(of, spread))
+    if odd:
+        found.append(_outliers(odd))
+    return tuple(found)
+
+
+def _map(nodes: Sequence[Node], spread: Spread) -> Exhibit:
+    """Rows of GPUs, in percent of the median of their kind."""
+    odd_below = 100 - spread.limit_percent
+    rows: list[dict[str, Any]] = []
+    for node in nodes:
+        gpus = [gpu for gpu in node.gpus if gpu.name == spread.gpu]
+        for gpu, percent in zip(gpus, relative(gpus, spread.median, spread.measure), strict=True):
+            note = "not measured" if percent is None else "odd" if percent < odd_below else None
+            # The interval says what is a difference: within the limit of its kind it is none.
+            share = None if percent is None else percent / 100
+            reach = spread.limit_percent / 100
+            rows.append(
+                {
+                    "x": f"GPU {gpu.index}",
+                    "y": node.name,
+                    "value": share,
+                    "low": None if share is None else share - reach,
+                    "high": None if share is None else share + reach,
+                    "note": note,
+                }
+            )
+    title = (
+        f"how fast each {spread.gpu} is, by {WORDS[spread.measure]}, of the median ({spread.median:,} {spread.unit})"
+    )
+    return Exhibit(f"fleet-map-{spread.measure}-{spread.gpu}", "heatmap", title, "x", tuple(rows))
+
+
+def _distribution(nodes: Sequence[Node], spread: Spread) -> Exhibit:
+    """How many GPUs are how fast, as bars over percent of the median."""
+    percents = [
+        100 * value / spread.median
+        for node in nodes
+        for gpu in node.gpus
+        if gpu.name == spread.gpu and (value := speed(gpu, spread.measure)) is not None
+    ]
+    low, high = min(percents), max(percents)
+    wide = max((high - low) / BINS, 0.1)
+    counts: dict[int, int] = {}
+    for percent in percents:
+        place = min(math.floor((percent - low) / wide), BINS - 1)
+        counts[place] = counts.get(place, 0) + 1
+    rows = tuple(
+        {
+            "label": f"{low + place * wide:.1f} to {low + (place + 1) * wide:.1f} %",
+            "value": counts.get(place, 0), "start": 0, "ratio": None, "low": None, "high": None,
+        }
+        for place in range(max(counts) + 1)
+    )  # fmt: skip
+    median = f"{spread.median:,} {spread.unit}"
+    title = f"{spread.gpus:,} {spread.gpu} by {WORDS[spread.measure]}, in percent of the median ({median})"
+    return Exhibit(f"fleet-spread-{spread.measure}-{spread.gpu}", "bars", title, "GPUs", rows)
+
+
+def _outliers(odd: Sequence[OddGpu]) -> Exhibit:
+    rows = tuple(
+        {
+            "cells": {
+                "node": one.node,
+                "GPU": f"{one.index} ({one.gpu})",
+                "measured by": WORDS[one.measure],
+                "slower by": f"{one.slower_percent:.1f} %",
+                "of its kind's spread": "too few to say" if one.spreads is None else f"{one.spreads:.1f} times",
+                "its rate": f"{one.value:,} {one.unit}",
+                "median": f"{one.median:,} {one.unit}",
+                "what else differs there": "; ".join(one.differs),
+            }
+        }
+        for one in odd
+    )
+    return Exhibit("fleet-odd", "table", "GPUs that are slower than their kind", "", rows)
