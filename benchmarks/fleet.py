@@ -59,7 +59,7 @@ def fleet(chance: random.Random, spread: float, slow: Sequence[float]) -> list[N
                     bf16 * chip * chance.gauss(1, REPEAT),
                     fp8 * chip * chance.gauss(1, REPEAT),
                     copies * chance.gauss(1, spread / 3) * chance.gauss(1, REPEAT),
-                )  # fmt: skip
+                )
             )
         nodes.append(Node(f"node-{number}", "", "", "ready", "", gpus=tuple(gpus)))
     return nodes
