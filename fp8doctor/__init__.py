@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fp8doctor.api import NothingRecognisedError, diagnose, diff, examine, fleet, read, trace
+    from fp8doctor.api import NothingRecognisedError, diagnose, diff, examine, merge, read, trace
     from fp8doctor.differing import Difference
     from fp8doctor.judging.report import Report
     from fp8doctor.your_model import examine_model, watch
@@ -21,7 +21,7 @@ __all__ = [
     "diff",
     "examine",
     "examine_model",
-    "fleet",
+    "merge",
     "read",
     "trace",
     "watch",

@@ -31,7 +31,7 @@ Scope = Literal["box", "usage"]
 Settles = Literal["hardware", "software", "runs"]
 Basis = Literal["measured", "estimated", "known"]
 Clock = Literal["device", "call"]
-Mode = Literal["quick", "default", "thorough", "bench"]
+Mode = Literal["quick", "default", "thorough", "bench", "fleet"]
 # How the words begin for what was ended: a step of which nothing was heard, and a probe as a whole.
 NO_ANSWER = "no answer"
 NO_END = "no end"

@@ -33,6 +33,7 @@ from fp8doctor.model import (
 )
 from fp8doctor.pasted import Pasted, Reading
 from fp8doctor.plain import fields_without_default, plain_problem, split_optional
+from fp8doctor.reliance import Reliance
 from fp8doctor.specs import Describer, Maker, Makes, Need, NeedKind, Probe, Reader, RegistrationError, Rule, RunsIn
 from fp8doctor.traced import Trace
 
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MARK = "__fp8doctor__"
-# Facts of the engine itself, which no probe gathers: what was printed, what a text was, what a trace adds up to.
-OWN_FACTS: dict[str, type[Facts]] = {facts.key: facts for facts in (Messages, Reading, Trace)}
+# Facts of the engine itself, which no probe gathers: what was printed, what a text was, what a trace adds up to, how
+# many times can be relied on.
+OWN_FACTS: dict[str, type[Facts]] = {facts.key: facts for facts in (Messages, Reading, Trace, Reliance)}
 
 
 def probe(
@@ -85,7 +87,7 @@ def probe(
         if get_origin(returned) in (Iterator, Iterable, Generator):
             returned = get_args(returned)[0]
         returned = _facts_type(function, returned, "probe")
-        chosen = (modes,) if isinstance(modes, str) else tuple(modes)
+        chosen = typing.cast("tuple[Mode, ...]", (modes,) if isinstance(modes, str) else tuple(modes))
         if strange := set(chosen) - set(get_args(Mode)):
             raise RegistrationError(f"{function.__name__}: no such mode: {', '.join(sorted(strange))}")
         spec = Probe(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fp8doctor.model import Facts, RuleResult, Scope, Settles, Severity
+from fp8doctor.model import Facts, Mode, RuleResult, Scope, Settles, Severity
 
 # "tool": fp8doctor's own interpreter. "target": the examined one.
 RunsIn = Literal["tool", "target"]
@@ -58,7 +58,7 @@ class Probe:
     # Runs as long as the timing probes do, beside them (sensors).
     watches: bool
     # The modes in which it runs.
-    modes: tuple[str, ...]
+    modes: tuple[Mode, ...]
     # Called in its child while that waits for what the probe needs.
     prepare: Callable[[], None] | None
     title: str
@@ -67,6 +67,12 @@ class Probe:
     def key(self) -> str:
         """The key of its facts."""
         return self.facts_type.key
+
+    def runs_as(self, mode: Mode) -> Mode | None:
+        """The mode in which it runs in a run of `mode`, None if it does not: a fleet's run is a default one and more."""
+        if mode in self.modes:
+            return mode
+        return "default" if mode == "fleet" and "default" in self.modes else None
 
 
 @dataclass(frozen=True)

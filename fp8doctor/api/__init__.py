@@ -29,7 +29,7 @@ from fp8doctor.api.examining import (
     examine,
     look,
 )
-from fp8doctor.api.fleets import fleet
+from fp8doctor.api.fleets import merge
 from fp8doctor.judging.report import Report
 
 __all__ = [
@@ -47,13 +47,13 @@ __all__ = [
     "difference_view",
     "examine",
     "facts_to_json",
-    "fleet",
     "fleet_to_html",
     "fleet_to_json",
     "fleet_to_markdown",
     "fleet_view",
     "knowledge",
     "look",
+    "merge",
     "read",
     "read_report",
     "report_to_html",

@@ -12,7 +12,7 @@ from fp8doctor.api.assembling import knowledge
 from fp8doctor.fleet.record import FleetReport
 
 
-def fleet(reports: Iterable[str | PathLike[str]]) -> FleetReport:
+def merge(reports: Iterable[str | PathLike[str]]) -> FleetReport:
     """Merge reports that nodes wrote (`fp8doctor --json FILE`), thousands of them; milliseconds each.
 
     Args:
@@ -21,11 +21,11 @@ def fleet(reports: Iterable[str | PathLike[str]]) -> FleetReport:
     Raises:
         ValueError: if no file was named.
     """
-    from fp8doctor.fleet.merging import merge, read_files
+    from fp8doctor.fleet import merging
 
     began_s = time.monotonic()
     paths = [Path(report) for report in reports]
     if not paths:
         raise ValueError("no report was named")
-    digests, missing = read_files(paths, knowledge())
-    return merge(digests, missing, store.now(), began_s)
+    digests, missing = merging.read_files(paths, knowledge())
+    return merging.merge(digests, missing, store.now(), began_s)

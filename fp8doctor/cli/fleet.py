@@ -30,7 +30,7 @@ def command(reports: tuple[Path, ...], **chosen: Any) -> int:
     files = list(_files(reports))
     if not files:
         raise click.UsageError("Name the reports that the nodes wrote: fp8doctor fleet reports/*.json")
-    return _deliver(api.fleet(files), outputs)
+    return _deliver(api.merge(files), outputs)
 
 
 def _files(reports: tuple[Path, ...]) -> list[Path]:

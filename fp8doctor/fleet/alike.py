@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from fp8doctor.fleet.digest import Digest, TraitName
-from fp8doctor.fleet.record import Difference, FoundOn, Group, Node, Value, Variant
+from fp8doctor.fleet.record import TraitDifference, FoundOn, Group, Node, Value, Variant
 from fp8doctor.model import Severity
 
 # Of a trait with more values than this, each node has its own: it is told by their number.
@@ -46,7 +46,7 @@ def group(nodes: Sequence[Node]) -> tuple[Group, ...]:
     )
 
 
-def differences(digests: Sequence[Digest]) -> tuple[Difference, ...]:
+def differences(digests: Sequence[Digest]) -> tuple[TraitDifference, ...]:
     """What is not the same on all nodes with the same GPUs; what few nodes have differently first.
 
     Nodes with unlike GPUs are not compared: their drivers, packages and settings have their own reasons to differ.
@@ -58,20 +58,20 @@ def differences(digests: Sequence[Digest]) -> tuple[Difference, ...]:
     return tuple(sorted(found, key=_weight))
 
 
-def _weight(one: Difference) -> tuple[bool, int, str, str]:
+def _weight(one: TraitDifference) -> tuple[bool, int, str, str]:
     """Known to change times before the rest; then what fewest nodes have."""
     others = sum(len(variant.nodes) for variant in one.variants[1:])
     return (one.why is None, others, one.kind, one.name)
 
 
-def _among(among: str, digests: Sequence[Digest]) -> Iterable[Difference]:
+def _among(among: str, digests: Sequence[Digest]) -> Iterable[TraitDifference]:
     names = dict.fromkeys(name for digest in digests for name in digest.traits)
     for name in names:
         by_value: dict[Value | None, list[str]] = defaultdict(list)
         for digest in digests:
             by_value[_value(digest, name)].append(digest.node.name)
         if len(by_value) > 1 and (variants := _variants(name, by_value)):
-            yield Difference(name.kind, name.name, name.unit, among, variants, name.why)
+            yield TraitDifference(name.kind, name.name, name.unit, among, variants, name.why)
 
 
 def _value(digest: Digest, name: TraitName) -> Value | None:

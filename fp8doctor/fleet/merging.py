@@ -14,7 +14,7 @@ from fp8doctor.fleet.alike import differences, findings, gpus_of, gpus_text, gro
 from fp8doctor.fleet.digest import Digest, NoNodeError, read_file
 from fp8doctor.fleet.exhibits import exhibits
 from fp8doctor.fleet.odd import find_odd
-from fp8doctor.fleet.record import Difference, FleetReport, Missing, OddGpu
+from fp8doctor.fleet.record import TraitDifference, FleetReport, Missing, OddGpu
 from fp8doctor.judging.report import Tool
 from fp8doctor.registry import Registry
 
@@ -114,7 +114,7 @@ def _one_a_node(digests: Iterable[Digest]) -> tuple[list[Digest], list[tuple[str
     return list(kept.values()), superseded
 
 
-def _with_reasons(one: OddGpu, found: Sequence[Difference]) -> OddGpu:
+def _with_reasons(one: OddGpu, found: Sequence[TraitDifference]) -> OddGpu:
     """What this node has that most of its kind have not: it may be why."""
     differs = [
         f"{difference.name}: {variant.value}, elsewhere {difference.variants[0].value}"
@@ -126,7 +126,7 @@ def _with_reasons(one: OddGpu, found: Sequence[Difference]) -> OddGpu:
     return dataclasses.replace(one, differs=tuple(differs[:MOST_REASONS]))
 
 
-def _may_concern(difference: Difference, one: OddGpu) -> bool:
+def _may_concern(difference: TraitDifference, one: OddGpu) -> bool:
     """Whether it is known to change times, and is not about another GPU of the node."""
     _, of_gpu, index = difference.name.rpartition(" of GPU ")
     return difference.why is not None and (not of_gpu or index == str(one.index))

@@ -93,7 +93,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Difference:
+class TraitDifference:
     """A trait that is not the same on all nodes with the same GPUs; the value of most nodes first."""
 
     kind: TraitKind
@@ -159,7 +159,7 @@ class FleetReport:
     headline: str
     nodes: tuple[Node, ...] = ()
     groups: tuple[Group, ...] = ()
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[TraitDifference, ...] = ()
     spreads: tuple[Spread, ...] = ()
     odd: tuple[OddGpu, ...] = ()
     findings: tuple[FoundOn, ...] = ()

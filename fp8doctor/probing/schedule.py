@@ -87,7 +87,7 @@ class Schedule:
     def _unwanted(self, probe: Probe) -> str | None:
         """Why a probe is no part of this run, None if it is."""
         request = self.plan.request
-        if request.mode not in probe.modes:
+        if probe.runs_as(request.mode) is None:
             return f"not part of a {request.mode} run"
         if probe.for_workload and request.workload is None:
             return "no workload was named (--for)"
@@ -195,7 +195,11 @@ class Schedule:
         plan.observe(Event("started", probe.key, probe.title))
         run = run_probe(
             probe,
-            replace(plan.request, seconds_left=max(0.0, min(may_use_s, probe.timeout_s))),
+            replace(
+                plan.request,
+                mode=probe.runs_as(plan.request.mode) or plan.request.mode,
+                seconds_left=max(0.0, min(may_use_s, probe.timeout_s)),
+            ),
             interpreter=self._interpreter(probe),
             importable=self._importable,
             runs=self.runs,
