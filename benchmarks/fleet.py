@@ -5,7 +5,7 @@
     python -m benchmarks.fleet --merge N   # N reports, made of a recorded box, written and merged
 
 The healthy GPUs' rates are those of the recorded H200 times a normal factor of each GPU (its spread), one for all its
-products, times another of 0.3 % for each measurement; copies have a third of that spread.
+products, times another of 0.3 % for each measurement, both together as wide as is said; copies have a third of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import random
 import resource
 import subprocess
@@ -48,7 +49,8 @@ def fleet(chance: random.Random, spread: float, slow: Sequence[float]) -> list[N
     for number in range(GPUS // PER_NODE):
         gpus = []
         for index in range(PER_NODE):
-            chip = chance.gauss(1, spread)
+            # With the measurements' own share it is the spread that is asked for.
+            chip = chance.gauss(1, math.sqrt(spread**2 - REPEAT**2 / 2))
             if index == 0 and number < len(slow):
                 chip *= 1 - slow[number]
             gpus.append(
@@ -103,10 +105,10 @@ def simulated(trials: int) -> None:
 
 
 def limits() -> None:
-    """Print the quantile 0.9995 of (median - x) / (1.4826 MAD) by sample size, beside the formula."""
+    """Print by what the quantile 0.9995 of (median - x) / (1.4826 MAD) exceeds a normal one, beside the formula."""
     import numpy as np
 
-    from fp8doctor.fleet.odd import limit
+    from fp8doctor.fleet.odd import FALSE_ALARMS, limit
 
     chance = np.random.default_rng(1)
     for count in (8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1000):
@@ -114,7 +116,7 @@ def limits() -> None:
         median = np.median(x, axis=1, keepdims=True)
         spread = 1.4826 * np.median(np.abs(x - median), axis=1, keepdims=True)
         seen = float(np.quantile((median - x) / spread, 1 - 5e-4))
-        print(f"{count:5}  {seen:5.2f}  {limit(count):5.2f}")
+        print(f"{count:5}  {seen / 3.29:5.2f}  {limit(count) / FALSE_ALARMS:5.2f}")
 
 
 def merged(count: int) -> None:

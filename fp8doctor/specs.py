@@ -69,7 +69,7 @@ class Probe:
         return self.facts_type.key
 
     def runs_as(self, mode: Mode) -> Mode | None:
-        """The mode in which it runs in a run of `mode`, None if it does not: a fleet's run is a default one and more."""
+        """The mode in which it runs in a run of `mode`, None if it does not; a fleet's is a default run and more."""
         if mode in self.modes:
             return mode
         return "default" if mode == "fleet" and "default" in self.modes else None

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from fp8doctor.fleet.digest import Digest, TraitName
-from fp8doctor.fleet.record import TraitDifference, FoundOn, Group, Node, Value, Variant
+from fp8doctor.fleet.record import FoundOn, Group, Node, TraitDifference, Value, Variant
 from fp8doctor.model import Severity
 
 # Of a trait with more values than this, each node has its own: it is told by their number.

@@ -14,7 +14,7 @@ from fp8doctor.fleet.alike import differences, findings, gpus_of, gpus_text, gro
 from fp8doctor.fleet.digest import Digest, NoNodeError, read_file
 from fp8doctor.fleet.exhibits import exhibits
 from fp8doctor.fleet.odd import find_odd
-from fp8doctor.fleet.record import TraitDifference, FleetReport, Missing, OddGpu
+from fp8doctor.fleet.record import FleetReport, Missing, OddGpu, TraitDifference
 from fp8doctor.judging.report import Tool
 from fp8doctor.registry import Registry
 

@@ -15,9 +15,9 @@ from fp8doctor.measuring.statistics import quantile
 
 # The standard deviation of a normal distribution, in median absolute deviations.
 MAD_TO_SIGMA = 1.4826
-# One in two thousand of a normal distribution lies below its mean by more than this many standard deviations, so that
-# healthy GPUs give one false alarm among 1,000 at most, of compute and copies together.
-FALSE_ALARMS = 3.29
+# One in three thousand of a normal distribution lies below its mean by more than this many standard deviations, so that
+# healthy GPUs give one false alarm among 1,000 at most, of products and copies together.
+FALSE_ALARMS = 3.4
 # Fewer GPUs than this do not tell their spread.
 FEW = 8
 # What is told without a spread, and at least with one: two runs on one GPU agree within 3 % (benchmarks/RESULTS.md).
@@ -37,7 +37,7 @@ def limit(count: int) -> float:
     """How many robust standard deviations below the median one of `count` GPUs is odd.
 
     Of small samples the median absolute deviation itself is uncertain: the factor is fitted (from above, for 8 and
-    more) to the quantile 0.9995 of (median - x) / (1.4826 MAD) in 3 million normal samples for each of 17 counts
+    more) to how the quantile 0.9995 grows of (median - x) / (1.4826 MAD) in 3 million normal samples for each of 17 counts
     (`python -m benchmarks.fleet --limits`).
     """
     return FALSE_ALARMS * (1 + 8 / count + 43 / count**2)
