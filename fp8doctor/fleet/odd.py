@@ -36,9 +36,8 @@ class _Place:
 def limit(count: int) -> float:
     """How many robust standard deviations below the median one of `count` GPUs is odd.
 
-    Of small samples the median absolute deviation itself is uncertain: the factor is fitted (from above, for 8 and
-    more) to how the quantile 0.9995 grows of (median - x) / (1.4826 MAD) in 3 million normal samples for each of 17 counts
-    (`python -m benchmarks.fleet --limits`).
+    Of small samples the median absolute deviation itself is uncertain: the factor is fitted, from above, to the growth
+    of the quantile 0.9995 of (median - x) / (1.4826 MAD) in normal samples (`python -m benchmarks.fleet --limits`).
     """
     return FALSE_ALARMS * (1 + 8 / count + 43 / count**2)
 
