@@ -108,7 +108,7 @@ def limits() -> None:
     """Print by what the quantile 0.9995 of (median - x) / (1.4826 MAD) exceeds a normal one, beside the formula."""
     import numpy as np
 
-    from fp8doctor.fleet.odd import FALSE_ALARMS, limit
+    from fp8doctor.measuring.odd_ones import FALSE_ALARMS, limit
 
     chance = np.random.default_rng(1)
     for count in (8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1000):

@@ -45,7 +45,7 @@ def measure(torch: Any, timer: Timer, *, epoch_s: float, with_fp8: bool) -> Ceil
     return Ceilings(
         bf16=bf16,
         fp8=fp8,
-        copy_gb_s=_copy_gb_s(torch, timer),
+        copy_gb_s=copy_gb_s(torch, timer),
         launch_us=estimate(_launch_samples(torch, timer)),
         took_s=round(time.monotonic() - began, 2),
         started_s=round(began - epoch_s, 3),
@@ -179,7 +179,8 @@ def sustained_tflops(
     return float(2.0 * m * k * n * calls * steps / (half[0].elapsed_time(half[-1]) * 1e-3) / 1e12)
 
 
-def _copy_gb_s(torch: Any, timer: Timer) -> float | None:
+def copy_gb_s(torch: Any, timer: Timer) -> float | None:
+    """Device-to-device copy in GB/s, bytes read plus bytes written; None where memory is short or launches show."""
     try:
         source = torch.empty(COPY_BYTES, dtype=torch.int8, device=timer.device).random_(0, 100)
         target = torch.empty_like(source)

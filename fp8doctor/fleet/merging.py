@@ -168,7 +168,7 @@ def _fp8(report: FleetReport, ready: int) -> str:
 
 def _odd(report: FleetReport) -> str:
     if not report.odd:
-        measured = sum(spread.gpus for spread in report.spreads if spread.measure == "compute")
+        measured = sum(spread.gpus for spread in report.spreads if spread.measure != "copy")
         return f"None of {_many(measured, 'measured GPU')} is slower than its kind" if measured > 1 else ""
     first = report.odd[0]
     worst = f"{first.node} GPU {first.index}, {first.slower_percent:.1f} % slower than the median of its kind"

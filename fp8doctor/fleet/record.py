@@ -11,8 +11,9 @@ from fp8doctor.model import Exhibit, Severity, TraitKind
 FLEET_SCHEMA = "fp8doctor.fleet"
 FLEET_VERSION = "1.0"
 Value = str | float | int | bool
-# What a GPU's speed is told by: the rate of its products (BF16 and FP8 taken together), or of copies in its memory.
-Measure = Literal["compute", "copy"]
+# What a GPU's speed is told by: the rate of its products (BF16 and FP8 taken together, or BF16 alone where there is no
+# FP8), or of copies in its memory.
+Measure = Literal["compute", "bf16", "copy"]
 
 
 @dataclass(frozen=True)

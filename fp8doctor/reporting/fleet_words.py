@@ -16,7 +16,7 @@ MOST_LINES = 12
 MOST_NAMED = 6
 LONGEST_VALUE = 64
 ANSWERS = {True: "yes", False: "no", None: "not known"}
-MEASURES = {"compute": "matrix products", "copy": "copies in memory"}
+MEASURES = {"compute": "matrix products", "bf16": "matrix products in BF16", "copy": "copies in memory"}
 
 
 def sections(view: View, *, verbose: bool = False) -> list[Section]:

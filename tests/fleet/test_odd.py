@@ -7,8 +7,9 @@ import random
 import pytest
 
 from benchmarks.fleet import false_alarms, found
-from fp8doctor.fleet.odd import LEAST_OF_FEW, find_odd, limit, speed
+from fp8doctor.fleet.odd import find_odd, speed
 from fp8doctor.fleet.record import GpuSeen, Node
+from fp8doctor.measuring.odd_ones import LEAST_OF_FEW, limit
 
 
 def nodes(*speeds: float, name: str = "NVIDIA H200", per_node: int = 8) -> list[Node]:

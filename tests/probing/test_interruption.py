@@ -60,7 +60,7 @@ class Doctor:
             if line.startswith("ended trouble"):
                 break
         self.children: list[psutil.Process] = []
-        until = time.monotonic() + 15  # a busy machine takes its time to start the child that hangs
+        until = time.monotonic() + 45  # a busy machine takes its time to start the child that hangs
         while not self.children and time.monotonic() < until:
             time.sleep(1.0)
             self.children = psutil.Process(self.process.pid).children(recursive=True)

@@ -1,0 +1,68 @@
+"""What was measured of each GPU of a box that has several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fp8doctor.model import Facts
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one GPU reached; None was not measured, or the format is not there."""
+
+    # Products of 8,192 x 8,192 matrices (smaller where memory is short), held for the second half of a second.
+    bf16_tflops: float | None = None
+    fp8_tflops: float | None = None
+    # Device-to-device copy in its own memory, bytes read plus bytes written.
+    copy_gb_s: float | None = None
+    # Relative Frobenius error of an FP8 product against FP32, and the most that the format explains.
+    fp8_error: float | None = None
+    fp8_error_limit: float | None = None
+    # Sensors while products were held: the median of the clock, the most of the others.
+    sm_clock_mhz: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+    # On the sensors' clock: seconds since the run began.
+    started_s: float | None = None
+    ended_s: float | None = None
+
+
+@dataclass(frozen=True)
+class OneGpu:
+    """One GPU, as torch numbers it."""
+
+    index: int | None = None
+    name: str | None = None
+    compute_capability: str | None = None
+    # The first digits of a hash of its UUID: the same in every report of this GPU, and nothing can be read from it.
+    fingerprint: str | None = None
+    # While the others of the box did the same at the same time, and while they did nothing.
+    together: Rates | None = None
+    alone: Rates | None = None
+    # What ended its process, or was raised in it.
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """A copy from one GPU's memory into another's."""
+
+    source: int | None = None
+    target: int | None = None
+    # Whether the one reaches the other's memory directly (NVLink or PCIe peer access).
+    direct: bool | None = None
+    gb_s: float | None = None
+
+
+@dataclass(frozen=True)
+class EachGpu(Facts, key="each_gpu"):
+    """Each GPU by itself and all of them at once. `measurable=False`: there are not two GPUs that torch can use."""
+
+    measurable: bool | None = None
+    why_not: str | None = None
+    gpus: tuple[OneGpu, ...] | None = None
+    links: tuple[Link, ...] | None = None
+    # What did not fit into the time, or could not be tried, in words.
+    not_measured: tuple[str, ...] | None = None
+    took_s: float | None = None
