@@ -58,9 +58,8 @@ class ParallelStep:
     profiled_ms: float | None = None
     communication_ms: float | None = None
     exposed_ms: float | None = None
-    # All-reduces of a maximum in that step, and their time: what FP8 scales cost.
-    amax_reductions: int | None = None
-    amax_ms: float | None = None
+    # NCCL kernels in that step: FP8 scales of tensors that are spread add all-reduces of a few bytes.
+    communications: int | None = None
     # Seconds since the run began.
     started_s: float | None = None
     ended_s: float | None = None
