@@ -151,14 +151,15 @@ def expand(hosts: str) -> tuple[str, ...]:
         NoLaunchError: if it is none, or names more than any cluster has.
     """
     names: list[str] = []
-    for part in re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", hosts):
+    one = r"(?:[^,\[\]]|\[[^\[\]]*\])+"
+    if not re.fullmatch(rf"{one}(?:,{one})*", hosts):
+        raise NoLaunchError(f"{hosts[:80]!r} is no list of hosts")
+    for part in re.findall(one, hosts):
         pieces = [_range(one[1:-1]) if one.startswith("[") else [one] for one in re.split(r"(\[[^\]]*\])", part) if one]
         for combination in product(*pieces):
             names.append("".join(combination))
             if len(names) > MOST_HOSTS:
                 raise NoLaunchError(f"the host list names more than {MOST_HOSTS:,} nodes")
-    if not names:
-        raise NoLaunchError(f"{hosts[:80]!r} is no list of hosts")
     return tuple(names)
 
 

@@ -134,6 +134,8 @@ class _Messenger:
                 return
             elif message:
                 self._post(message)
+            if message.get("left"):
+                return
             if self._rank == 0:
                 self._fetch()
             elif self._is_over():
