@@ -173,6 +173,13 @@ int nvmlDeviceGetCurrPcieLinkGeneration(device_t d, unsigned *out) { return get_
 int nvmlDeviceGetMaxPcieLinkGeneration(device_t d, unsigned *out) { return get_unsigned(d, "pcie_generation_max", out); }
 int nvmlDeviceGetCurrPcieLinkWidth(device_t d, unsigned *out) { return get_unsigned(d, "pcie_width", out); }
 int nvmlDeviceGetMaxPcieLinkWidth(device_t d, unsigned *out) { return get_unsigned(d, "pcie_width_max", out); }
+/* "nvlinks": how many links are up, of 18; without the entry there is no NVLink. */
+int nvmlDeviceGetNvLinkState(device_t d, unsigned link, unsigned *out) {
+    int status = get_unsigned(d, "nvlinks", out);
+    *out = link < *out;
+    return status;
+}
+
 int nvmlDeviceGetComputeMode(device_t d, unsigned *out) { return get_unsigned(d, "compute_mode", out); }
 int nvmlDeviceGetPersistenceMode(device_t d, unsigned *out) { return get_unsigned(d, "persistence", out); }
 int nvmlDeviceGetVirtualizationMode(device_t d, unsigned long long *out) { return get_number(d, "virtualization", out); }

@@ -80,7 +80,7 @@ def unless_ran(item: Generation) -> Unknown | NotApplicable | None:
 
 def remove_or_rebuild(item: Generation) -> tuple[Action, ...]:
     """The two ways out of a broken package; the one that is done in seconds comes first."""
-    remove = f"pip uninstall -y {item.distribution}" if item.distribution else None
+    remove = f"python -m pip uninstall -y {item.distribution}" if item.distribution else None
     again = (
         "install it again, with all that it needs" if item.generation == 4 else "build it for this torch and this GPU"
     )

@@ -54,6 +54,8 @@ class Gpu:
     pcie_generation_max: int | None = None
     pcie_width: int | None = None
     pcie_width_max: int | None = None
+    # NVLink links that are up; None where there are none.
+    nvlinks_active: int | None = None
     compute_mode: str | None = None
     persistence_mode: bool | None = None
     virtualization: str | None = None

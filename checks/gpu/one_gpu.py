@@ -34,6 +34,7 @@ MOST_MHZ = 100_000
 MOST_C = 200
 MOST_MAJOR = 99
 MOST_PCIE_GENERATION, MOST_PCIE_LANES = 16, 64
+MOST_NVLINKS = 18  # NVML_NVLINK_MAX_LINKS
 MOST_PID = 1 << 22  # PID_MAX_LIMIT of the Linux kernel
 
 
@@ -89,6 +90,7 @@ def look_at_state(nvml: Nvml, gpu: Gpu, family: frozenset[int]) -> Gpu:
         pcie_generation_max=plausible(get("nvmlDeviceGetMaxPcieLinkGeneration", handle), MOST_PCIE_GENERATION),
         pcie_width=plausible(get("nvmlDeviceGetCurrPcieLinkWidth", handle), MOST_PCIE_LANES),
         pcie_width_max=plausible(get("nvmlDeviceGetMaxPcieLinkWidth", handle), MOST_PCIE_LANES),
+        nvlinks_active=_nvlinks(nvml, handle),
         compute_mode=COMPUTE_MODES.get(get("nvmlDeviceGetComputeMode", handle)),
         persistence_mode=None if persistence is None else persistence == ENABLED,
         virtualization=VIRTUALIZATION_MODES.get(get("nvmlDeviceGetVirtualizationMode", handle)),
@@ -122,6 +124,16 @@ def temperature(nvml: Nvml, handle: Any) -> float | None:
     names = ("nvmlDeviceGetTemperature", "nvmlDeviceGetTemperatureV")
     value = plausible(nvml.get(names, handle, TEMPERATURE_GPU), MOST_C)
     return None if value is None else float(value)
+
+
+def _nvlinks(nvml: Nvml, handle: Any) -> int | None:
+    states: list[int] = []
+    for link in range(MOST_NVLINKS):
+        state = nvml.get("nvmlDeviceGetNvLinkState", handle, link)
+        if state is None:  # this GPU has no more of them
+            break
+        states.append(state)
+    return sum(state == ENABLED for state in states) if states else None
 
 
 def _watts(nvml: Nvml, name: str, handle: Any) -> float | None:

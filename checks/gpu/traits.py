@@ -28,6 +28,7 @@ _FIELDS = (
     ("persistence_mode", "persistence mode", None, None, None),
     ("pcie_generation_max", "PCIe generation", None, None, None),
     ("pcie_width", "PCIe lanes", None, None, None),
+    ("nvlinks_active", "active NVLink links", None, "GPUs exchange data over them", "faster"),
     ("virtualization", "virtualisation", None, None, None),
 )
 # Reasons that name a fault of cooling or supply. SwPowerCap is not among them: heavy work brings it about anywhere.

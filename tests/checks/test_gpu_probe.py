@@ -102,6 +102,14 @@ def test_a_power_cap(library: Path) -> None:
     assert (gpu.power_limit_w, gpu.power_limit_default_w) == (500.0, 700.0)
 
 
+def test_nvlinks_that_are_up_are_counted(library: Path) -> None:
+    for up in (18, 17, 0):
+        (gpu,) = gpus(library, nvlinks=up).gpus or ()
+        assert gpu.nvlinks_active == up
+    (without,) = gpus(library).gpus or ()
+    assert without.nvlinks_active is None
+
+
 def test_what_is_not_supported_is_none(library: Path) -> None:
     kept = {"driver", "count", "name", "cc"}
     (gpu,) = gpus(library, None, {key: None for key in H200 if key not in kept}).gpus or ()
