@@ -9,7 +9,7 @@ from typing import Any
 
 from fp8doctor.checks.parallel.facts import Collective, Parallel, ParallelStep
 from fp8doctor.checks.parallel.plan import Case, Sizes, cases, numbers
-from fp8doctor.checks.parallel.starting import Answer, Crew, together
+from fp8doctor.checks.parallel.starting import Answer, Crew, is_sound, together
 from fp8doctor.checks.torch_build import TorchBuild
 from fp8doctor.checks.torch_build.early import import_torch
 from fp8doctor.model import Estimate, Request
@@ -135,7 +135,7 @@ class Run:
         left_s = max(self.left_s(), 0.0)
         answers = self.crew.ask(case, min(HANGS_S[case.do], left_s))
         answer = together(answers)
-        if None in answers or answer["outcome"] == "crashed":
+        if not is_sound(answers):
             self._end()
         if answer["outcome"] == "hung" and left_s < HANGS_S[case.do]:
             self.not_measured.append(f"{case.label}: {SPENT}")

@@ -66,7 +66,8 @@ class Crew:
     sizes: Sizes
     _workers: list[_Worker] = field(default_factory=list)
     _folder: tempfile.TemporaryDirectory[str] = field(default_factory=lambda: tempfile.TemporaryDirectory())
-    _generation: int = 0
+    _groups: int = 0
+    _members: int = 0
 
     def start(self, limit_s: float) -> list[Answer | None]:
         """Start all; what each said when it was ready, None of one that said nothing in time."""
@@ -92,20 +93,22 @@ class Crew:
         return self._gather(self._workers, limit_s)
 
     def ask(self, case: Case, limit_s: float) -> list[Answer | None]:
-        """Have the first `case.gpus` workers do a case together; what each of them answered, None of a silent one."""
-        store = Path(self._folder.name) / f"group-{self._generation}-{case.gpus}"
+        """Have the first `case.gpus` workers do a case together; what each worker answered, None of a silent one.
+
+        The others are told too: a group is left by all its members at once, or NCCL waits for those that stay
+        (ncclCommDestroy, "an intra-node collective call").
+        """
+        if case.gpus != self._members:  # a file in which a group has met once is not met in again
+            self._members, self._groups = case.gpus, self._groups + 1
+        store = Path(self._folder.name) / f"group-{self._groups}"
         line = json.dumps({"case": asdict(case), "store": str(store)}).encode() + b"\n"
-        asked = self._workers[: case.gpus]
-        for worker in asked:
+        for worker in self._workers:
             with contextlib.suppress(BrokenPipeError):  # its end is seen where its answer is read
                 pipe: IO[bytes] | None = worker.process.stdin
                 if pipe is not None:
                     pipe.write(line)
                     pipe.flush()
-        answers = self._gather(asked, limit_s)
-        if not all(answer is not None and answer.get("outcome") == "ok" for answer in answers):
-            self._generation += 1  # ranks that failed may be at different operations: they meet anew
-        return answers
+        return self._gather(self._workers, limit_s)
 
     def end(self) -> None:
         """Kill all workers, and remove what they wrote."""
@@ -157,6 +160,16 @@ def _read(worker: _Worker) -> Answer | None:
     if not data or len(worker.received) > LONGEST_ANSWER:
         return {"outcome": "crashed", "error": worker.ended()}
     return None
+
+
+def is_sound(answers: list[Answer | None]) -> bool:
+    """Whether the workers can be asked again: all did the case, or all failed alike, at the same place.
+
+    Otherwise some may be further than others in the operations that they do together.
+    """
+    told = {(answer.get("outcome"), answer.get("error")) if answer is not None else None for answer in answers}
+    outcomes = {pair[0] for pair in told if pair is not None}
+    return (outcomes == {"ok"} and None not in told) or (len(told) == 1 and outcomes <= {"refused", "error"})
 
 
 def together(answers: list[Answer | None]) -> Answer:

@@ -101,7 +101,12 @@ class Rank:
         """Do one case; what came of it."""
         began = time.monotonic()
         try:
-            self._join(case.gpus, store)
+            if store != self.store:
+                self._leave()
+            if self.rank >= case.gpus:
+                return {"outcome": "ok"}
+            if self.store is None:
+                self._join(case.gpus, store)
             fields = self._do(case)
         except Exception as error:  # refusals are results
             outcome, text = outcome_of(self.torch, error)
@@ -123,16 +128,18 @@ class Rank:
         return fields
 
     def _join(self, gpus: int, store: str) -> None:
-        """Be a member of the group of so many GPUs whose members meet in a file; of one group at a time."""
-        if store == self.store:
-            return
+        """Be a member of the group of so many GPUs that meets in a file: no port is needed, and none is taken."""
         from torch import distributed
 
-        if self.store is not None:
-            self.store = None
-            distributed.destroy_process_group()
-        # No port is needed, and none can be taken by somebody else.
         meeting = distributed.FileStore(store, gpus)
         more = {"device_id": self.device} if self.meter.on_gpu else {}
         distributed.init_process_group(self.sizes.backend, store=meeting, rank=self.rank, world_size=gpus, **more)
         self.store = store
+
+    def _leave(self) -> None:
+        """Be a member of no group."""
+        if self.store is not None:
+            from torch import distributed
+
+            self.store = None
+            distributed.destroy_process_group()

@@ -27,7 +27,7 @@ from fp8doctor.checks.parallel.plan import (
 )
 from fp8doctor.checks.parallel.probe import why_not
 from fp8doctor.checks.parallel.profiling import sums
-from fp8doctor.checks.parallel.starting import together
+from fp8doctor.checks.parallel.starting import is_sound, together
 from fp8doctor.checks.torch_build import TorchBuild, TorchDevice
 from fp8doctor.model import EXHIBIT_ROWS, Estimate, Finding, NotApplicable, Unknown
 from fp8doctor.registry import Registry
@@ -177,6 +177,16 @@ def test_who_said_why_counts_before_those_who_waited() -> None:
         "error": "GPU 1: signal 9",
     }
     assert together([{"outcome": "ok"}, None]) == {"outcome": "hung", "error": "no answer from GPU 1"}
+
+
+def test_workers_that_failed_alike_can_be_asked_again() -> None:
+    ok, no = {"outcome": "ok"}, {"outcome": "refused", "error": "not supported"}
+    assert is_sound([ok, ok])
+    assert is_sound([no, dict(no)])
+    assert not is_sound([no, ok])
+    assert not is_sound([ok, None])
+    full = {"outcome": "out-of-memory", "error": "CUDA out of memory"}
+    assert not is_sound([full, dict(full)]), "some may have run out of it later than others"
 
 
 # --- the plan

@@ -61,6 +61,8 @@ def test_however_a_step_is_spread_it_computes_what_one_process_computes(crew: Cr
         # BF16 itself rounds by 2**-9.
         assert spread["relative_error"] < 0.03, parallelism
         assert spread["loss"] == pytest.approx(alone["loss"], rel=0.01)
+    again = asked(crew, Case("step", 1, SINGLE, BF16))
+    assert again["loss"] == alone["loss"], "a group that was left is joined again"
 
 
 def test_collectives_are_timed_with_the_size_that_they_had(crew: Crew) -> None:
