@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from fp8doctor.differing.record import DIFFERENCE_SCHEMA, DIFFERENCE_VERSION, Difference
+from fp8doctor.fleet.record import FLEET_SCHEMA, FLEET_VERSION, FleetReport
 from fp8doctor.judging.report import (
     SCHEMA_VERSION,
     FindingRecord,
@@ -129,18 +130,27 @@ def _dedented(value: Any) -> Any:
 
 def difference_schema() -> dict[str, Any]:
     """The schema of a difference."""
-    (reference,), definitions = msgspec.json.schema_components([Difference], ref_template=_REF)
+    return _of_a_record(Difference, "Difference of two reports of fp8doctor", DIFFERENCE_SCHEMA, DIFFERENCE_VERSION)
+
+
+def fleet_schema() -> dict[str, Any]:
+    """The schema of a report of many nodes."""
+    return _of_a_record(FleetReport, "Report of fp8doctor on many nodes", FLEET_SCHEMA, FLEET_VERSION)
+
+
+def _of_a_record(kind: type[Any], title: str, schema: str, version: str) -> dict[str, Any]:
+    (reference,), definitions = msgspec.json.schema_components([kind], ref_template=_REF)
     for name in _reachable([reference], definitions):
         definitions[name]["required"] = list(definitions[name]["properties"])
-    whole = definitions.pop("Difference")
+    whole = definitions.pop(kind.__name__)
     properties = {
-        "schema": {"const": DIFFERENCE_SCHEMA},
-        "schema_version": {"type": "string", "pattern": rf"^{DIFFERENCE_VERSION.split('.')[0]}\.[0-9]+$"},
+        "schema": {"const": schema},
+        "schema_version": {"type": "string", "pattern": rf"^{version.split('.')[0]}\.[0-9]+$"},
         **whole["properties"],
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Difference of two reports of fp8doctor",
+        "title": title,
         "description": f"{whole['description']} Null means: not observed, or not said.",
         "type": "object",
         "properties": properties,
@@ -157,6 +167,11 @@ def schema_text(registry: Registry) -> str:
 def difference_schema_text() -> str:
     """The difference's schema as the text of the shipped file."""
     return _text(difference_schema())
+
+
+def fleet_schema_text() -> str:
+    """The schema of a report of many nodes as the text of the shipped file."""
+    return _text(fleet_schema())
 
 
 def _text(schema: dict[str, Any]) -> str:

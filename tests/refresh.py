@@ -38,6 +38,7 @@ def generated() -> dict[Path, str]:
     files = {
         schemas / "report-1.0.json": schema_source.schema_text(knowledge),
         schemas / "difference-1.0.json": schema_source.difference_schema_text(),
+        schemas / "fleet-1.0.json": schema_source.fleet_schema_text(),
     }
     files[PAGES / "README.md"] = rule_page.index(knowledge)
     for rule in knowledge.rules.values():

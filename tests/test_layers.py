@@ -65,7 +65,8 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     # Writes what is shipped in schema/; no command needs it.
     "fp8doctor.schema_source": (
         VOCABULARY
-        | {"fp8doctor.registry", "fp8doctor.judging.report", "fp8doctor.differing.record", "fp8doctor.store"},
+        | {"fp8doctor.registry", "fp8doctor.judging.report", "fp8doctor.differing.record", "fp8doctor.store"}
+        | {"fp8doctor.fleet.record"},
         {"msgspec"},
     ),
     # The doors: the only rooms that see all others.

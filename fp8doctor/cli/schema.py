@@ -1,4 +1,4 @@
-"""`fp8doctor schema`: the JSON Schema of the report, or of a difference."""
+"""`fp8doctor schema`: the JSON Schema of the report, of a difference, or of a report of many nodes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from fp8doctor.cli import options
 
 
 @click.command("schema")
-@click.argument("of", type=click.Choice(["report", "difference"]), default="report")
+@click.argument("of", type=click.Choice(["report", "difference", "fleet"]), default="report")
 def command(of: str) -> int:
-    """Print the JSON Schema of the report, or of what `diff --json` writes."""
+    """Print the JSON Schema of the report, or of what `diff --json` or `fleet --json` writes."""
     from importlib.resources import files
 
     from fp8doctor.cli.output import write

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 import fp8doctor
@@ -204,6 +205,13 @@ def test_every_form_says_the_same(tmp_path: Path, report: Document) -> None:
         assert "node-9" in text
     assert (data["schema"], data["schema_version"], data["odd"][0]["node"]) == ("fp8doctor.fleet", "1.0", "node-9")
     assert len(markdown) < 60_000
+
+
+def test_its_json_is_what_the_shipped_schema_says(tmp_path: Path, report: Document) -> None:
+    schema = json.loads((Path(fp8doctor.__file__).parent / "schema" / "fleet-1.0.json").read_text())
+    files = [write(tmp_path, f"node-{i}", report) for i in range(9)]
+    found = merged(*files, write(tmp_path, "node-9", report, slower(0.1)), tmp_path / "gone.json")
+    jsonschema.validate(json.loads(found.to_json()), schema)
 
 
 def test_a_strangers_name_breaks_out_of_nothing(tmp_path: Path, report: Document) -> None:
