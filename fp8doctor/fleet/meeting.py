@@ -27,7 +27,7 @@ MESSENGER_SCRIPT = Path(__file__).with_name("messenger.py")
 BEAT_S = 2.0
 BEATS_A_SECOND = 1000.0
 # A rank of which nothing was heard for so many beats has died, or hangs.
-SILENT_BEATS = 4
+SILENT_BEATS = 3
 # How long the messenger's interpreter may take to start, and how long one that is not needed any more is waited for.
 START_S = 15.0
 END_S = 1.0
@@ -62,6 +62,7 @@ class Meeting:
     """One rank among the others, whom it reaches through a child of its own; leaving this context ends that.
 
     Attributes:
+        store: where the ranks meet, in words.
         heard: what rank 0 knows of the others.
         failure: why nobody can be reached, or can no longer be.
         met: the store was reached.
@@ -70,6 +71,7 @@ class Meeting:
 
     def __init__(self, launched: Launched, python: str, seconds: float) -> None:
         self.launched = launched
+        self.store = f"torch's store at {launched.address} port {launched.port}"
         self.heard: dict[int, Heard] = {}
         self.failure: str | None = None
         self.met = False
@@ -231,8 +233,7 @@ class Meeting:
             self._note(message["heard"])
         elif "failed" in message:
             self._no_torch = bool(message.get("no_torch"))
-            place = f"{self.launched.address} port {self.launched.port}"
-            self.failure = f"torch's store at {place} was not reached ({message['failed']})"
+            self.failure = f"{self.store} was not reached ({message['failed']})"
         elif "lost" in message:
             self.failure = f"torch's store was lost at second {self._now():.0f}"
         elif "met" in message:

@@ -139,5 +139,5 @@ def follow(launched: Launched, python: str, budget_s: float, examine: Callable[[
             meeting.deliver(own.report)
             deadline = min(deadline, time.monotonic() + HURRY_S) if own.interrupted else deadline
         meeting.over.wait(max(0.0, deadline - time.monotonic()))
-        if meeting.failure is not None and not meeting.met:
-            raise FollowerError(meeting.failure)
+        if not meeting.met:
+            raise FollowerError(meeting.failure or f"{meeting.store} was not reached")
