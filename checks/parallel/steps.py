@@ -137,6 +137,7 @@ def _split(model: Any, mesh: Any, *, in_fp8: bool) -> None:
     from torch.distributed.tensor.parallel import (
         ColwiseParallel,
         PrepareModuleInput,
+        PrepareModuleOutput,
         RowwiseParallel,
         SequenceParallel,
         parallelize_module,
@@ -152,7 +153,9 @@ def _split(model: Any, mesh: Any, *, in_fp8: bool) -> None:
         model,
         mesh,
         {
-            "embedding": RowwiseParallel(input_layouts=everywhere, output_layouts=here),
+            # Every rank looks all tokens up and keeps its own. Gathered rows would come to the compiled block as an
+            # AsyncCollectiveTensor, whose gradient it returns as another type (seen with torch 2.13: AttributeError).
+            "embedding": PrepareModuleOutput(output_layouts=everywhere, desired_output_layouts=here),
             "norm": SequenceParallel(),
             "output": ColwiseParallel(input_layouts=here, output_layouts=everywhere),
         },
