@@ -34,6 +34,7 @@ worker.main()
 """
 # Where one worker has said that it failed, or ended, the others may wait for it for ever.
 GRACE_S = 5.0
+ENDS_S = 5.0
 # An answer is a few hundred bytes; one of this size is none.
 LONGEST_ANSWER = 1 << 20
 Answer = dict[str, Any]
@@ -115,7 +116,8 @@ class Crew:
         for worker in self._workers:
             worker.process.kill()
         for worker in self._workers:
-            worker.process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a driver that hangs holds even what was killed
+                worker.process.wait(ENDS_S)
             os.close(worker.answers)
             if worker.process.stdin is not None:
                 with contextlib.suppress(BrokenPipeError):

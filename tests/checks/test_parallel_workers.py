@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from fp8doctor.checks.parallel.facts import Parallel
-from fp8doctor.checks.parallel.plan import BF16, DATA, FP8, SHARDED, SINGLE, TENSOR, Case, Sizes
+from fp8doctor.checks.parallel.facts import Parallel, ParallelStep
+from fp8doctor.checks.parallel.plan import BF16, DATA, FP8, SHARDED, SINGLE, TENSOR, Case, Sizes, cases
 from fp8doctor.checks.parallel.probe import Run, resumed
 from fp8doctor.checks.parallel.starting import Crew, together
 from fp8doctor.model import Request
@@ -40,11 +40,15 @@ ENOUGH_S = 60.0
 
 @pytest.fixture(scope="module")
 def crew() -> Iterator[Crew]:
-    """Two workers that are ready."""
+    """Two workers that are ready; the last test that has them leaves them dead."""
     started = Crew(2, TINY)
-    assert together(started.start(ENOUGH_S)) == {"outcome": "ok"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(RUN_MARK, "this-run")
+        assert together(started.start(ENOUGH_S)) == {"outcome": "ok"}
     yield started
+    processes = [worker.process for worker in started._workers]
     started.end()
+    assert all(process.returncode is not None for process in processes)
 
 
 def asked(crew: Crew, case: Case) -> dict[str, Any]:
@@ -80,28 +84,20 @@ def test_a_case_that_is_refused_leaves_the_workers_able_to_meet_again(crew: Crew
     assert after["outcome"] == "ok", after
 
 
-def test_a_worker_that_hangs_and_one_that_dies_cost_their_case_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(RUN_MARK, "this-run")
-    crew = Crew(2, TINY)
+def test_a_worker_that_hangs_and_one_that_dies_cost_their_case_alone(crew: Crew) -> None:
     case = Case("collective", 2, collective="all-reduce", dtype="bf16", size_bytes=64)
-    try:
-        assert together(crew.start(ENOUGH_S)) == {"outcome": "ok"}
-        second = crew._workers[1].process
-        environment = Path(f"/proc/{second.pid}/environ").read_bytes().split(b"\0")
-        assert f"{RUN_MARK}=this-run".encode() in environment, "or the end of the run would not find it"
-        second.send_signal(signal.SIGSTOP)
-        began = time.monotonic()
-        answers = crew.ask(case, 2.0)
-        assert time.monotonic() - began < 4.0
-        assert together(answers)["outcome"] == "hung"
-        second.kill()
-        told = together(crew.ask(case, 4.0))
-        assert told["outcome"] == "crashed"
-        assert told["error"].startswith("GPU 1: signal 9")
-    finally:
-        processes = [worker.process for worker in crew._workers]
-        crew.end()
-    assert all(process.returncode is not None for process in processes)
+    second = crew._workers[1].process
+    environment = Path(f"/proc/{second.pid}/environ").read_bytes().split(b"\0")
+    assert f"{RUN_MARK}=this-run".encode() in environment, "or the end of the run would not find it"
+    second.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    answers = crew.ask(case, 2.0)
+    assert time.monotonic() - began < 4.0
+    assert together(answers)["outcome"] == "hung"
+    second.kill()
+    told = together(crew.ask(case, 4.0))
+    assert told["outcome"] == "crashed"
+    assert told["error"].startswith("GPU 1: signal 9")
 
 
 def test_the_whole_measurement_ends_and_tells_what_it_left() -> None:
@@ -120,3 +116,24 @@ def test_a_child_that_ended_is_told_and_what_it_had_is_kept() -> None:
     record = resumed(request, ("a", "b"), TINY)
     assert record.not_measured == (f"{BF16} @ {DATA}, 2 GPUs: the child ended by signal 11 (SIGSEGV)",)
     assert record.attempting is None
+
+
+def test_after_a_worker_died_new_ones_go_on_with_the_rest() -> None:
+    done = tuple(
+        ParallelStep(case.parallelism, case.config, case.gpus, outcome="refused")
+        for case in cases(2, TINY)
+        if case.do == "step"
+    )
+    request = Request(
+        seconds_left=ENOUGH_S, epoch_s=time.monotonic(), so_far=to_plain(Parallel(measurable=True, steps=done))
+    )
+    run = Run(request, ("CPU", "CPU"), TINY)
+    for place, record in enumerate(run.records()):
+        if place == 1:
+            assert run.crew is not None
+            run.crew._workers[0].process.kill()
+    outcomes = [found.outcome for found in record.collectives or ()]
+    assert outcomes == ["ok", "crashed", "ok", "ok"]
+    assert run.starts == 2
+    assert record.steps == done
+    assert all((found.started_s or 0) < (found.ended_s or 0) for found in record.collectives or ())
