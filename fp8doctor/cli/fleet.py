@@ -38,6 +38,12 @@ class _OneWriter(click.Command):
 @click.option(
     "--budget", type=options.Seconds(), metavar="SECONDS", help=f"Time for examining a node. [default: {BUDGET_S:.0f}]"
 )
+@click.option(
+    "--wait",
+    type=options.Seconds(),
+    metavar="SECONDS",
+    help="How long to wait for other nodes beyond that, as some start late. [default: 6]",
+)
 @options.python("Examine")
 @click.option(
     "--reports",
@@ -59,7 +65,12 @@ def command(reports: tuple[Path, ...], folder: Path | None, **chosen: Any) -> in
     from fp8doctor.cli.output import Outputs
 
     if reports:
-        live = {"--budget": chosen["budget"], "--python": chosen["python"], "--reports": folder}
+        live = {
+            "--budget": chosen["budget"],
+            "--wait": chosen["wait"],
+            "--python": chosen["python"],
+            "--reports": folder,
+        }
         if unused := next((flag for flag, value in live.items() if value is not None), None):
             raise click.UsageError(f"{unused} is for examining nodes, and REPORTs are merged: leave out one of them.")
         outputs = Outputs.of(chosen, *map(str, reports))

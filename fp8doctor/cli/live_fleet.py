@@ -48,7 +48,9 @@ def lead(
                 if one is None or one.world == 1:
                     found = running.Gathered({one.name if one else node_name(os.environ): examine().report})
                 else:
-                    found = running.lead(one, _messenger(chosen), budget_s, examine)
+                    found = running.lead(
+                        one, _messenger(chosen), budget_s + (chosen["wait"] or running.WAIT_S), examine
+                    )
             if folder is not None:
                 _keep(found, folder)
             return deliver(_merged(found, began_s))
@@ -66,7 +68,8 @@ def follow(one: Launched, chosen: dict[str, Any], budget_s: float) -> int:
 
     try:
         with running.ended_once():
-            running.follow(one, _messenger(chosen), budget_s, partial(_examine, chosen, budget_s, None))
+            seconds = budget_s + (chosen["wait"] or running.WAIT_S)
+            running.follow(one, _messenger(chosen), seconds, partial(_examine, chosen, budget_s, None))
     except (running.FollowerError, NoTorchError, NoInterpreterError) as error:
         if one.local_rank == 0:  # once a node
             click.echo(f"fp8doctor: rank {one.rank} on {one.name}: {error}", err=True)

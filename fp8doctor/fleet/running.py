@@ -16,8 +16,9 @@ from fp8doctor.fleet.launched import Launched
 from fp8doctor.fleet.meeting import Meeting, unpacked
 from fp8doctor.fleet.record import Missing
 
-# How long the reports of other nodes are waited for beyond the budget, and when the launcher has asked all to end.
-GRACE_S = 6.0
+# How long the reports of other nodes are waited for beyond the budget unless a person says it, and when the launcher
+# has asked all to end.
+WAIT_S = 6.0
 HURRY_S = 3.0
 # Set by torch's launchers for one rank; a probe that starts ranks of its own must not take them for its own.
 OF_ONE_RANK = (
@@ -68,20 +69,20 @@ def _ignore_the_end() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def lead(launched: Launched, python: str, budget_s: float, examine: Callable[[], Examined]) -> Gathered:
+def lead(launched: Launched, python: str, seconds: float, examine: Callable[[], Examined]) -> Gathered:
     """Examine this node, and gather the reports of the others: what rank 0 does.
 
     Args:
         launched: which rank of which launch this is.
         python: who speaks to torch's store.
-        budget_s: how long the examination of a node takes.
+        seconds: how long the other nodes may take, counted from now.
         examine: examines this node; it bears being interrupted.
 
     Raises:
         fp8doctor.fleet.meeting.NoTorchError: if that Python has no torch.
     """
-    deadline = time.monotonic() + budget_s + GRACE_S
-    with Meeting(launched, python, budget_s) as meeting:
+    deadline = time.monotonic() + seconds
+    with Meeting(launched, python, seconds) as meeting:
         own: Examined | None = None
         try:
             own = examine()
@@ -119,14 +120,14 @@ def _another(name: str, taken: dict[str, bytes]) -> str:
     return found
 
 
-def follow(launched: Launched, python: str, budget_s: float, examine: Callable[[], Examined]) -> None:
-    """Do what a rank other than 0 does: examine its node if it is the first there, and be heard of.
+def follow(launched: Launched, python: str, seconds: float, examine: Callable[[], Examined]) -> None:
+    """Do what a rank other than 0 does: examine its node if it is the first there, and be heard of; as `lead`.
 
     Raises:
         FollowerError: if nobody hears it, or this node cannot be examined.
     """
-    deadline = time.monotonic() + budget_s + GRACE_S
-    with Meeting(launched, python, budget_s) as meeting, contextlib.suppress(KeyboardInterrupt):
+    deadline = time.monotonic() + seconds
+    with Meeting(launched, python, seconds) as meeting, contextlib.suppress(KeyboardInterrupt):
         if launched.local_rank == 0:
             try:
                 own = examine()

@@ -199,14 +199,3 @@ def test_two_nodes_meet_over_a_network(networks: tuple[str, str], other_python: 
     assert sorted(one.name for one in folder.iterdir()) == ["node-a.json", "node-b.json"]
     again = json.loads(process("fleet", str(folder), "--json").stdout)
     assert [node["name"] for node in again["nodes"]] == ["node-a", "node-b"]
-
-
-@pytest.mark.skipif(shutil.which("srun") is None, reason="needs Slurm")
-def test_srun_starts_a_rank_for_each_task(other_python: str) -> None:
-    if subprocess.run(["sinfo"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("no Slurm runs here")
-    command = ["srun", "--ntasks", "2", "--overcommit", sys.executable, *DOCTOR, "--json", "--budget", "20"]
-    run = subprocess.run([*command, "--python", other_python], capture_output=True, text=True, timeout=100, check=True)
-    report = json.loads(run.stdout)
-    assert len(report["nodes"]) == 1
-    assert report["missing"] == []
