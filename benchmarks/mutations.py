@@ -94,6 +94,8 @@ TARGETS = (
     Target("STP004 cpu-launch-bound", "step/host_rules.py:launch_bound", "step_rules step_situations step_recorded"),
 )
 
+# Holds the severity of all of them.
+EVERY_RULES = "severity"
 # Changes without any effect: code of the very architecture has been told before.
 WITHOUT_EFFECT = (
     "`built <= device` becomes `built < device`",
@@ -272,9 +274,10 @@ def tried(target: Target, commit: str) -> list[tuple[str, str | None]]:
     """Each mutation of a rule in words, and what killed it."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder).resolve(), commit)
-        if (failing := copy.failing(target.tests)) is not None:
+        tests = f"{target.tests} {EVERY_RULES}"
+        if (failing := copy.failing(tests)) is not None:
             raise SystemExit(f"{failing} fails without any mutation")
-        return [(one.what, copy.killer(one, target.tests)) for one in mutations(target, copy.folder)]
+        return [(one.what, copy.killer(one, tests)) for one in mutations(target, copy.folder)]
 
 
 def main() -> None:

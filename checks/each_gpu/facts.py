@@ -66,3 +66,14 @@ class EachGpu(Facts, key="each_gpu"):
     # What did not fit into the time, or could not be tried, in words.
     not_measured: tuple[str, ...] | None = None
     took_s: float | None = None
+
+    def compared(self) -> tuple[tuple[OneGpu, Rates], ...]:
+        """Each GPU with the rates by which it may be held against the others: alone, or else all of them together.
+
+        What one does alone and another beside others says nothing of either.
+        """
+        for rates in ([gpu.alone for gpu in self.gpus or ()], [gpu.together for gpu in self.gpus or ()]):
+            measured = [(gpu, one) for gpu, one in zip(self.gpus or (), rates, strict=True) if one is not None]
+            if len(measured) == len([gpu for gpu in self.gpus or () if gpu.error is None]):
+                return tuple(measured)
+        return ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 
 from fp8doctor.checks.each_gpu.facts import EachGpu, OneGpu, Rates
@@ -47,7 +46,8 @@ _MEASURES: tuple[tuple[str, str, Callable[[Rates | None], float | None]], ...] =
 def slower_than_its_kind(each_gpu: EachGpu) -> RuleResult:
     """One GPU of the box is slower than the others of its name.
 
-    What it means: each GPU was timed while the others did nothing, with the same products and copies. This one is
+    What it means: each GPU was timed with the same products and copies, while the others did nothing or all of them
+    did the same. This one is
     behind the median of the others by more than their spread explains; of fewer than eight, by more than 5 %.
 
     Why it costs time: what runs on all GPUs together (training, tensor parallelism) waits for the slowest at every
@@ -63,24 +63,25 @@ def slower_than_its_kind(each_gpu: EachGpu) -> RuleResult:
         return gpus
     found: list[Verdict] = []
     compared = False
-    for name, count in Counter(gpu.name for gpu in gpus).items():
+    for name in dict.fromkeys(gpu.name for gpu in gpus):
+        alike = [(gpu, rates) for gpu, rates in each_gpu.compared() if gpu.name == name]
         for what, unit, of in _MEASURES:
-            timed = [(gpu, rate) for gpu in gpus if gpu.name == name and (rate := of(gpu.alone)) is not None]
-            if count < 2 or len(timed) < 2:
+            timed = [(gpu, rates, rate) for gpu, rates in alike if (rate := of(rates)) is not None]
+            if len(timed) < 2:
                 continue
             compared = True
-            for odd in odd_ones([rate for _, rate in timed]).odd:
-                found.append(_slower(*timed[odd.place], odd.median, what, unit, [gpu for gpu, _ in timed]))
-    return found or (None if compared else Unknown("no two GPUs of one name were timed alone"))
+            for odd in odd_ones([rate for *_, rate in timed]).odd:
+                others = [rates for place, (_, rates, _) in enumerate(timed) if place != odd.place]
+                found.append(_slower(*timed[odd.place], odd.median, what, unit, others))
+    return found or (None if compared else Unknown("no two GPUs of one name were timed alike"))
 
 
-def _slower(gpu: OneGpu, rate: float, median: float, what: str, unit: str, alike: list[OneGpu]) -> Finding:
+def _slower(gpu: OneGpu, own: Rates, rate: float, median: float, what: str, unit: str, others: list[Rates]) -> Finding:
     behind = 1 - rate / median
     evidence = [Evidence(f"{what}: {rate:,.0f} {unit}, the others' median {median:,.0f}", rate, unit, "each_gpu.gpus")]
-    own = gpu.alone or Rates()
     for field, words, unit_of in (("sm_clock_mhz", "SM clock meanwhile", "MHz"), ("power_w", "most power", "W")):
         mine = getattr(own, field)
-        theirs = sorted(v for o in alike if o is not gpu and (v := getattr(o.alone or Rates(), field)) is not None)
+        theirs = sorted(value for one in others if (value := getattr(one, field)) is not None)
         if mine is not None and theirs and abs(mine / quantile(theirs, 0.5) - 1) > NOISE:
             text = f"{words}: {mine:,.0f} {unit_of}, the others' {quantile(theirs, 0.5):,.0f}"
             evidence.append(Evidence(text, mine, unit_of, "each_gpu.gpus"))

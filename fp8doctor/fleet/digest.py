@@ -131,6 +131,8 @@ class _OneGpu:
     name: str | None = None
     fingerprint: str | None = None
     alone: _Rates | None = None
+    together: _Rates | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,9 @@ def _gpus(facts: Mapping[str, msgspec.Raw], runs: Mapping[str, ProbeRun[Facts]])
     """Each GPU with what it does alone: of all where each was measured, else of the one that a single run timed."""
     each = _decoded(facts.get("each_gpu"), _EachGpu)
     if each is not None and each.gpus:
-        return tuple(_seen(one) for one in each.gpus)
+        # What one does alone and another beside others says nothing of either.
+        alone = all(one.alone is not None for one in each.gpus if one.error is None)
+        return tuple(_seen(one, one.alone if alone else one.together) for one in each.gpus)
     seen = runs["gpus"].facts if "gpus" in runs else None
     listed = [GpuSeen(gpu.index or 0, gpu.name) for gpu in getattr(seen, "gpus", None) or ()]
     linear = _decoded(facts.get("linear"), _Linear)
@@ -275,8 +279,8 @@ def _gpus(facts: Mapping[str, msgspec.Raw], runs: Mapping[str, ProbeRun[Facts]])
     return (timed, *(gpu for gpu in listed if gpu.index != 0))
 
 
-def _seen(one: _OneGpu) -> GpuSeen:
-    rates = one.alone or _Rates()
+def _seen(one: _OneGpu, measured: _Rates | None) -> GpuSeen:
+    rates = measured or _Rates()
     return GpuSeen(
         one.index, one.name, one.fingerprint, rates.bf16_tflops, rates.fp8_tflops, rates.copy_gb_s,
         rates.sm_clock_mhz, rates.power_w, rates.fp8_error,

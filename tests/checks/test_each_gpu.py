@@ -43,8 +43,8 @@ def fired(result: RuleResult) -> list[Finding]:
     return [one for one in (result if isinstance(result, list) else [result]) if isinstance(one, Finding)]
 
 
-def measured(indices: list[int], seconds: float = 8.0) -> EachGpu:
-    *_, last = Box(indices, Request(seconds_left=seconds), [sys.executable, "-c", STUB]).records()
+def measured(indices: list[int], seconds: float = 20.0) -> EachGpu:
+    *_, last = Box(indices, Request(mode="fleet", seconds_left=seconds), [sys.executable, "-c", STUB]).records()
     return last
 
 
@@ -57,7 +57,7 @@ def test_every_gpu_is_measured_together_and_alone_and_the_links_between_them() -
 
 
 def test_a_gpu_whose_process_ends_or_hangs_costs_itself_alone() -> None:
-    seen = measured([0, 1, 2, 3], seconds=8.0)
+    seen = measured([0, 1, 2, 3], seconds=12.0)
     errors = {gpu.index: gpu.error for gpu in seen.gpus or ()}
     assert (errors[0], errors[1], errors[2]) == (None, None, "its process ended (status 3)")
     assert (errors[3] or "").startswith("no answer after")
