@@ -30,7 +30,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=probe.MOST_S)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    probe.MOST_S = arguments.seconds
     measured = measure(arguments.seconds)
     if arguments.json:
         arguments.json.write_text(json.dumps(to_plain(measured), indent=1), encoding="utf-8")
@@ -50,7 +49,7 @@ def measure(seconds: float) -> Parallel:
         raise SystemExit("this wants two GPUs")
     request = Request(mode="fleet", seconds_left=seconds, epoch_s=time.monotonic())
     last = Parallel()
-    for last in probe.Run(request, names, Sizes()).records():
+    for last in probe.Run(request, names, Sizes(), most_s=seconds).records():
         print(f"{last.took_s:7.2f} s  {last.attempting or 'done'}", flush=True)
     return last
 

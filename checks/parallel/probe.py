@@ -23,7 +23,7 @@ RESERVE_S = 1.5
 # What a case needs to be begun, and after which it is taken to hang; the first steps are compiled.
 NEED_S = {"collective": 1.0, "step": 4.0, "profile": 2.0}
 HANGS_S = {"collective": 20.0, "step": 45.0, "profile": 30.0}
-START_S = 40.0
+START_S = 60.0
 # Kept for the kernels on all GPUs while fewer of them are timed.
 KERNELS_S = 10.0
 # A box on which so many cases ended their workers is not asked further.
@@ -57,10 +57,11 @@ def why_not(build: TorchBuild | None) -> str | None:
 
 
 class Run:
-    """One measurement on so many GPUs (or, for a rehearsal, processes); the record grows with each case."""
+    """One measurement on the GPUs of these names (or, for a rehearsal, processes); the record grows with each case."""
 
-    def __init__(self, request: Request, names: tuple[str, ...], sizes: Sizes) -> None:
+    def __init__(self, request: Request, names: tuple[str, ...], sizes: Sizes, most_s: float = MOST_S) -> None:
         self.began = time.monotonic()
+        self.most_s = most_s
         self.request = request
         self.sizes = sizes
         self.gpus = numbers(len(names))[0]
@@ -73,7 +74,7 @@ class Run:
 
     def left_s(self) -> float:
         """Seconds that cases may still use."""
-        return min(self.request.seconds_left, MOST_S) - RESERVE_S - (time.monotonic() - self.began)
+        return min(self.request.seconds_left, self.most_s) - RESERVE_S - (time.monotonic() - self.began)
 
     def records(self) -> Iterator[Parallel]:
         """Measure case by case."""
