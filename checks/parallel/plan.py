@@ -81,14 +81,18 @@ def numbers(gpus: int) -> tuple[int, ...]:
 
 
 def cases(gpus: int, sizes: Sizes) -> Iterator[Case]:
-    """Everything, in order: one GPU, all GPUs, fewer GPUs; and at last the kernels of the steps on all GPUs.
+    """Everything, in order: what all GPUs exchange, one GPU, all, fewer; and at last the kernels of all GPUs' steps.
+
+    Collectives take tenths of a second and steps are compiled first, which takes most of a short run.
 
     Profiling comes after all timing: a profiler that was once attached may leave launches slower for the host.
     """
     found = numbers(gpus)
+    yield from _collectives(found[0], sizes)
     yield from (Case("step", 1, SINGLE, config) for config in CONFIGS[SINGLE])
     for n in found:
-        yield from _collectives(n, sizes)
+        if n != found[0]:
+            yield from _collectives(n, sizes)
         yield from _steps("step", n)
     yield from _steps("profile", found[0])
 

@@ -17,7 +17,7 @@ from fp8doctor.plain import from_plain
 from fp8doctor.registry import probe
 
 # All of it together takes no longer, whatever the run has left.
-MOST_S = 60.0
+MOST_S = 300.0
 # Kept free for ending in order.
 RESERVE_S = 1.5
 # What a case needs to be begun, and after which it is taken to hang; the first steps are compiled.
