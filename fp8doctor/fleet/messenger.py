@@ -203,3 +203,5 @@ def _one_line(error: BaseException) -> str:
 
 if __name__ == "__main__":
     main()
+    # The thread that listens may be in the middle of a line: an orderly end would wait for it, or abort.
+    os._exit(0)

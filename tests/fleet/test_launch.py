@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,24 @@ def test_a_rank_that_never_comes_is_waited_for_no_longer_than_the_budget_allows(
     assert len(report["nodes"]) == 1
 
 
+def test_two_nodes_of_one_name_are_told_apart(other_python: str) -> None:
+    plain = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    command = [sys.executable, *DOCTOR, "--json", "--python", other_python, "--budget", "60"]
+    first, second = (
+        subprocess.Popen(
+            command,
+            env={**os.environ, **plain, "RANK": str(rank), "FP8DOCTOR_FLEET_NODE": "gpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    )
+    report = json.loads(first.communicate(timeout=60)[0])
+    assert [node["name"] for node in report["nodes"]] == ["gpu", "gpu#2"]
+    assert second.communicate(timeout=10) == (b"", b"")
+    assert second.returncode == 0
+
+
 def test_without_rank_0_the_others_say_so_in_a_line_and_fail_no_launch(other_python: str) -> None:
     run = process(
         "fleet", "-o", "/no/such/folder/fleet.json", "--python", other_python, "--budget", "5",
@@ -202,3 +222,24 @@ def test_two_nodes_meet_over_a_network(networks: tuple[str, str], other_python: 
     assert sorted(one.name for one in folder.iterdir()) == ["node-a.json", "node-b.json"]
     again = json.loads(process("fleet", str(folder), "--json").stdout)
     assert [node["name"] for node in again["nodes"]] == ["node-a", "node-b"]
+
+
+def test_without_torch_it_says_in_a_line_what_is_missing(other_python: str, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    venv.create(bare, symlinks=True, with_pip=False)
+    # All that the doctor needs itself, and nothing that it examines.
+    site = tmp_path / "site"
+    site.mkdir()
+    for name in ("click", "msgspec", "packaging", "psutil", "pynvml", "rich", "fp8doctor", "tomli"):
+        if (found := importlib.util.find_spec(name)) is not None and found.origin is not None:
+            origin = Path(found.origin)
+            origin = origin.parent if origin.name == "__init__.py" else origin
+            (site / origin.name).symlink_to(origin)
+    run = subprocess.run(
+        [bare / "bin" / "python", *DOCTOR, "--json", "--python", other_python],
+        env={**os.environ, "PYTHONPATH": str(site), "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        | {"MASTER_PORT": str(free_port())},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == f"fp8doctor: the nodes reach one another through torch, and {other_python} has none\n"

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,7 +104,7 @@ def _idle(environment: dict[str, str]) -> int:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout.count("idle")
 
 
-def srun(slurm: dict[str, str], python: str, *arguments: str) -> dict[str, object]:
+def srun(slurm: dict[str, str], python: str, *arguments: str) -> dict[str, Any]:
     """The report of `srun fp8doctor fleet` with two ranks on each of two nodes."""
     doctor = [sys.executable, "-m", "fp8doctor", "fleet", "--json", "--python", python, *arguments]
     command = ["srun", "--nodes", "2", "--ntasks", "4", "--overcommit", *doctor]
@@ -115,4 +116,4 @@ def srun(slurm: dict[str, str], python: str, *arguments: str) -> dict[str, objec
 def test_srun_examines_each_node_once(slurm: dict[str, str], other_python: str) -> None:
     report = srun(slurm, other_python, "--budget", "40")
     assert report["missing"] == []
-    assert [node["name"] for node in report["nodes"]] == ["gpu01", "gpu02"]  # type: ignore[attr-defined]
+    assert [node["name"] for node in report["nodes"]] == ["gpu01", "gpu02"]
