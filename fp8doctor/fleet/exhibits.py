@@ -13,7 +13,11 @@ from fp8doctor.model import Exhibit
 # A map of more nodes than this, or of one GPU each, is no longer looked at; the distribution is.
 MOST_MAPPED = 48
 BINS = 12
-WORDS: dict[Measure, str] = {"compute": "matrix products (BF16 and FP8)", "bf16": "matrix products (BF16)", "copy": "copies in its memory"}
+WORDS: dict[Measure, str] = {
+    "compute": "matrix products (BF16 and FP8)",
+    "bf16": "matrix products (BF16)",
+    "copy": "copies in its memory",
+}
 
 
 def exhibits(nodes: Sequence[Node], spreads: Sequence[Spread], odd: Sequence[OddGpu]) -> tuple[Exhibit, ...]:

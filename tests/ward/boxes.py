@@ -12,6 +12,7 @@ _WRONG = frozenset({"silent-wrong-result"})
 TRUE_OF_BOXES: Mapping[str, frozenset[str]] = {
     "h200": frozenset(),
     "h200-torch-only": frozenset(),
+    "h200-x4": frozenset(),
     "h200-busy": frozenset({"gpu-shared-or-mig"}),
     "h200-everything": _CUDNN | _WRONG,
     "h200-thorough": _CUDNN | _WRONG,
