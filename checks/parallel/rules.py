@@ -25,7 +25,7 @@ LEAST = 0.05
 FIRST_GPU_ALONE = "FP8's gain on one GPU"
 
 
-@rule("PAR001", "comm-bound", Severity.INFO, scope="usage")
+@rule("PAR001", "comm-bound", Severity.INFO, scope="usage", explains=("fp8-slower-across-gpus",))
 def communicates(parallel: Parallel) -> list[Verdict] | Verdict:
     """On several GPUs a part of each step is communication alone, and FP8 keeps less of its gain.
 
@@ -82,7 +82,7 @@ def _communicates(alone: Gain, gain: Gain) -> Verdict:
     )
 
 
-@rule("PAR002", "tp-shards-too-small", Severity.INFO, scope="usage")
+@rule("PAR002", "tp-shards-too-small", Severity.INFO, scope="usage", explains=("fp8-slower-across-gpus",))
 def shards(parallel: Parallel) -> Verdict:
     """Tensor parallelism leaves each GPU products that are too small to gain from FP8.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fp8doctor.checks.parallel
 from fp8doctor.checks.machine.facts import Machine
-from fp8doctor.checks.parallel import exhibits, rules
+from fp8doctor.checks.parallel import exhibits, gain_rules, rules
 from fp8doctor.checks.parallel.collectives import bandwidths
 from fp8doctor.checks.parallel.facts import Collective, Parallel, ParallelStep
 from fp8doctor.checks.parallel.plan import (
@@ -30,7 +32,10 @@ from fp8doctor.checks.parallel.profiling import sums
 from fp8doctor.checks.parallel.starting import is_sound, together
 from fp8doctor.checks.torch_build import TorchBuild, TorchDevice
 from fp8doctor.model import EXHIBIT_ROWS, Estimate, Finding, NotApplicable, Unknown
+from fp8doctor.plain import from_plain
 from fp8doctor.registry import Registry
+
+FOUR_H200S = Path(__file__).parent.parent / "several_gpus" / "h200-x4.json"
 
 
 def step(parallelism: str, config: str, gpus: int, ms: float, exposed: float | None = None) -> ParallelStep:
@@ -62,7 +67,7 @@ def found(verdict: Any) -> Finding:
     return verdict
 
 
-EVERY_RULE = [rules.communicates, rules.shards, rules.reduces_scales, rules.gathers]
+EVERY_RULE = [rules.communicates, rules.shards, rules.reduces_scales, rules.gathers, gain_rules.loses]
 
 
 @pytest.mark.parametrize("rule", EVERY_RULE)
@@ -70,6 +75,28 @@ def test_one_gpu_is_no_case_and_nothing_timed_is_unknown(rule: Any) -> None:
     assert isinstance(rule(Parallel(measurable=False, why_not="there is one GPU")), NotApplicable)
     assert isinstance(rule(Parallel(measurable=True)), Unknown)
     assert isinstance(rule(facts()), Unknown)
+
+
+def test_fp8_that_wins_on_one_gpu_and_loses_on_several_is_told_with_both() -> None:
+    loses = facts(step(TENSOR, BF16, 4, 14.0), step(TENSOR, FP8, 4, 20.0))
+    finding = found(gain_rules.loses(loses))
+    assert finding.title == "FP8 runs at 0.70x BF16's speed in tensor parallel on 4 GPUs, and at 1.43x on one GPU"
+    wins = facts(step(DATA, BF16, 4, 22.0), step(DATA, FP8, 4, 18.0))
+    assert gain_rules.loses(wins) == [None]
+    inside_the_noise = facts(step(DATA, BF16, 4, 22.0), step(DATA, FP8, 4, 22.5))
+    assert gain_rules.loses(inside_the_noise) == [None]
+
+
+def test_what_four_h200s_showed_is_told() -> None:
+    """Recorded by `python -m benchmarks.several_gpus` on four H200s (benchmarks/RESULTS.md)."""
+    seen = from_plain(Parallel, json.loads(FOUR_H200S.read_text()))
+    assert found(gain_rules.loses(seen)).title == (
+        "FP8 runs at 0.65x BF16's speed in tensor parallel on 4 GPUs, and at 1.28x on one GPU"
+    )
+    assert found(rules.reduces_scales(seen)).title == (
+        "On 4 GPUs, scales exchanged weight by weight make a step 1.42x as long"
+    )
+    assert isinstance(rules.shards(seen), Unknown), "its kernels were not looked at"
 
 
 # --- communication
