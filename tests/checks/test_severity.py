@@ -65,6 +65,11 @@ def severities(*facts: Facts) -> dict[str, Severity]:
     return {finding.id: finding.severity for finding in api.diagnose(document).findings}
 
 
+@pytest.mark.parametrize("rule", ["TOR001", "TOR002", "TOR003", "TOR010", "CMP003", "GPU001", "DRV001"])
+def test_what_stops_fp8_is_an_error_by_itself_and_not_for_its_symptoms_alone(rule: str) -> None:
+    assert api.knowledge().rules[rule].severity is Severity.ERROR
+
+
 def te(error: str) -> TransformerEngine:
     return TransformerEngine(installed=True, version="2.20.2", import_ok=False, import_error=error)
 
