@@ -16,9 +16,9 @@ import msgspec
 from fp8doctor.fleet.record import FindingSeen, GpuSeen, Node, Value
 from fp8doctor.judging.outcomes import make
 from fp8doctor.judging.report import Status
-from fp8doctor.model import Facts, Listing, ProbeRun, Severity, Trait, TraitKind
+from fp8doctor.model import Exhibit, Facts, Listing, ProbeRun, Severity, Trait, TraitKind
 from fp8doctor.registry import Registry
-from fp8doctor.specs import Maker
+from fp8doctor.specs import Maker, Rule
 
 # What nodes are compared by; a condition held for a moment, and how something was timed, are no difference of nodes.
 COMPARED: tuple[TraitKind, ...] = ("hardware", "software", "setting")
@@ -55,6 +55,8 @@ class Digest:
     traits: dict[TraitName, Value]
     # What it means that a listing does not name something, by the kind of trait.
     absent: dict[TraitKind, Value] = field(default_factory=dict)
+    # What a fleet's run measured beyond a default one, to be looked at.
+    exhibits: tuple[Exhibit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,14 @@ def digest(data: bytes, name: str, registry: Registry) -> Digest:
     for maker in registry.makers:
         if maker.makes == "traits" and _has_all(maker, runs):
             _take(traits, absent, _made(maker, runs))
+    of_fleets = {key for key, probe in registry.probes.items() if "fleet" in probe.modes}
+    kept = {rule.id for rule in registry.rules.values() if _needs(rule) & of_fleets}
+    exhibits = [
+        made
+        for maker in registry.makers
+        if maker.makes == "exhibit" and _needs(maker) & of_fleets and _has_all(maker, runs)
+        for made in _made(maker, runs)
+    ]
     node = Node(
         name=_cut(found.node or name),
         created=_cut(found.created),
@@ -186,10 +196,10 @@ def digest(data: bytes, name: str, registry: Registry) -> Digest:
         findings=tuple(
             FindingSeen(_cut(one.id), _cut(one.name), one.severity, _cut(one.title))
             for one in found.findings[:MOST_FINDINGS]
-            if one.severity is not Severity.INFO
+            if one.severity is not Severity.INFO or one.id in kept
         ),
     )
-    return Digest(node, traits, absent)
+    return Digest(node, traits, absent, tuple(exhibits))
 
 
 def _envelope(data: bytes) -> _Envelope:
@@ -225,14 +235,18 @@ def _runs(facts: Mapping[str, msgspec.Raw], registry: Registry) -> dict[str, Pro
     return runs
 
 
+def _needs(of: Maker | Rule) -> set[str]:
+    return {need.key for need in of.needs.values()}
+
+
 def _has_all(maker: Maker, runs: Mapping[str, Any]) -> bool:
     return all(need.key in runs for need in maker.needs.values() if need.kind == "required")
 
 
-def _made(maker: Maker, runs: Mapping[str, ProbeRun[Facts]]) -> list[Trait | Listing]:
+def _made(maker: Maker, runs: Mapping[str, ProbeRun[Facts]]) -> list[Any]:
     try:
         return make(maker, runs)
-    except Exception:  # one subject's fault costs its traits alone
+    except Exception:  # one subject's fault costs its own word alone
         return []
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
+from fp8doctor.fleet.digest import Digest
 from fp8doctor.fleet.odd import relative, speed
-from fp8doctor.fleet.record import Measure, Node, OddGpu, Spread
+from fp8doctor.fleet.record import Group, Measure, Node, OddGpu, Spread
 from fp8doctor.model import Exhibit
 
 # A map of more nodes than this, or of one GPU each, is no longer looked at; the distribution is.
 MOST_MAPPED = 48
 BINS = 12
+# Groups of which one node's own measurements are shown.
+MOST_EXAMPLES = 3
 WORDS: dict[Measure, str] = {
     "compute": "matrix products (BF16 and FP8)",
     "bf16": "matrix products (BF16)",
@@ -30,6 +34,16 @@ def exhibits(nodes: Sequence[Node], spreads: Sequence[Spread], odd: Sequence[Odd
     if odd:
         found.append(_outliers(odd))
     return tuple(found)
+
+
+def of_examples(groups: Sequence[Group], digests: Sequence[Digest]) -> tuple[Exhibit, ...]:
+    """What was measured inside of a node, of one node of each of the largest groups."""
+    by_name = {digest.node.name: digest for digest in digests}
+    return tuple(
+        dataclasses.replace(made, id=f"{made.id}-{group.example}", title=f"{group.example}: {made.title}")
+        for group in groups[:MOST_EXAMPLES]
+        for made in by_name[group.example].exhibits
+    )
 
 
 def _map(nodes: Sequence[Node], spread: Spread) -> Exhibit:

@@ -12,7 +12,7 @@ from pathlib import Path
 import fp8doctor
 from fp8doctor.fleet.alike import differences, findings, gpus_of, gpus_text, group
 from fp8doctor.fleet.digest import Digest, NoNodeError, read_file
-from fp8doctor.fleet.exhibits import exhibits
+from fp8doctor.fleet.exhibits import exhibits, of_examples
 from fp8doctor.fleet.odd import find_odd
 from fp8doctor.fleet.record import FleetReport, Missing, OddGpu, TraitDifference
 from fp8doctor.judging.report import Tool
@@ -79,19 +79,20 @@ def merge(digests: Iterable[Digest], missing: Sequence[Missing], created: str, b
     spreads, odd = find_odd(nodes)
     found = differences(kept)
     odd = tuple(_with_reasons(one, found) for one in odd)
+    groups = group(nodes)
     report = FleetReport(
         tool=Tool(fp8doctor.__version__),
         created=created,
         headline="",
         nodes=nodes,
-        groups=group(nodes),
+        groups=groups,
         differences=found,
         spreads=spreads,
         odd=odd,
         findings=findings(nodes),
         missing=tuple(missing),
         superseded=tuple(superseded),
-        exhibits=exhibits(nodes, spreads, odd),
+        exhibits=(*exhibits(nodes, spreads, odd), *of_examples(groups, kept)),
         elapsed_s=round(time.monotonic() - began_s, 1),
     )
     return dataclasses.replace(report, headline=headline(report))
@@ -135,10 +136,9 @@ def _may_concern(difference: TraitDifference, one: OddGpu) -> bool:
 def headline(report: FleetReport) -> str:
     """The answer in a few sentences: how many answered, what FP8 does there, which GPUs are odd, what differs."""
     gpus = sum(len(node.gpus) for node in report.nodes)
-    asked = len(report.nodes) + len(report.missing)
     said = [f"{_many(len(report.nodes), 'node')} ({_many(gpus, 'GPU')}) answered"]
     if report.missing:
-        said[0] += f", {len(report.missing)} of {asked} did not"
+        said[0] += f", {len(report.missing):,} did not"
     ready = sum(len(one.nodes) for one in report.groups if one.status == "ready")
     said.append(_fp8(report, ready))
     said.append(_odd(report))

@@ -41,11 +41,12 @@ def _head(view: View) -> Text:
 
 
 def _charts(view: View, width: int, verbose: bool) -> Iterator[Text]:
-    """All of them if asked for; else those in which something stands out."""
+    """All of them if asked for; else those of the nodes, and of the fleet's own those in which something stands out."""
     odd = {one["measure"] for one in view["odd"]}
     for exhibit in view["exhibits"]:
-        told = verbose or any(f"-{measure}-" in exhibit["id"] for measure in odd)
-        if told and exhibit["kind"] != "table" and exhibit["rows"]:
+        of_fleet = exhibit["id"].startswith("fleet-")
+        told = verbose or not of_fleet or any(f"-{measure}-" in exhibit["id"] for measure in odd)
+        if told and exhibit["id"] != "fleet-odd" and exhibit["rows"]:
             yield Text()
             yield Text(caption(exhibit), style="bold")
             yield from draw(exhibit, width)
@@ -85,7 +86,7 @@ def _markdown(view: View) -> Iterator[str]:
     yield "### fp8doctor fleet\n"
     yield from in_markdown(sections(view))
     for exhibit in view["exhibits"]:
-        if exhibit["kind"] != "table" and exhibit["rows"]:
+        if exhibit["id"] != "fleet-odd" and exhibit["rows"]:
             lines = "\n".join(line.plain for line in draw(exhibit, PASTED_COLUMNS))
             yield f"\n**{caption(exhibit)}**\n"
             yield code_block(lines, "")

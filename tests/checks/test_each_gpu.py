@@ -141,9 +141,11 @@ def test_exhibits_name_every_gpu_and_every_link() -> None:
     table, links = rates_of_each(seen), links_of_each(seen)
     assert table is not None
     assert links is not None
-    assert [row["cells"]["when"] for row in table.rows] == ["alone", "together"] * 2
+    assert [row["cells"][""] for row in table.rows] == ["alone", "together"] * 2
     assert [(row["x"], row["y"], row["value"], row["note"]) for row in links.rows] == [
+        ("to GPU 0", "from GPU 0", None, None),
         ("to GPU 1", "from GPU 0", 300.0, None),
         ("to GPU 0", "from GPU 1", 20.0, "through the host"),
+        ("to GPU 1", "from GPU 1", None, None),
     ]
     assert rates_of_each(EachGpu(measurable=False)) is None

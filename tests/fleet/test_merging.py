@@ -147,7 +147,7 @@ def test_what_is_no_report_is_told_and_never_left_out(tmp_path: Path, report: Do
     (missing,) = found.missing
     assert missing.name == f"{name}.json"
     assert missing.why.startswith(why)
-    assert found.headline.startswith("1 node (1 GPU) answered, 1 of 2 did not.")
+    assert found.headline.startswith("1 node (1 GPU) answered, 1 did not.")
 
 
 def test_a_file_that_is_not_there_or_too_large_is_told(tmp_path: Path, report: Document) -> None:
@@ -196,6 +196,7 @@ def test_thousands_are_read_by_several_processes_and_in_their_order(tmp_path: Pa
     assert [node.name for node in merged(*files).nodes] == [file.stem for file in files]
 
 
+@pytest.mark.charts
 def test_every_form_says_the_same(tmp_path: Path, report: Document) -> None:
     files = [write(tmp_path, f"node-{i}", report) for i in range(9)]
     found = merged(*files, write(tmp_path, "node-9", report, slower(0.1)))
@@ -214,6 +215,7 @@ def test_its_json_is_what_the_shipped_schema_says(tmp_path: Path, report: Docume
     jsonschema.validate(json.loads(found.to_json()), schema)
 
 
+@pytest.mark.charts
 def test_a_strangers_name_breaks_out_of_nothing(tmp_path: Path, report: Document) -> None:
     document = {**report, "node": "<script>alert(1)</script>`|\x1b[31m\n# x"}
     file = tmp_path / "x.json"
@@ -229,6 +231,21 @@ def test_nodes_are_named_in_ranges() -> None:
     assert named([f"n{i:03}" for i in range(100)]) == "n[000-099]"
     assert named([f"h{i}x" for i in range(9)]) == "h0x, h1x, h2x, h3x, h4x, h5x and 3 more"
     assert named(["a" + "9" * 50]) == "a" + "9" * 50
+
+
+def test_what_was_measured_inside_of_a_node_is_shown_of_one_node_of_each_group(tmp_path: Path) -> None:
+    four = json.loads(fp8doctor.diagnose(BOX.with_name("h200-x4.json")).to_json())
+
+    def another(facts: Document) -> None:
+        for gpu in facts["each_gpu"]["gpus"]:
+            gpu["fingerprint"] = gpu["fingerprint"][::-1]
+
+    found = merged(write(tmp_path, "a", four), write(tmp_path, "b", four, another))
+    assert [node.gpus[3].bf16_tflops for node in found.nodes] == [634.00108, 634.00108]
+    shown = {one.id for one in found.exhibits}
+    assert {"each-gpu-a", "each-gpu-links-a", "parallel-collectives-a"} <= shown
+    assert not any(name.endswith("-b") for name in shown)
+    assert "a: every GPU of this box" in found.to_markdown()
 
 
 def test_without_a_report_there_is_nothing_to_merge() -> None:
