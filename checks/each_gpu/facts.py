@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fp8doctor.model import Facts
 
@@ -68,12 +68,27 @@ class EachGpu(Facts, key="each_gpu"):
     took_s: float | None = None
 
     def compared(self) -> tuple[tuple[OneGpu, Rates], ...]:
-        """Each GPU with the rates by which it may be held against the others: alone, or else all of them together.
+        """Each GPU with the rates by which it may be held against the others.
 
-        What one does alone and another beside others says nothing of either.
+        The better of alone and together, so that a moment's dip makes no slow GPU; where not all were measured both
+        ways, one way for all: what one does alone and another beside others says nothing of either.
         """
-        for rates in ([gpu.alone for gpu in self.gpus or ()], [gpu.together for gpu in self.gpus or ()]):
-            measured = [(gpu, one) for gpu, one in zip(self.gpus or (), rates, strict=True) if one is not None]
-            if len(measured) == len([gpu for gpu in self.gpus or () if gpu.error is None]):
+        sound = [gpu for gpu in self.gpus or () if gpu.error is None]
+        if all(gpu.alone and gpu.together for gpu in sound):
+            return tuple((gpu, _better(gpu.alone or Rates(), gpu.together or Rates())) for gpu in sound)
+        for how in ("together", "alone"):
+            measured = [(gpu, rates) for gpu in sound if (rates := getattr(gpu, how)) is not None]
+            if len(measured) == len(sound):
                 return tuple(measured)
         return ()
+
+
+def _better(alone: Rates, together: Rates) -> Rates:
+    """The higher rates; all else as alone."""
+
+    def most(name: str) -> float | None:
+        known = [value for rates in (alone, together) if (value := getattr(rates, name)) is not None]
+        return max(known, default=None)
+
+    rates = {name: most(name) for name in ("bf16_tflops", "fp8_tflops", "copy_gb_s")}
+    return replace(alone, **rates)

@@ -178,7 +178,10 @@ class Worker:
         except Empty:
             return {"error": f"no answer after {max(within_s, 0.0):.0f} s"}
         if line is None:
-            return {"error": f"its process ended ({_how(self._process.wait())})"}
+            try:
+                return {"error": f"its process ended ({_how(self._process.wait(timeout=END_S))})"}
+            except subprocess.TimeoutExpired:  # held by the driver, say
+                return {"error": "its process said no more, and does not end"}
         try:
             said = json.loads(line)
         except ValueError:

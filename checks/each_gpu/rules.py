@@ -26,9 +26,12 @@ def _gpus(each_gpu: EachGpu) -> tuple[OneGpu, ...] | NotApplicable | Unknown:
 
 
 def speed(rates: Rates | None) -> float | None:
-    """One number: the geometric mean of the rates in BF16 and FP8, or that in BF16 where there is no FP8."""
-    known = [r for r in (rates.bf16_tflops, rates.fp8_tflops) if r and r > 0] if rates and rates.bf16_tflops else []
-    return math.exp(sum(map(math.log, known)) / len(known)) if known else None
+    """One number: the geometric mean of the rates in BF16 and FP8, or that in BF16 where FP8 was not asked for."""
+    if rates is None or not rates.bf16_tflops:
+        return None
+    if rates.fp8_error is None and rates.fp8_tflops is None:  # no FP8 in this GPU
+        return rates.bf16_tflops
+    return math.sqrt(rates.bf16_tflops * rates.fp8_tflops) if rates.fp8_tflops else None
 
 
 def _rate(rates: Rates | None) -> str:
@@ -109,12 +112,16 @@ def slow_one_another(each_gpu: EachGpu) -> RuleResult:
     gpus = _gpus(each_gpu)
     if isinstance(gpus, (NotApplicable, Unknown)):
         return gpus
-    pairs = [(a, t) for gpu in gpus if (a := speed(gpu.alone)) is not None and (t := speed(gpu.together)) is not None]
-    if len(pairs) < 2:
+    shares = [
+        (gpu, together / alone)
+        for gpu in gpus
+        if (alone := speed(gpu.alone)) is not None and (together := speed(gpu.together)) is not None
+    ]
+    if len(shares) < 2:
         return Unknown("the GPUs were not timed both alone and together")
-    kept = quantile(sorted(together / alone for alone, together in pairs), 0.5)
+    kept = quantile(sorted(share for _, share in shares), 0.5)
     if kept >= 1 - LEAST_OF_FEW:
-        return None
+        return [_alone_in_it(gpu, share, kept) for gpu, share in shares if share < (1 - LEAST_OF_FEW) * kept] or None
     return Finding(
         title=f"With all {len(gpus)} GPUs at work each reaches {kept:.0%} of what it does alone",
         evidence=tuple(
@@ -126,6 +133,15 @@ def slow_one_another(each_gpu: EachGpu) -> RuleResult:
         ),
         actions=(Action("Look at clocks, power and temperatures while all of them work.", SEE_CLOCKS),),
     )  # fmt: skip
+
+
+def _alone_in_it(gpu: OneGpu, share: float, kept: float) -> Finding:
+    return Finding(
+        title=f"With all GPUs at work GPU {gpu.index} reaches {share:.0%} of what it does alone, the others {kept:.0%}",
+        evidence=(Evidence(f"{_rate(gpu.together)} together, {_rate(gpu.alone)} alone", share, None, "each_gpu.gpus"),),
+        actions=(Action("Look at clocks, power and temperatures while all of them work.", SEE_CLOCKS),),
+        about=f"gpu:{gpu.index}",
+    )
 
 
 @rule("EGP003", "gpu-computes-wrongly", Severity.ERROR, scope="box")
@@ -144,8 +160,8 @@ def computes_wrongly(each_gpu: EachGpu) -> RuleResult:
     gpus = _gpus(each_gpu)
     if isinstance(gpus, (NotApplicable, Unknown)):
         return gpus
-    rated = [(gpu, gpu.alone or gpu.together) for gpu in gpus]
-    seen = [(gpu, rates) for gpu, rates in rated if rates is not None and rates.fp8_error is not None]
+    rated = [(gpu, [one for one in (gpu.alone, gpu.together) if one and one.fp8_error is not None]) for gpu in gpus]
+    seen = [(gpu, max(rates, key=lambda one: one.fp8_error or 0.0)) for gpu, rates in rated if rates]
     if not seen:
         return Unknown("no FP8 product was compared")
     return [
@@ -157,7 +173,7 @@ def computes_wrongly(each_gpu: EachGpu) -> RuleResult:
                     rates.fp8_error, None, "each_gpu.gpus",
                 ),
             ),
-            actions=(Action("Take it out of use, and run NVIDIA's diagnostics.", f"dcgmi diag -r 3 -i {gpu.index}"),),
+            actions=(Action("Take it out of use, and run NVIDIA's diagnostics of all GPUs.", "dcgmi diag -r 3"),),
             about=f"gpu:{gpu.index}",
         )
         for gpu, rates in seen

@@ -33,7 +33,13 @@ SEE_WHO = "nvidia-smi"
 SEE_WHO_HOLDS = "nvidia-smi --query-compute-apps=pid,name,used_memory --format=csv"
 
 
-@rule("GPU004", "gpu-shared-or-mig", Severity.WARNING, scope="box", explains=("times-put-aside",))
+@rule(
+    "GPU004",
+    "gpu-shared-or-mig",
+    Severity.WARNING,
+    scope="box",
+    explains=("times-put-aside", "gpu-slower-than-its-kind", "gpus-slow-one-another"),
+)
 def shared_or_mig(gpus: Gpus, clocks: Clocks | None) -> RuleResult:
     """The GPU is shared, or only a slice of it is used.
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from fp8doctor.model import ErrorText, NotApplicable, Severity
 from fp8doctor.registry import rule
 
-_OTHER_COPY = "Start without the folders that LD_LIBRARY_PATH adds, so that torch finds the copy that it came with"
+_OTHER_COPY = (
+    "See whether it starts without the folders that LD_LIBRARY_PATH adds, and take those out that hold another copy (in"
+    " a container keep the one with the driver's libcuda)"
+)
+_WITHOUT = 'env -u LD_LIBRARY_PATH python -c "import torch"'
 ERROR_TEXTS = (
     # libcusparse of torch's wheels loads it by name (pytorch/pytorch#111469, #134929, #140797).
     ErrorText(
         r"(undefined symbol: |symbol )__nvJitLink\w+, version libnvJitLink\.so",
         "LIB008",
         f"{_OTHER_COPY}. Newer releases of torch load their own first.",
-        "unset LD_LIBRARY_PATH",
+        _WITHOUT,
         title="torch cannot be imported: it finds an older libnvJitLink than its own",
     ),
     # pytorch/pytorch#119932, #119072, #186591.
@@ -20,7 +24,7 @@ ERROR_TEXTS = (
         r"libtorch_cuda\.so: undefined symbol: nccl\w+",
         "LIB008",
         f"{_OTHER_COPY}; if it stays, another package has put an older NCCL over torch's: reinstall torch.",
-        "unset LD_LIBRARY_PATH",
+        _WITHOUT,
         title="torch cannot be imported: it finds an older NCCL than its own",
     ),
     # Dao-AILab/flash-attention#208, #631.
@@ -45,7 +49,8 @@ def other_library() -> NotApplicable:
 
     Why it costs time: the import fails, and nothing of the package runs.
 
-    What to do: start without LD_LIBRARY_PATH; build extensions for the CUDA of the torch that is installed.
+    What to do: take folders with another copy out of LD_LIBRARY_PATH (in a container keep the one with the driver's
+    libcuda); build extensions for the CUDA of the torch that is installed.
 
     Sources: pytorch/pytorch#111469, #140797, #141063 (later torch loads its own libnvJitLink first), #119932;
     Dao-AILab/flash-attention#208, #631.

@@ -18,13 +18,13 @@ def loses(parallel: Parallel) -> list[Verdict] | Verdict:
     """FP8 gains on one GPU, and takes longer than BF16 when the same model is spread over several.
 
     What it means: the same step was timed in BF16 and FP8 on one GPU and on several. There the FP8 step is the slower
-    one, beyond the noise. The products of each GPU are smaller, what is exchanged is not, and quantising stands between
-    the two.
+    one, beyond the noise. Step times hold the host's part as well, and this rule does not see the cause: products that
+    became too small, what is exchanged, or a host that is late with its launches.
 
     Why it costs time: the step is slower than it would be without FP8.
 
-    What to do: stay in BF16 where the model is spread so, or spread it in another way: data parallelism leaves the
-    products as large as they are.
+    What to do: record a step and read it with `fp8doctor trace`: it tells waiting for the host from communication.
+    Until that is mended BF16 is the faster one there.
 
     Sources: measured here; benchmarks/RESULTS.md (four H200s: tensor parallel 0.65x, data parallel 1.24x).
     """
@@ -45,5 +45,5 @@ def _loses(alone: Gain, gain: Gain) -> Verdict:
     return Finding(
         title=f"FP8 runs at {there:.2f}x BF16's speed in {where(gain)}, and at {here:.2f}x on one GPU",
         evidence=(gain_line(alone), gain_line(gain)),
-        actions=(Action("Stay in BF16 where the model is spread so, or spread it over data instead."),),
+        actions=(Action("Record a step of it, and see what the GPU waits for.", "fp8doctor trace TRACE.json"),),
     )

@@ -74,7 +74,9 @@ def _communicates(alone: Gain, gain: Gain) -> Verdict:
         evidence=tuple(evidence),
         actions=(
             Action("Work on more tokens a GPU, or accumulate gradients over several steps"),
-            Action("Gather weights in FP8", "Float8LinearConfig(enable_fsdp_float8_all_gather=True)")
+            Action(
+                "Gather weights in FP8, where that is faster", "Float8LinearConfig(enable_fsdp_float8_all_gather=True)"
+            )
             if gain.parallelism == SHARDED
             else Action("Spread over fewer GPUs, or shard the data instead (FSDP2)"),
         ),

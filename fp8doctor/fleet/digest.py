@@ -29,6 +29,7 @@ MAX_FILE_BYTES = 64 << 20
 # Findings of one node that are kept.
 MOST_FINDINGS = 50
 LONGEST_TEXT = 300
+MOST_NOT_MEASURED = 100
 
 
 class NoNodeError(ValueError):
@@ -55,6 +56,8 @@ class Digest:
     traits: dict[TraitName, Value]
     # What it means that a listing does not name something, by the kind of trait.
     absent: dict[TraitKind, Value] = field(default_factory=dict)
+    # Whether the report itself names its node.
+    says_who: bool = False
     # What a fleet's run measured beyond a default one, to be looked at.
     exhibits: tuple[Exhibit, ...] = ()
 
@@ -198,8 +201,13 @@ def digest(data: bytes, name: str, registry: Registry) -> Digest:
             for one in found.findings[:MOST_FINDINGS]
             if one.severity is not Severity.INFO or one.id in kept
         ),
+        not_measured=tuple(
+            _cut(words)
+            for key in sorted(of_fleets & runs.keys())
+            for words in (getattr(runs[key].facts, "not_measured", None) or ())[:MOST_NOT_MEASURED]
+        ),
     )
-    return Digest(node, traits, absent, tuple(exhibits))
+    return Digest(node, traits, absent, found.node is not None, tuple(exhibits))
 
 
 def _envelope(data: bytes) -> _Envelope:
@@ -274,9 +282,7 @@ def _gpus(facts: Mapping[str, msgspec.Raw], runs: Mapping[str, ProbeRun[Facts]])
     """Each GPU with what it does alone: of all where each was measured, else of the one that a single run timed."""
     each = _decoded(facts.get("each_gpu"), _EachGpu)
     if each is not None and each.gpus:
-        # What one does alone and another beside others says nothing of either.
-        alone = all(one.alone is not None for one in each.gpus if one.error is None)
-        return tuple(_seen(one, one.alone if alone else one.together) for one in each.gpus)
+        return tuple(_seen(one) for one in each.gpus)
     seen = runs["gpus"].facts if "gpus" in runs else None
     listed = [GpuSeen(gpu.index or 0, gpu.name) for gpu in getattr(seen, "gpus", None) or ()]
     linear = _decoded(facts.get("linear"), _Linear)
@@ -289,16 +295,31 @@ def _gpus(facts: Mapping[str, msgspec.Raw], runs: Mapping[str, ProbeRun[Facts]])
         bf16_tflops=best.bf16.sustained_tflops if best.bf16 else None,
         fp8_tflops=best.fp8.sustained_tflops if best.fp8 else None,
         copy_gb_s=best.copy_gb_s,
+        shape="best",
     )
     return (timed, *(gpu for gpu in listed if gpu.index != 0))
 
 
-def _seen(one: _OneGpu, measured: _Rates | None) -> GpuSeen:
-    rates = measured or _Rates()
+def _seen(one: _OneGpu) -> GpuSeen:
+    """Its rates: the better of alone and together, so that a moment's dip makes no slow GPU."""
+    alone, together = one.alone or _Rates(), one.together or _Rates()
     return GpuSeen(
-        one.index, one.name, one.fingerprint, rates.bf16_tflops, rates.fp8_tflops, rates.copy_gb_s,
-        rates.sm_clock_mhz, rates.power_w, rates.fp8_error,
-    )  # fmt: skip
+        one.index,
+        one.name,
+        one.fingerprint,
+        _better(alone.bf16_tflops, together.bf16_tflops),
+        _better(alone.fp8_tflops, together.fp8_tflops),
+        _better(alone.copy_gb_s, together.copy_gb_s),
+        alone.sm_clock_mhz,
+        alone.power_w,
+        _better(alone.fp8_error, together.fp8_error),
+        "8192",
+    )
+
+
+def _better(one: float | None, other: float | None) -> float | None:
+    known = [value for value in (one, other) if value is not None]
+    return max(known, default=None)
 
 
 def _decoded(raw: msgspec.Raw | None, kind: type[Any]) -> Any:

@@ -30,7 +30,7 @@ def exhibits(nodes: Sequence[Node], spreads: Sequence[Spread], odd: Sequence[Odd
     for spread in spreads:
         of = [node for node in nodes if any(gpu.name == spread.gpu for gpu in node.gpus)]
         is_a_map = len(of) <= MOST_MAPPED and spread.gpus >= 2 * len(of)
-        found.append(_map(of, spread) if is_a_map else _distribution(of, spread))
+        found.append(_map(of, spread, odd) if is_a_map else _distribution(of, spread))
     if odd:
         found.append(_outliers(odd))
     return tuple(found)
@@ -46,17 +46,18 @@ def of_examples(groups: Sequence[Group], digests: Sequence[Digest]) -> tuple[Exh
     )
 
 
-def _map(nodes: Sequence[Node], spread: Spread) -> Exhibit:
+def _map(nodes: Sequence[Node], spread: Spread, odd: Sequence[OddGpu]) -> Exhibit:
     """Rows of GPUs, in percent of the median of their kind."""
-    odd_below = 100 - spread.limit_percent
+    named = {(one.node, one.index) for one in odd if one.measure == spread.measure}
     rows: list[dict[str, Any]] = []
     for node in nodes:
         gpus = [gpu for gpu in node.gpus if gpu.name == spread.gpu]
         for gpu, percent in zip(gpus, relative(gpus, spread.median, spread.measure), strict=True):
-            note = "not measured" if percent is None else "odd" if percent < odd_below else None
-            # The interval says what is a difference: within the limit of its kind it is none.
+            is_odd = (node.name, gpu.index) in named
+            note = "not measured" if percent is None else "odd" if is_odd else None
+            # The interval says what is a difference: of one that is not odd it holds 1.
             share = None if percent is None else percent / 100
-            reach = spread.limit_percent / 100
+            reach = 0.0 if is_odd else 1.0
             rows.append(
                 {
                     "x": f"GPU {gpu.index}",

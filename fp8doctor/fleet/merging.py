@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -105,6 +106,10 @@ def _one_a_node(digests: Iterable[Digest]) -> tuple[list[Digest], list[tuple[str
     for digest in digests:
         prints = tuple(sorted(gpu.fingerprint for gpu in digest.node.gpus if gpu.fingerprint))
         key: object = prints if prints and len(prints) == len(digest.node.gpus) else digest.node.name
+        if key in kept and not prints and not digest.says_who:  # files of one name in several folders
+            number = next(n for n in itertools.count(2) if f"{digest.node.name}#{n}" not in kept)
+            key = f"{digest.node.name}#{number}"
+            digest = dataclasses.replace(digest, node=dataclasses.replace(digest.node, name=key))
         before = kept.get(key)
         if before is not None:
             late, early = (digest, before) if digest.node.created >= before.node.created else (before, digest)
@@ -152,7 +157,7 @@ def _fp8(report: FleetReport, ready: int) -> str:
     if not count:
         return ""
     if ready == count:
-        return "FP8 pays on all of them"
+        return "FP8 pays there" if count == 1 else f"FP8 pays on all {count:,} nodes"
     by_status = {
         "broken": "FP8 does not run on {}",
         "unavailable": "no FP8 compute on {}",

@@ -15,8 +15,8 @@ def find_odd(nodes: Sequence[Node]) -> tuple[tuple[Spread, ...], tuple[OddGpu, .
     """The spread of each kind of GPU by each measure, and the odd ones among them, the slowest first."""
     spreads: list[Spread] = []
     odd: list[OddGpu] = []
-    for name in dict.fromkeys(gpu.name for node in nodes for gpu in node.gpus if gpu.name):
-        of_name = [(node, gpu) for node in nodes for gpu in node.gpus if gpu.name == name]
+    for name, shape in dict.fromkeys((gpu.name, gpu.shape) for node in nodes for gpu in node.gpus if gpu.name):
+        of_name = [(node, gpu) for node in nodes for gpu in node.gpus if (gpu.name, gpu.shape) == (name, shape)]
         in_fp8 = any(_positive(gpu.fp8_tflops) for _, gpu in of_name)
         measures: tuple[Measure, ...] = ("compute", "copy") if in_fp8 else ("bf16", "copy")
         for measure in measures:

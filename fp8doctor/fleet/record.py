@@ -32,6 +32,9 @@ class GpuSeen:
     power_w: float | None = None
     # Relative Frobenius error of an FP8 product against FP32.
     fp8_error: float | None = None
+    # "8192": products of 8,192 x 8,192, as each GPU of a box is measured; "best": the best one that a single run found.
+    # Rates of the two are not compared.
+    shape: Literal["8192", "best"] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Node:
     fp8_runs: bool | None = None
     gpus: tuple[GpuSeen, ...] = ()
     findings: tuple[FindingSeen, ...] = ()
+    # What of a fleet's own measurements did not fit into the time, or could not be tried.
+    not_measured: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

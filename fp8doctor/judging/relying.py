@@ -27,7 +27,7 @@ DEVICE_TIMES = ("device_us",)
 # Taken after the device's times, at a moment that no record tells.
 LATER_TIMES = ("call_us", "host_us")
 # Single values are no estimates; the unit at the end of the name tells what they are.
-UNITS = ("_us", "_ms", "tflops", "_gb_s")
+UNITS = ("_us", "_ms", "tflops", "gb_s")
 
 
 @dataclass
@@ -46,8 +46,8 @@ class _Window:
 
     def meets(self, disturbances: Sequence[Disturbance], *, later: bool) -> bool:
         """Whether a disturbance reaches into it, or (`later`) lasted beyond its begin."""
-        if self.first_s is None:
-            return False
+        if self.first_s is None:  # nobody knows when: what lasted all the time met it
+            return any(math.isinf(one.first_s) and math.isinf(one.last_s) for one in disturbances)
         last_s = math.inf if later or self.last_s is None else self.last_s
         return any(one.first_s <= last_s and one.last_s >= self.first_s for one in disturbances)
 
@@ -121,7 +121,8 @@ def _sift(value: Any, disturbances: Sequence[Disturbance], tally: _Tally, window
     changed: dict[str, Any] = dict.fromkeys(_disturbed(times, window, disturbances))
     scattered = [name for name in DEVICE_TIMES if name not in changed and _scatters(fields.get(name))]
     changed |= dict.fromkeys(scattered)
-    if any(name not in LATER_TIMES and isinstance(held, Estimate) for name, held in times.items()):
+    # A single value counts where it is put aside; a recording of somebody's own work is no timed case.
+    if any(name not in LATER_TIMES and (isinstance(held, Estimate) or name in changed) for name, held in times.items()):
         tally.timed += 1
         tally.scattered += bool(scattered)
         tally.disturbed += any(name not in LATER_TIMES for name in set(changed) - set(scattered))

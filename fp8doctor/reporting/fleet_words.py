@@ -16,7 +16,11 @@ MOST_LINES = 12
 MOST_NAMED = 6
 LONGEST_VALUE = 64
 ANSWERS = {True: "yes", False: "no", None: "not known"}
-MEASURES = {"compute": "matrix products", "bf16": "matrix products in BF16", "copy": "copies in memory"}
+MEASURES = {
+    "compute": "matrix products (geometric mean of BF16 and FP8)",
+    "bf16": "matrix products in BF16",
+    "copy": "copies in memory",
+}
 
 
 def sections(view: View, *, verbose: bool = False) -> list[Section]:
@@ -29,6 +33,7 @@ def sections(view: View, *, verbose: bool = False) -> list[Section]:
         _differences(view),
         _findings(view),
         _spreads(view),
+        _not_measured(view),
         _superseded(view),
     ]
     told = [section for section in found if section.lines]
@@ -103,17 +108,27 @@ def _findings(view: View) -> Section:
 def _spreads(view: View) -> Section:
     lines = []
     for one in view["spreads"]:
-        few = one["gpus"] < 8
-        spread = f"{one['spread_percent']:.1f} % from the slowest to the fastest" if few else (
-            f"spread {one['spread_percent']:.1f} %"
-        )  # fmt: skip
-        lines.append(
-            Line(
-                f"{one['gpus']:,} {one['gpu']} in {MEASURES[one['measure']]}: median {number(one['median'])}"
-                f" {one['unit']}, {spread}; odd below {100 - one['limit_percent']:.1f} % of the median"
+        if one["gpus"] < 8:
+            alike = (
+                f"{one['spread_percent']:.1f} % from the slowest to the fastest; odd is one that is"
+                f" {one['limit_percent']:.0f} % below the median of the others"
             )
-        )
-    return Section("How alike they are", tuple(lines), "the spread is robust: 1.4826 times the median deviation")
+        else:
+            alike = f"spread {one['spread_percent']:.1f} %; odd below {100 - one['limit_percent']:.1f} % of the median"
+        median = f"median {number(one['median'])} {one['unit']}"
+        lines.append(Line(f"{one['gpus']:,} {one['gpu']} in {MEASURES[one['measure']]}: {median}, {alike}"))
+    return Section(
+        "How alike they are", tuple(lines), "of eight and more the spread is 1.4826 x MAD (median absolute deviation)"
+    )
+
+
+def _not_measured(view: View) -> Section:
+    lines = [
+        Line(f"{node['name']}: {len(node['not_measured'])}, such as {node['not_measured'][0]}")
+        for node in view["nodes"]
+        if node["not_measured"]
+    ]
+    return Section("Not measured", tuple(lines), "a longer run measures more: fp8doctor fleet --budget 300")
 
 
 def _superseded(view: View) -> Section:

@@ -99,7 +99,11 @@ def test_a_process_that_cannot_start_says_why_in_one_line() -> None:
 
 def test_gpu_slower_than_its_kind() -> None:
     slow = replace(GOOD, bf16_tflops=600.0, fp8_tflops=1130.0, sm_clock_mhz=1300.0)
-    (finding,) = fired(rules.slower_than_its_kind(box(GOOD, GOOD, slow, GOOD)))
+    dipped = box(GOOD, GOOD, slow, GOOD)
+    assert rules.slower_than_its_kind(dipped) is None, "beside the others it was as fast as they"
+    gpus = dipped.gpus or ()
+    always = replace(dipped, gpus=(*gpus[:2], replace(gpus[2], together=slow), gpus[3]))
+    (finding,) = fired(rules.slower_than_its_kind(always))
     assert finding.title == "GPU 2 is 12% slower in matrix products than the other NVIDIA H200 of this box"
     assert [one.text for one in finding.evidence] == [
         "matrix products: 823 TFLOP/s, the others' median 933",
@@ -119,6 +123,21 @@ def test_gpus_slow_one_another() -> None:
     (finding,) = fired(rules.slow_one_another(box(faster, faster)))
     assert finding.title == "With all 2 GPUs at work each reaches 90% of what it does alone"
     assert rules.slow_one_another(box(GOOD, GOOD)) is None
+
+
+def test_one_that_is_slow_only_beside_the_others_is_named() -> None:
+    gpus = box(GOOD, GOOD, GOOD, GOOD).gpus or ()
+    throttled = replace(gpus[3], together=replace(GOOD, bf16_tflops=544.0, fp8_tflops=1024.0))
+    (finding,) = fired(rules.slow_one_another(EachGpu(measurable=True, gpus=(*gpus[:3], throttled))))
+    assert finding.title == "With all GPUs at work GPU 3 reaches 80% of what it does alone, the others 100%"
+    assert finding.about == "gpu:3"
+
+
+def test_a_gpu_that_computes_wrongly_only_beside_the_others_is_named() -> None:
+    gpus = box(GOOD, GOOD).gpus or ()
+    wrong = replace(gpus[1], together=replace(GOOD, fp8_error=0.4))
+    (finding,) = fired(rules.computes_wrongly(EachGpu(measurable=True, gpus=(gpus[0], wrong))))
+    assert finding.about == "gpu:1"
 
 
 def test_gpu_computes_wrongly() -> None:

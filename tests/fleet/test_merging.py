@@ -58,7 +58,7 @@ def test_nodes_that_are_alike_are_one_group_without_a_difference(tmp_path: Path,
     assert [len(group.nodes) for group in found.groups] == [4]
     assert (found.differences, found.odd, found.missing, found.superseded) == ((), (), (), ())
     assert found.headline == (
-        "4 nodes (4 GPUs) answered. FP8 pays on all of them. None of 4 measured GPUs is slower than its kind."
+        "4 nodes (4 GPUs) answered. FP8 pays on all 4 nodes. None of 4 measured GPUs is slower than its kind."
     )
 
 
@@ -190,6 +190,16 @@ def test_of_two_reports_of_one_node_the_later_counts(tmp_path: Path, report: Doc
         assert found.superseded == (("early", "late"),)
 
 
+def test_files_of_one_name_in_several_folders_are_several_nodes(tmp_path: Path, report: Document) -> None:
+    files = []
+    for folder in ("n1", "n2", "n3"):
+        (tmp_path / folder).mkdir()
+        files.append(write(tmp_path / folder, "report", report))
+    found = merged(*files)
+    assert [node.name for node in found.nodes] == ["report", "report#2", "report#3"]
+    assert found.superseded == ()
+
+
 def test_thousands_are_read_by_several_processes_and_in_their_order(tmp_path: Path, report: Document) -> None:
     small = {**report, "exhibits": [], "facts": {"driver": report["facts"]["driver"], "gpus": report["facts"]["gpus"]}}
     files = [write(tmp_path, f"node-{i:04}", small) for i in range(200)]
@@ -241,7 +251,9 @@ def test_what_was_measured_inside_of_a_node_is_shown_of_one_node_of_each_group(t
             gpu["fingerprint"] = gpu["fingerprint"][::-1]
 
     found = merged(write(tmp_path, "a", four), write(tmp_path, "b", four, another))
-    assert [node.gpus[3].bf16_tflops for node in found.nodes] == [634.00108, 634.00108]
+    assert [node.gpus[3].bf16_tflops for node in found.nodes] == [643.48835, 643.48835], (
+        "the better of alone and together"
+    )
     shown = {one.id for one in found.exhibits}
     assert {"each-gpu-a", "each-gpu-links-a", "parallel-collectives-a"} <= shown
     assert not any(name.endswith("-b") for name in shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -57,6 +58,15 @@ def test_gpus_that_are_all_alike_give_no_alarm_for_what_one_measurement_is_good_
 def test_models_are_judged_apart() -> None:
     slower = nodes(*healthy(32, seed=1), name="NVIDIA H100") + nodes(*(0.6 * s for s in healthy(32, seed=2)))
     assert find_odd(slower)[1] == ()
+
+
+def test_rates_of_other_products_are_not_held_against_each_other() -> None:
+    """A single run searches for the best shape; each GPU of a box multiplies one that all can."""
+    (one,), (four,) = nodes(0.9), nodes(1.0, 1.0, 1.0, 1.0)
+    best = replace(one, gpus=tuple(replace(gpu, shape="best") for gpu in one.gpus))
+    alike = replace(four, gpus=tuple(replace(gpu, shape="8192") for gpu in four.gpus))
+    assert find_odd([best, alike])[1] == ()
+    assert len(find_odd([one, four])[1]) > 0
 
 
 @pytest.mark.parametrize("count", [2, 4, 7])
