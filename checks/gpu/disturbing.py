@@ -55,7 +55,7 @@ def times_put_aside(reliance: Reliance, gpus: Gpus | None, clocks: Clocks | None
     if not reliance.timed:
         return NotApplicable("nothing was timed")
     if not reliance.put_aside:
-        return None
+        return NotApplicable("nobody watched the GPU") if clocks is None else None
     index = clocks.gpu_index if clocks else None
     timed = next((gpu for gpu in (gpus and gpus.gpus) or () if gpu.index == index), None)
     where = f" on {label(timed)}" if timed else ""

@@ -101,7 +101,7 @@ def _without_exhibits(document: Document, lost: list[str], room: int = 0) -> str
 
 
 def _without_samples(document: Document, lost: list[str], room: int) -> str:
-    return _shorter(document, lost, room, SAMPLES)
+    return _shorter(document, lost, room, SAMPLES, kept=CONTRACT_FACTS)
 
 
 def _without_lists(document: Document, lost: list[str], room: int) -> str:

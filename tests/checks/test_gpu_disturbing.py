@@ -50,3 +50,5 @@ def test_times_put_aside() -> None:
     ]
     assert disturbing.times_put_aside(Reliance(timed=211, disturbed=0, scattered=0), gpus, WATCHED) is None
     assert isinstance(disturbing.times_put_aside(Reliance(timed=0), None, None), NotApplicable)
+    unwatched = disturbing.times_put_aside(Reliance(timed=9, disturbed=0, scattered=0), None, None)
+    assert isinstance(unwatched, NotApplicable)
