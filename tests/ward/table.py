@@ -128,6 +128,7 @@ def _on_gpu(said: list[dict[str, object]]) -> Iterator[str]:
 def _cell(text: str) -> str:
     # Where a fault was planted says nothing.
     text = re.sub(r"\S*/ward-\w+/ground", "...", text)
+    text = text.replace(sys.executable, "python")  # this machine's own
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
